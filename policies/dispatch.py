@@ -1,0 +1,108 @@
+"""Where to send a request: the dispatch policies.
+
+A policy scores instances; it does not filter, break ties or hold back, the scheduler does that once
+for all. To add one, write a function like these below and register it: policies/README.md.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from policies.chance import chance
+from policies.registry import NoParams, Registry
+from policies.types import FleetSnapshot, FloatColumn, IntColumn
+from policies.usage import batch_size, freeness, startable_tokens
+from policies.view import DispatchView, Proposal
+
+dispatch_policies: Registry[DispatchView, Proposal] = Registry("dispatch policy")
+
+
+@dataclass(frozen=True, slots=True)
+class FreenessParams:
+    """Parameters of `freeness`."""
+
+    late_binding: bool = field(
+        default=True,
+        metadata={
+            "help": "hold a request in the frontend's queue while no instance could start it",
+            "unit": "",
+        },
+    )
+    growth_steps: float = field(
+        default=32.0,
+        metadata={
+            "help": "with late binding: room a batch's requests keep to grow before another joins",
+            "unit": "decode steps",
+        },
+    )
+
+
+@dispatch_policies.register("freeness", FreenessParams)
+def by_freeness(view: DispatchView, params: FreenessParams) -> Proposal:
+    """Send to the instance that can go on decoding longest (the paper's policy)."""
+    scores = freeness(view.snapshot, view.headroom_tokens, "whole")
+    if not params.late_binding:
+        return Proposal(scores)
+    growth = params.growth_steps * batch_size(view.snapshot, "whole")
+    ready = startable_tokens(view.snapshot) - growth >= view.request.prompt_tokens
+    return Proposal(scores, ready)
+
+
+@dispatch_policies.register("load-aware", NoParams)
+def by_load(view: DispatchView, _: NoParams) -> Proposal:
+    """Send to the instance with the least memory used or asked for (INFaaS++)."""
+    fleet = view.snapshot
+    return Proposal(startable_tokens(fleet) / np.maximum(1, fleet.capacity_tokens))
+
+
+@dispatch_policies.register("least-requests", NoParams)
+def by_requests(view: DispatchView, _: NoParams) -> Proposal:
+    """Send to the instance with the fewest requests running, waiting or on their way."""
+    return Proposal(-request_counts(view.snapshot))
+
+
+@dispatch_policies.register("round-robin", NoParams)
+def in_turn(view: DispatchView, _: NoParams) -> Proposal:
+    """Send to each instance in turn."""
+    return Proposal(only(view, [view.turn % len(view.candidates)]))
+
+
+@dispatch_policies.register("random", NoParams)
+def by_chance(view: DispatchView, _: NoParams) -> Proposal:
+    """Send to an instance drawn by chance (the same draws for the same seed)."""
+    return Proposal(only(view, [chance(view.seed, view.turn, len(view.candidates))]))
+
+
+@dispatch_policies.register("power-of-two", NoParams)
+def better_of_two(view: DispatchView, _: NoParams) -> Proposal:
+    """Draw two instances by chance and send to the one with fewer requests."""
+    n = len(view.candidates)
+    first = chance(view.seed, 2 * view.turn, n)
+    # The second is drawn from the others, so that two different ones are compared.
+    second = (first + 1 + chance(view.seed, 2 * view.turn + 1, n - 1)) % n if n > 1 else first
+    return Proposal(only(view, [first, second]) - request_counts(view.snapshot))
+
+
+def request_counts(snapshot: FleetSnapshot) -> FloatColumn:
+    """Count the requests each instance runs, has waiting, or was sent and has not yet reported."""
+    return batch_size(snapshot, "whole").astype(np.float64)
+
+
+def only(view: DispatchView, choices: list[int]) -> FloatColumn:
+    """Score 0 for the chosen among the candidates (by position), minus infinity for all others."""
+    scores = np.full(len(view.snapshot.ids), -np.inf)
+    scores[view.candidates[choices]] = 0.0
+    return scores
+
+
+def pick(scores: FloatColumn, eligible: IntColumn, snapshot: FleetSnapshot, turn: int) -> int:
+    """Choose the eligible row with the best score; ties go to the fewest pending, then in rotation.
+
+    Rotation matters: a fleet of idle, equal instances must not send everything to the first.
+    """
+    best = scores[eligible]
+    tied = eligible[best == best.max()]
+    if len(tied) > 1:
+        pending = snapshot.in_flight_requests[tied] + snapshot.class_waiting[tied].sum(axis=1)
+        tied = tied[pending == pending.min()]
+    return int(tied[turn % len(tied)])

@@ -1,0 +1,260 @@
+"""The global scheduler: snapshots in, decisions out. It knows instances, not requests.
+
+Policies propose, the scheduler vetoes. It also keeps the little that outlives a decision: what is
+in flight, which migrations are under way, which instances were sources, and how many dispatches it
+made. That state is soft: a scheduler started afresh rebuilds it from the next reports.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from policies.dispatch import dispatch_policies, pick
+from policies.ledger import InFlightLedger
+from policies.orders import OrderBook
+from policies.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.registry import PolicySpec
+from policies.types import (
+    Dispatch,
+    DispatchDecision,
+    DispatchRequest,
+    Explanation,
+    FleetSnapshot,
+    FloatColumn,
+    Hold,
+    InstanceId,
+    IntColumn,
+    MigrateOrder,
+    PriorityClass,
+    RequestId,
+)
+from policies.usage import Queue, batch_size, freeness, startable_tokens
+from policies.vetoes import candidates, order_veto
+from policies.view import DispatchView, Proposal
+
+# The paper's headroom for LLaMA-7B on an A10 (13,616 tokens): all but the 1,600 tokens up to which
+# a batch still decodes as fast as an unloaded one.
+DEFAULT_CLASSES = (PriorityClass("high", headroom_tokens=12_016), PriorityClass("normal"))
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """How a fleet is scheduled. Times are fleet seconds.
+
+    Raises ValueError when the classes do not fit together or a bound is not positive.
+    """
+
+    classes: tuple[PriorityClass, ...] = field(
+        default=DEFAULT_CLASSES,
+        metadata={"help": "priority classes, the most urgent first", "unit": ""},
+    )
+    default_class: str = field(
+        default="normal", metadata={"help": "class of requests that name none", "unit": ""}
+    )
+    dispatch: PolicySpec = field(
+        default=PolicySpec("freeness"),
+        metadata={"help": "where to send requests", "unit": ""},
+    )
+    migration: bool = field(
+        default=True, metadata={"help": "move running requests between instances", "unit": ""}
+    )
+    rebalance: RebalanceConfig = field(
+        default=RebalanceConfig(), metadata={"help": "when to move them", "unit": ""}
+    )
+    ledger_timeout_s: float = field(
+        default=10.0,
+        metadata={"help": "a dispatch no report has seen is forgotten after this", "unit": "s"},
+    )
+    max_age_s: float = field(
+        default=5.0,
+        metadata={"help": "instances with older reports get requests only if all are", "unit": "s"},
+    )
+
+    def __post_init__(self) -> None:
+        names = [known.name for known in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"class names must differ: {', '.join(names)}")
+        if self.default_class not in names:
+            raise ValueError(
+                f"default_class {self.default_class!r} is none of the classes: {', '.join(names)}"
+            )
+        for name in ("ledger_timeout_s", "max_age_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class VetoedOrder:
+    """A migration the policy proposed and the scheduler did not allow."""
+
+    order: MigrateOrder
+    reason: str
+
+
+class GlobalScheduler:
+    """Decides where requests go, and which instances hand requests on.
+
+    No call takes time or does I/O; every one that depends on time is told it (`now_s`, never
+    decreasing). Equal calls in equal order give equal decisions. Raises PolicyError when built with
+    an unknown policy or parameter.
+    """
+
+    def __init__(self, config: SchedulerConfig, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self.ledger = InFlightLedger(config.ledger_timeout_s)
+        self.orders = OrderBook(config.rebalance)
+        self.vetoed: tuple[VetoedOrder, ...] = ()
+        self._policy = dispatch_policies.build(config.dispatch)
+        self._headroom_tokens: IntColumn = np.array(
+            [known.headroom_tokens for known in config.classes], dtype=np.int64
+        )
+        self._sources: frozenset[InstanceId] = frozenset()
+        self._held: tuple[DispatchRequest, float] | None = None
+        self._turn = 0
+
+    def freeness(self, snapshot: FleetSnapshot, queue: Queue = "head") -> FloatColumn:
+        """Compute every instance's freeness in decode steps, as the rebalance (head) sees it."""
+        return freeness(self.ledger.fill_in(snapshot), self._headroom_tokens, queue)
+
+    def dispatch(
+        self, request: DispatchRequest, snapshot: FleetSnapshot, now_s: float
+    ) -> DispatchDecision:
+        """Decide where a request goes; a Dispatch is counted as in flight until `confirm`.
+
+        Hold means: ask again when something has changed (a report, an end, a new instance).
+        """
+        self.ledger.expire(now_s)
+        fleet = self.ledger.fill_in(snapshot)
+        rows, vetoed = candidates(request, fleet, self.config.max_age_s)
+        name = self.config.dispatch.name
+        if len(rows) == 0:
+            return Hold(Explanation(name, vetoed=vetoed, note="no instance takes requests"))
+        view = DispatchView(
+            request, fleet, rows, self._headroom_tokens, turn=self._turn, seed=self.seed
+        )
+        proposal = self._policy(view)
+        scores = _scores_of(proposal, fleet, name)
+        named = dict(zip(fleet.ids, scores.tolist(), strict=True))
+        eligible = _eligible(proposal, view)
+        if len(eligible) == 0:
+            self._held = (request, now_s)
+            most = int(startable_tokens(fleet)[rows].max())
+            note = f"no instance has room for {request.prompt_tokens} tokens; the most is {most}"
+            return Hold(Explanation(name, named, vetoed, note))
+        row = pick(scores, eligible, fleet, self._turn)
+        self._turn += 1
+        self._release_held(request.request_id)
+        self.ledger.enter(request.request_id, fleet.ids[row], request.prompt_tokens, now_s)
+        return Dispatch(fleet.ids[row], Explanation(name, named, vetoed))
+
+    def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
+        """Note that the instance's report has seen these requests: they are in flight no more."""
+        self.ledger.confirm(instance_id, request_ids)
+
+    def confirm_until(self, instance_id: InstanceId, at_s: float) -> None:
+        """Note that a report which names no requests has seen all that was sent until then."""
+        self.ledger.confirm_until(instance_id, at_s)
+
+    def forget(self, request_id: RequestId) -> None:
+        """Note that a request has ended, was cancelled, or will be dispatched anew."""
+        self._release_held(request_id)
+        self.ledger.forget(request_id)
+
+    def rebalance(self, snapshot: FleetSnapshot, now_s: float) -> list[MigrateOrder]:
+        """Order migrations; each counts as under way until `order_ended`.
+
+        The snapshot must hold only instances that can migrate. Nothing is ordered while migration
+        is off, drains included. What was proposed and not allowed is in `vetoed` till the next.
+        """
+        self.vetoed = ()
+        if not self.config.migration or not snapshot.ids:
+            return []
+        self.ledger.expire(now_s)
+        self.orders.expire(now_s)
+        fleet = self._with_held(self.ledger.fill_in(snapshot), now_s)
+        view = RebalanceView(
+            fleet,
+            self._headroom_tokens,
+            self._sources,
+            self.orders.slots_out(fleet),
+            self.orders.slots_in(fleet),
+            self.orders.slots(),
+        )
+        self._sources = find_sources(view, self.config.rebalance)
+        return self._allow(propose(view, self._sources, self.config.rebalance), fleet, now_s)
+
+    def order_started(self, order: MigrateOrder, now_s: float) -> None:
+        """Count an order somebody else gave (by hand) as under way."""
+        self.orders.begin(order, now_s)
+
+    def order_ended(
+        self, source: InstanceId, destination: InstanceId, now_s: float, moved: bool
+    ) -> None:
+        """Note that an order was carried out (`moved`), or refused or aborted."""
+        self.orders.end(source, destination, now_s, moved)
+
+    def instance_gone(self, instance_id: InstanceId) -> None:
+        """Forget all that was in flight or under way to, or from, an instance that is gone."""
+        self.ledger.forget_instance(instance_id)
+        self.orders.forget_instance(instance_id)
+        self._sources -= {instance_id}
+
+    def _allow(
+        self, proposed: list[MigrateOrder], fleet: FleetSnapshot, now_s: float
+    ) -> list[MigrateOrder]:
+        orders: list[MigrateOrder] = []
+        vetoed: list[VetoedOrder] = []
+        for order in proposed:
+            reason = order_veto(order, fleet, self.orders, now_s)
+            if reason is None:
+                self.orders.begin(order, now_s)
+                orders.append(order)
+            else:
+                vetoed.append(VetoedOrder(order, reason))
+        self.vetoed = tuple(vetoed)
+        return orders
+
+    def _release_held(self, request_id: RequestId) -> None:
+        if self._held is not None and self._held[0].request_id == request_id:
+            self._held = None
+
+    def _with_held(self, fleet: FleetSnapshot, now_s: float) -> FleetSnapshot:
+        """Queue the request held back, for the eye of the rebalance, where it will soonest fit.
+
+        Late binding keeps the head of the line out of the engines; without this its demand would
+        lower nobody's freeness, and no instance would ever be de-fragmented for it.
+        """
+        if self._held is None or now_s - self._held[1] > self.config.max_age_s:
+            return fleet
+        room = np.where(fleet.terminating, np.iinfo(np.int64).min, startable_tokens(fleet))
+        demand = fleet.head_demand_tokens.copy()
+        demand[np.argmax(room)] += self._held[0].prompt_tokens
+        return replace(fleet, head_demand_tokens=demand)
+
+
+def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColumn:
+    scores = np.asarray(proposal.scores, dtype=np.float64)
+    if scores.shape != (len(fleet.ids),) or np.isnan(scores).any():
+        raise ValueError(f"dispatch policy {name!r} must give one number an instance: {scores}")
+    return scores
+
+
+def _eligible(proposal: Proposal, view: DispatchView) -> IntColumn:
+    """List the rows to pick from: the candidates that are ready, or the idle ones, or none.
+
+    An idle instance cannot become readier, and a request nobody can ever hold must not wait.
+    """
+    rows = view.candidates
+    if proposal.ready is None:
+        return rows
+    ready: IntColumn = rows[np.asarray(proposal.ready, dtype=np.bool_)[rows]]
+    if len(ready):
+        return ready
+    fleet = view.snapshot
+    idle: IntColumn = rows[batch_size(fleet, "whole")[rows] == 0]
+    if len(idle):
+        return idle
+    fits_someday = fleet.capacity_tokens[rows] >= view.request.prompt_tokens
+    nobody: IntColumn = rows[:0]
+    return nobody if fits_someday.any() else rows

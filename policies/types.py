@@ -1,0 +1,183 @@
+"""The value types everything else is written in: snapshots in, decisions out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NewType
+
+import numpy as np
+import numpy.typing as npt
+
+InstanceId = NewType("InstanceId", str)
+RequestId = NewType("RequestId", str)
+MigrationId = NewType("MigrationId", str)
+
+IntColumn = npt.NDArray[np.int64]
+FloatColumn = npt.NDArray[np.float64]
+BoolColumn = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityClass:
+    """A named class of requests; classes are ordered from most to least urgent.
+
+    `headroom_tokens` is KV memory an instance pretends is in use as soon as it runs one request
+    of the class, to keep the batch small and therefore fast (paper, Algorithm 1).
+    """
+
+    name: str
+    headroom_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLoad:
+    """What one llumlet reports about its instance; instance-level only, never per request.
+
+    `running` and `waiting` count requests by class, in the order of the configured classes.
+    Tokens are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
+    `queued_demand_tokens` what all waiting requests will need to start, `head_demand_tokens` the
+    first of them alone. `reserved_tokens` is held for requests migrating in.
+    `terminating` marks an instance being drained.
+    """
+
+    instance_id: InstanceId
+    capacity_tokens: int
+    physical_tokens: int
+    head_demand_tokens: int
+    queued_demand_tokens: int
+    running: tuple[int, ...]
+    waiting: tuple[int, ...]
+    reserved_tokens: int = 0
+    prefill_backlog_tokens: int = 0
+    terminating: bool = False
+    reported_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSnapshot:
+    """All instances at one moment, columnar: row *i* of every column is `ids[i]`.
+
+    `class_running` and `class_waiting` have shape (instances, classes). `age_s` says how old each
+    row is. The `in_flight_*` columns hold what was dispatched but not yet reported by the instance
+    (zeros in a raw snapshot; the scheduler's ledger fills them in: polled load alone herds).
+    """
+
+    ids: tuple[InstanceId, ...]
+    capacity_tokens: IntColumn
+    physical_tokens: IntColumn
+    head_demand_tokens: IntColumn
+    queued_demand_tokens: IntColumn
+    reserved_tokens: IntColumn
+    prefill_backlog_tokens: IntColumn
+    class_running: IntColumn
+    class_waiting: IntColumn
+    terminating: BoolColumn
+    age_s: FloatColumn
+    in_flight_tokens: IntColumn
+    in_flight_requests: IntColumn
+
+    @classmethod
+    def of(cls, loads: Sequence[InstanceLoad], now_s: float, classes: int) -> "FleetSnapshot":
+        """Build a snapshot from reports; `classes` is the number of configured classes."""
+
+        def column(values: Sequence[int]) -> IntColumn:
+            return np.array(values, dtype=np.int64)
+
+        def table(rows: Sequence[tuple[int, ...]]) -> IntColumn:
+            padded = [row + (0,) * (classes - len(row)) for row in rows]
+            return np.array(padded, dtype=np.int64).reshape(len(rows), classes)
+
+        zeros = np.zeros(len(loads), dtype=np.int64)
+        return cls(
+            ids=tuple(load.instance_id for load in loads),
+            capacity_tokens=column([load.capacity_tokens for load in loads]),
+            physical_tokens=column([load.physical_tokens for load in loads]),
+            head_demand_tokens=column([load.head_demand_tokens for load in loads]),
+            queued_demand_tokens=column([load.queued_demand_tokens for load in loads]),
+            reserved_tokens=column([load.reserved_tokens for load in loads]),
+            prefill_backlog_tokens=column([load.prefill_backlog_tokens for load in loads]),
+            class_running=table([load.running for load in loads]),
+            class_waiting=table([load.waiting for load in loads]),
+            terminating=np.array([load.terminating for load in loads], dtype=np.bool_),
+            age_s=np.array([now_s - load.reported_at_s for load in loads], dtype=np.float64),
+            in_flight_tokens=zeros,
+            in_flight_requests=zeros.copy(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRequest:
+    """What the scheduler knows of a request before it runs; output length is unknown."""
+
+    request_id: RequestId
+    class_index: int
+    prompt_tokens: int
+    arrived_at_s: float
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a decision was taken: every candidate's score, and why the others lost."""
+
+    policy: str
+    scores: Mapping[InstanceId, float] = field(default_factory=dict)
+    vetoed: Mapping[InstanceId, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send the request to this instance now."""
+
+    instance_id: InstanceId
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the request in the frontend's queue: no instance could start it soon."""
+
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refuse the request; `reason` is shown to the client."""
+
+    reason: str
+    explanation: Explanation
+
+
+DispatchDecision = Dispatch | Hold | Reject
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOrder:
+    """Move one request from source to destination; the source's llumlet picks which.
+
+    `max_context_tokens` bounds the context of the request picked, so that the destination is not
+    pushed below the source. `reason` is `rebalance`, `drain` or `manual`.
+    """
+
+    source: InstanceId
+    destination: InstanceId
+    max_context_tokens: int
+    reason: str
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """One request as its llumlet sees it, for choosing what to move.
+
+    `phase` is `queued`, `prefill` or `running`. `context_tokens` counts tokens whose KV exists.
+    `movable` is False for what the engine cannot move (say, a request already migrating).
+    """
+
+    request_id: RequestId
+    class_index: int
+    phase: str
+    context_tokens: int
+    arrived_order: int
+    movable: bool = True
+    moved_at_s: float = float("-inf")

@@ -1,0 +1,119 @@
+"""Virtual usage and freeness: how full an instance pretends to be, and for how long it can go on.
+
+Virtual usage is the one number every policy looks at (paper, Algorithm 1). Whatever should make an
+instance look fuller than it is (a queued request, a class that needs room to stay fast, a drain)
+enters here, and balancing, de-fragmentation, priorities and draining follow from it.
+
+Headroom makes an instance look full to *everyone*, to the class it protects too: freeness is one
+number per instance, as in the paper. That is right for placing (a second urgent request had better
+go elsewhere), but no reason to refuse: whether a request *can start* is asked of
+`startable_tokens`, which knows nothing of headroom. Otherwise one urgent request on every instance
+would lock everybody out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from policies.types import FleetSnapshot, FloatColumn, IntColumn
+
+Queue = Literal["head", "whole"]
+"""Which waiting requests count: the head of the line (rebalance), or all of them and what is in
+flight (dispatch; counting the head alone herds once queues build up)."""
+
+
+def headroom_usage(class_running: IntColumn, headroom_tokens: IntColumn) -> IntColumn:
+    """Sum, per instance, the headroom of the classes that run at least one request there.
+
+    The paper gives each running request headroom(class)/number; summed over them that is the
+    headroom once a class.
+    """
+    usage: IntColumn = (class_running > 0) @ headroom_tokens
+    return usage
+
+
+def owed_tokens(snapshot: FleetSnapshot, queue: Queue) -> IntColumn:
+    """Count the tokens waiting requests will need: the head's, or all and those in flight."""
+    if queue == "head":
+        return snapshot.head_demand_tokens
+    return snapshot.queued_demand_tokens + snapshot.in_flight_tokens
+
+
+def virtual_usage(snapshot: FleetSnapshot, headroom_tokens: IntColumn, queue: Queue) -> FloatColumn:
+    """Compute each instance's virtual usage in tokens; infinite where it is terminating."""
+    usage = (
+        snapshot.physical_tokens
+        + snapshot.reserved_tokens
+        + headroom_usage(snapshot.class_running, headroom_tokens)
+        + owed_tokens(snapshot, queue)
+    )
+    return np.where(snapshot.terminating, np.inf, usage)
+
+
+def batch_size(snapshot: FleetSnapshot, queue: Queue) -> IntColumn:
+    """Count the requests that share an instance's room: those whose tokens `queue` counts."""
+    batch: IntColumn = snapshot.class_running.sum(axis=1)
+    if queue == "whole":
+        batch = batch + snapshot.class_waiting.sum(axis=1) + snapshot.in_flight_requests
+    return batch
+
+
+def freeness(snapshot: FleetSnapshot, headroom_tokens: IntColumn, queue: Queue) -> FloatColumn:
+    """Compute how many decode steps each instance can still take; negative when over-committed."""
+    room = snapshot.capacity_tokens - virtual_usage(snapshot, headroom_tokens, queue)
+    running = np.maximum(1, batch_size(snapshot, "head"))
+    if queue == "head":
+        return room / running
+    # Those on their way will share what room there is, but a deficit is not theirs to share: it
+    # would shrink with every further request sent to an overloaded instance, and attract more.
+    return room / np.where(room > 0, np.maximum(1, batch_size(snapshot, "whole")), running)
+
+
+def startable_tokens(snapshot: FleetSnapshot) -> IntColumn:
+    """Count the tokens a newcomer could use at once, after all that waits or is in flight.
+
+    Memory as it is, without headroom; negative where more waits than fits.
+    """
+    return (
+        snapshot.capacity_tokens
+        - snapshot.physical_tokens
+        - snapshot.reserved_tokens
+        - owed_tokens(snapshot, "whole")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One request as the paper's Algorithm 1 sees it.
+
+    `tokens` is the demand of a queued request and the physical usage of a running one; a `fake`
+    request of infinite usage is what a terminating instance is given.
+    """
+
+    state: Literal["queued", "running", "fake"]
+    class_index: int = 0
+    tokens: int = 0
+    head_of_line: bool = False
+
+
+def row_usage(row: UsageRow, running_of_class: int, headroom_tokens: int) -> float:
+    """Compute the virtual usage of one request, line by line as in the paper (CalcVirtualUsage)."""
+    if row.state == "fake":
+        return float("inf")
+    if row.state == "queued":
+        return float(row.tokens) if row.head_of_line else 0.0
+    return row.tokens + headroom_tokens / running_of_class
+
+
+def row_freeness(
+    rows: Sequence[UsageRow], capacity_tokens: int, headroom_tokens: Sequence[int]
+) -> float:
+    """Compute an instance's freeness from its requests (CalcFreeness); `freeness` must equal it."""
+    running = [row.class_index for row in rows if row.state == "running"]
+    used = sum(
+        row_usage(row, running.count(row.class_index), headroom_tokens[row.class_index])
+        for row in rows
+    )
+    return (capacity_tokens - used) / max(1, len(running))

@@ -1,0 +1,60 @@
+"""The safety rules: what no policy may do. They stand here once, so policies can stay simple."""
+
+import numpy as np
+
+from policies.orders import OrderBook
+from policies.types import (
+    BoolColumn,
+    DispatchRequest,
+    FleetSnapshot,
+    InstanceId,
+    IntColumn,
+    MigrateOrder,
+)
+
+
+def candidates(
+    request: DispatchRequest, snapshot: FleetSnapshot, max_age_s: float
+) -> tuple[IntColumn, dict[InstanceId, str]]:
+    """List the rows a request may be dispatched to, and say why the others may not have it.
+
+    A terminating instance never is one. Instances with an old report, or too small for the prompt,
+    are avoided only while there are others: stale knowledge beats none, and a request too large for
+    everybody gets its error from an engine, in the engine's words.
+    """
+    allowed: BoolColumn = ~snapshot.terminating
+    vetoed = _vetoed(snapshot, snapshot.terminating, "terminating")
+    soft_rules: tuple[tuple[BoolColumn, str], ...] = (
+        (snapshot.age_s > max_age_s, f"its report is older than {max_age_s:g} s"),
+        (
+            snapshot.capacity_tokens < request.prompt_tokens,
+            f"smaller than {request.prompt_tokens} tokens",
+        ),
+    )
+    for broken, reason in soft_rules:
+        spared = allowed & ~broken
+        if broken.any() and spared.any():
+            vetoed |= _vetoed(snapshot, allowed & broken, reason)
+            allowed = spared
+    return np.flatnonzero(allowed), vetoed
+
+
+def order_veto(
+    order: MigrateOrder, snapshot: FleetSnapshot, book: OrderBook, now_s: float
+) -> str | None:
+    """Say why a migration must not be ordered; None when it may."""
+    row = {instance_id: index for index, instance_id in enumerate(snapshot.ids)}
+    if order.source == order.destination:
+        return "source and destination are the same"
+    for instance_id in (order.source, order.destination):
+        if instance_id not in row:
+            return f"{instance_id} is unknown"
+        if snapshot.age_s[row[instance_id]] > book.config.max_age_s:
+            return f"the report of {instance_id} is older than {book.config.max_age_s:g} s"
+    if snapshot.terminating[row[order.destination]]:
+        return f"{order.destination} is terminating"
+    return book.objection(order, snapshot, row, now_s)
+
+
+def _vetoed(snapshot: FleetSnapshot, rows: BoolColumn, reason: str) -> dict[InstanceId, str]:
+    return {snapshot.ids[row]: reason for row in np.flatnonzero(rows)}
