@@ -1,0 +1,92 @@
+"""Paged KV memory: who owns each block."""
+
+import enum
+from collections.abc import Iterable, Sequence
+
+
+class _Use(enum.IntEnum):
+    FREE = 0
+    ALLOCATED = 1
+    RESERVED = 2
+
+
+class BlockAllocator:
+    """Hands out block ids: allocated to requests, or reserved for requests migrating in.
+
+    INV-3 holds after every call: allocated + reserved + free = total. All operations cost O(1) per
+    block. Giving back a block that is not held that way raises RuntimeError.
+    """
+
+    def __init__(self, total_blocks: int, block_tokens: int) -> None:
+        if total_blocks <= 0 or block_tokens <= 0:
+            raise ValueError(f"{total_blocks} blocks of {block_tokens} tokens: both must be > 0")
+        self.total_blocks = total_blocks
+        self.block_tokens = block_tokens
+        self.allocated_blocks = 0
+        self.reserved_blocks = 0
+        # A stack: the block freed last is handed out first, while it may still be in a cache.
+        self._free = list(range(total_blocks - 1, -1, -1))
+        self._use = bytearray(total_blocks)
+
+    @property
+    def free_blocks(self) -> int:
+        """How many blocks are neither allocated nor reserved."""
+        return len(self._free)
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold the KV of so many tokens."""
+        return -(-tokens // self.block_tokens)
+
+    def allocate(self, n_blocks: int) -> list[int] | None:
+        """Take free blocks for a request; None, and nothing taken, when there are too few."""
+        return self._take(n_blocks, _Use.ALLOCATED)
+
+    def reserve(self, n_blocks: int) -> list[int] | None:
+        """Take free blocks for a migration; None, and nothing taken, when there are too few."""
+        return self._take(n_blocks, _Use.RESERVED)
+
+    def free(self, blocks: Sequence[int]) -> None:
+        """Give allocated blocks back."""
+        self._give_back(blocks, _Use.ALLOCATED)
+
+    def unreserve(self, blocks: Sequence[int]) -> None:
+        """Give reserved blocks back."""
+        self._give_back(blocks, _Use.RESERVED)
+
+    def commit(self, blocks: Sequence[int]) -> None:
+        """Turn reserved blocks into allocated ones: the request has arrived."""
+        self._change(blocks, _Use.RESERVED, _Use.ALLOCATED)
+        self.reserved_blocks -= len(blocks)
+        self.allocated_blocks += len(blocks)
+        self._check()
+
+    def _take(self, n_blocks: int, use: _Use) -> list[int] | None:
+        if n_blocks < 0 or n_blocks > len(self._free):
+            return None
+        taken = [self._free.pop() for _ in range(n_blocks)]
+        self._change(taken, _Use.FREE, use)
+        self._count(use, n_blocks)
+        return taken
+
+    def _give_back(self, blocks: Sequence[int], use: _Use) -> None:
+        self._change(blocks, use, _Use.FREE)
+        self._free.extend(reversed(blocks))
+        self._count(use, -len(blocks))
+
+    def _change(self, blocks: Iterable[int], before: _Use, after: _Use) -> None:
+        for block in blocks:
+            if self._use[block] != before:
+                actual = _Use(self._use[block]).name
+                raise RuntimeError(f"block {block} is {actual}, not {before.name}")
+            self._use[block] = after
+
+    def _count(self, use: _Use, change: int) -> None:
+        if use is _Use.ALLOCATED:
+            self.allocated_blocks += change
+        else:
+            self.reserved_blocks += change
+        self._check()
+
+    def _check(self) -> None:
+        held = self.allocated_blocks + self.reserved_blocks
+        assert held + len(self._free) == self.total_blocks, "INV-3: a block leaked"

@@ -1,0 +1,37 @@
+"""Our own format, one JSON object a line: what `llumnix workload generate` writes."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from simulator.workload.readers import Arrival, trace_format
+from simulator.workload.request import TraceRequest
+from simulator.workload.rows import json_rows
+
+
+@trace_format("llumnix", lambda line: line.startswith("{") and '"arrival_s"' in line)
+def read(path: Path) -> Iterator[Arrival]:
+    """Read the rows as they are."""
+    for row in json_rows(path):
+        yield Arrival(
+            row.number("arrival_s"),
+            row.tokens("prompt_tokens"),
+            row.tokens("output_tokens"),
+            row.text("class", "normal"),
+            row.text("tenant"),
+        )
+
+
+def dump(requests: Iterable[TraceRequest]) -> Iterator[str]:
+    """Yield the lines of a trace in this format, line ends included."""
+    for request in requests:
+        cells: dict[str, object] = {
+            "arrival_s": request.arrival_s,
+            "prompt_tokens": request.prompt_tokens,
+            "output_tokens": request.output_tokens,
+        }
+        if request.class_name != "normal":
+            cells["class"] = request.class_name
+        if request.tenant:
+            cells["tenant"] = request.tenant
+        yield json.dumps(cells) + "\n"

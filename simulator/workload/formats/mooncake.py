@@ -1,0 +1,49 @@
+"""Mooncake FAST'25 traces: JSON lines of milliseconds, input and output length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from policies.types import FloatColumn
+from simulator.streams import stream
+from simulator.workload.readers import Arrival, trace_format
+from simulator.workload.rows import json_rows
+
+# A trace is quantised when its stamps repeat this often on average (the conversation trace:
+# 12,031 requests on 1,180 stamps; the synthetic one: 3,993 on 3,982).
+QUANTISED_BATCH = 2.0
+
+
+@trace_format("mooncake", lambda line: line.startswith("{") and '"input_length"' in line)
+def read(path: Path) -> list[Arrival]:
+    """Read the rows; quantised stamps are spread over their slots (see `spread`)."""
+    rows = list(json_rows(path))
+    times_s = spread([row.number("timestamp") / 1000.0 for row in rows])
+    return [
+        Arrival(float(time_s), row.tokens("input_length"), row.tokens("output_length"))
+        for time_s, row in zip(times_s, rows, strict=True)
+    ]
+
+
+def spread(times_s: Sequence[float] | FloatColumn) -> FloatColumn:
+    """Undo quantised stamps: each batch of equal stamps is spread over the slot it stands for.
+
+    The stamps of the conversation trace are multiples of 3 s, so that arrivals look like bursts
+    of ten that never were. Each batch is spread uniformly from its stamp to the next, at most one
+    usual slot, keeping its order. The same file always gives the same times. Times whose stamps
+    hardly repeat come back as they are.
+    """
+    times = np.asarray(times_s, dtype=np.float64)
+    stamps, batch_of, sizes = np.unique(times, return_inverse=True, return_counts=True)
+    if len(stamps) < 2 or len(times) < QUANTISED_BATCH * len(stamps):
+        return times
+    gaps = np.diff(stamps)
+    usual = float(np.median(gaps))
+    slots = np.minimum(np.append(gaps, usual), usual)
+    order = np.argsort(batch_of, kind="stable")
+    draws = stream(0, "mooncake/spread").random(len(times))
+    offsets = np.concatenate([np.sort(part) for part in np.split(draws, np.cumsum(sizes)[:-1])])
+    spread_out = times.copy()
+    spread_out[order] += offsets * slots[batch_of[order]]
+    return spread_out

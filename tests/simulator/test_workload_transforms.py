@@ -1,0 +1,108 @@
+"""Windows, rates and classes of a workload; and the one door to all workloads."""
+
+from pathlib import Path
+
+import pytest
+
+from simulator.workload.formats.llumnix import dump
+from simulator.workload.load import load
+from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.transforms import at_rate, mean_rate_rps, take, with_high_class
+
+TRACE = [TraceRequest(i, i * i / 10, 100 + i, 10 + i) for i in range(200)]
+PROFILE = Path(__file__).parents[2] / "traces" / "azure-conv-2023.json"
+
+
+@pytest.fixture
+def trace_path(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(dump(TRACE)))
+    return path
+
+
+def test_seed_zero_takes_the_start_of_a_trace() -> None:
+    assert take(TRACE, 20, seed=0) == TRACE[:20]
+
+
+def test_another_seed_takes_consecutive_requests_from_somewhere_else() -> None:
+    starts = set()
+    for seed in range(1, 9):
+        window = take(TRACE, 20, seed)
+        start = window[0].prompt_tokens - 100
+        starts.add(start)
+        assert [r.prompt_tokens for r in window] == [100 + start + i for i in range(20)]
+        assert [r.index for r in window] == list(range(20))
+        assert window[0].arrival_s == 0.0
+        gap_s = TRACE[start + 19].arrival_s - TRACE[start].arrival_s
+        assert window[-1].arrival_s == pytest.approx(gap_s)
+    assert len(starts) > 4
+
+
+@pytest.mark.parametrize("count", [0, 201])
+def test_a_window_larger_than_the_trace_is_refused(count: int) -> None:
+    with pytest.raises(WorkloadError, match="profile"):
+        take(TRACE, count, seed=0)
+
+
+def test_a_rate_stretches_all_gaps_by_one_factor() -> None:
+    scaled = at_rate(TRACE, 0.5)
+    assert mean_rate_rps(scaled) == pytest.approx(0.5, rel=1e-6)
+    factor = mean_rate_rps(TRACE) / 0.5
+    assert [r.arrival_s for r in scaled] == pytest.approx(
+        [r.arrival_s * factor for r in TRACE], abs=1e-6
+    )
+
+
+def test_lengths_are_never_clipped() -> None:
+    assert [r.prompt_tokens for r in at_rate(take(TRACE, 200, 0), 9.0)] == [
+        r.prompt_tokens for r in TRACE
+    ]
+
+
+def test_a_rate_needs_gaps_to_change() -> None:
+    with pytest.raises(WorkloadError, match="at once"):
+        at_rate([TraceRequest(i, 0.0, 1, 1) for i in range(3)], 1.0)
+    with pytest.raises(WorkloadError, match="above 0"):
+        at_rate(TRACE, 0.0)
+
+
+def test_the_share_of_the_high_class_is_what_was_asked_for() -> None:
+    many = [TraceRequest(i, 0.0, 1, 1) for i in range(20_000)]
+    high = sum(r.class_name == "high" for r in with_high_class(many, 0.1, seed=3))
+    assert high == pytest.approx(2000, rel=0.1)
+    assert with_high_class(many, 0.0, seed=3) == many
+    assert all(r.class_name == "high" for r in with_high_class(many, 1.0, seed=3))
+
+
+def test_who_is_high_does_not_change_anything_else() -> None:
+    """Classes draw from a stream of their own: lengths and arrivals stay."""
+    plain = load(PROFILE, requests=200, seed=4)
+    mixed = load(PROFILE, requests=200, seed=4, high_share=0.5)
+    assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in plain] == [
+        (r.arrival_s, r.prompt_tokens, r.output_tokens) for r in mixed
+    ]
+    assert {r.class_name for r in mixed} == {"high", "normal"}
+
+
+def test_a_share_outside_zero_to_one_is_refused() -> None:
+    with pytest.raises(WorkloadError, match="0 to 1"):
+        with_high_class(TRACE, 1.5, seed=0)
+
+
+def test_one_door_leads_to_traces_profiles_and_generators(trace_path: Path) -> None:
+    assert load(trace_path) == TRACE
+    assert load(str(trace_path), requests=7) == TRACE[:7]
+    assert len(load(PROFILE, requests=40)) == 40
+    assert len(load("power-law:S-S,cv=4", requests=30)) == 30
+
+
+@pytest.mark.parametrize("source", ["trace", "profile", "power-law:M-M"])
+def test_any_source_comes_at_the_rate_asked_for(source: str, trace_path: Path) -> None:
+    where = {"trace": trace_path, "profile": PROFILE}.get(source, source)
+    workload = load(where, requests=100, rate=3.0, seed=2)
+    assert mean_rate_rps(workload) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_no_requests_are_refused(trace_path: Path) -> None:
+    with pytest.raises(WorkloadError, match="1 or more"):
+        load(trace_path, requests=0)
