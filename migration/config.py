@@ -1,0 +1,128 @@
+"""How requests are moved: limits, timeouts and the emulated link."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationConfig:
+    """Settings of a llumlet. Timeouts are wall seconds; cooldown and intervals fleet seconds.
+
+    Raises ValueError when a bound or a timeout is not positive.
+    """
+
+    max_stages: int = field(
+        default=8,
+        metadata={
+            "help": "live stages before the last one is forced; 0 is stop-and-copy",
+            "unit": "stages",
+        },
+    )
+    slack_blocks: int = field(
+        default=2,
+        metadata={"help": "blocks reserved beyond those a stage needs now", "unit": "blocks"},
+    )
+    max_concurrent_out: int = field(
+        default=4, metadata={"help": "requests moving away at once", "unit": "migrations"}
+    )
+    max_concurrent_in: int = field(
+        default=4, metadata={"help": "requests moving in at once", "unit": "migrations"}
+    )
+    cooldown_s: float = field(
+        default=5.0,
+        metadata={"help": "a request that has moved here stays at least this long", "unit": "s"},
+    )
+    reserve_timeout_s: float = field(
+        default=2.0,
+        metadata={"help": "wait for the destination to answer a reservation", "unit": "s"},
+    )
+    stage_timeout_s: float = field(
+        default=5.0,
+        metadata={"help": "wait for the next sign of life within a stage, both sides", "unit": "s"},
+    )
+    detach_timeout_s: float = field(
+        default=5.0,
+        metadata={"help": "wait for the engine to reach a step boundary", "unit": "s"},
+    )
+    commit_timeout_s: float = field(
+        default=2.0, metadata={"help": "wait for a commit to be answered", "unit": "s"}
+    )
+    query_timeout_s: float = field(
+        default=1.0,
+        metadata={"help": "wait for each question what became of a commit", "unit": "s"},
+    )
+    query_attempts: int = field(
+        default=2,
+        metadata={
+            "help": "questions before the frontend is left to arbitrate",
+            "unit": "questions",
+        },
+    )
+    claim_timeout_s: float = field(
+        default=5.0,
+        metadata={"help": "a moved request nobody claims is freed after this", "unit": "s"},
+    )
+    connect_timeout_s: float = field(
+        default=2.0, metadata={"help": "wait for a connection and its handshake", "unit": "s"}
+    )
+    report_interval_s: float = field(
+        default=0.1, metadata={"help": "how often load is reported unless asked", "unit": "s"}
+    )
+    max_header_bytes: int = field(
+        default=1 << 20, metadata={"help": "largest message accepted", "unit": "bytes"}
+    )
+    max_payload_bytes: int = field(
+        default=64 << 20, metadata={"help": "largest frame of blocks accepted", "unit": "bytes"}
+    )
+    chunk_bytes: int = field(
+        default=4 << 20,
+        metadata={"help": "blocks are sent in frames of about this size", "unit": "bytes"},
+    )
+    max_connections: int = field(
+        default=256, metadata={"help": "connections accepted at once", "unit": "connections"}
+    )
+    max_remembered: int = field(
+        default=4096,
+        metadata={"help": "ended migrations whose outcome is remembered", "unit": "migrations"},
+    )
+    link_bytes_per_s: float = field(
+        default=0.0,
+        metadata={"help": "emulated link speed, 0 for as fast as it goes", "unit": "bytes/s"},
+    )
+    link_bytes_per_token: int = field(
+        default=0,
+        metadata={"help": "KV bytes a token has on the emulated link", "unit": "bytes"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_stages",
+            "slack_blocks",
+            "cooldown_s",
+            "link_bytes_per_s",
+            "link_bytes_per_token",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+_POSITIVE = (
+    "max_concurrent_out",
+    "max_concurrent_in",
+    "reserve_timeout_s",
+    "stage_timeout_s",
+    "detach_timeout_s",
+    "commit_timeout_s",
+    "query_timeout_s",
+    "query_attempts",
+    "claim_timeout_s",
+    "connect_timeout_s",
+    "report_interval_s",
+    "max_header_bytes",
+    "max_payload_bytes",
+    "chunk_bytes",
+    "max_connections",
+    "max_remembered",
+)

@@ -1,0 +1,112 @@
+"""The seam between a llumlet and its host engine: all a llumlet ever asks of an engine.
+
+An engine implements `EngineHooks` and calls back an `EngineListener`. Hooks are synchronous, never
+block, and are called from the engine's own event loop, between steps or while one is in flight.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from migration.layout import Layout
+from policies.types import InstanceLoad, MigrationId, RequestId, RequestView
+
+
+class Gone(enum.Enum):
+    """Why a request can no longer be migrated from this instance."""
+
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState:
+    """All that a request is, besides its KV blocks, at the step boundary it was detached at.
+
+    `prompt_token_ids` and `output_token_ids` are complete; KV exists for the first `kv_tokens` of
+    prompt + outputs (normally all but the last output token). `params` is the engine's own
+    description (sampling parameters, stop conditions, class), opaque to the protocol and made of
+    msgpack-able values only.
+    """
+
+    request_id: RequestId
+    class_index: int
+    prompt_token_ids: tuple[int, ...]
+    output_token_ids: tuple[int, ...]
+    kv_tokens: int
+    params: dict[str, object]
+
+
+class EngineListener(Protocol):
+    """What an engine tells its llumlet. Calls come from the engine's event loop."""
+
+    def stepped(self) -> None:
+        """A step ended: requests have grown, load has changed."""
+
+    def detached(self, request_id: RequestId, state: RequestState) -> None:
+        """A request asked to detach has left the batch at a step boundary; its blocks are kept."""
+
+    def gone(self, request_id: RequestId, why: Gone) -> None:
+        """A request finished, was cancelled or preempted; its blocks are already freed."""
+
+
+class EngineHooks(Protocol):
+    """What a llumlet asks of its engine."""
+
+    def layout(self) -> Layout:
+        """Say how KV blocks look here; compared before anything is moved."""
+
+    def load(self) -> InstanceLoad:
+        """Report the instance's load now."""
+
+    def requests(self) -> Sequence[RequestView]:
+        """List the requests on this instance, queued ones included."""
+
+    def kv_tokens(self, request_id: RequestId) -> int | None:
+        """Count the tokens of a running request whose KV exists; None when it is not running."""
+
+    def gather(self, request_id: RequestId, first_block: int, n_blocks: int) -> list[memoryview]:
+        """Give the bytes of the request's blocks [first, first + n), in order, without copying.
+
+        The views stay valid, and for full blocks constant, until the request is released or gone.
+        """
+
+    def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
+        """Grow a migration's reservation to `n_blocks` in all; False when memory is short."""
+
+    def reserved_views(
+        self, migration_id: MigrationId, first_block: int, n_blocks: int
+    ) -> list[memoryview]:
+        """Give writable views of reserved blocks, for the transport to receive into."""
+
+    def free_reservation(self, migration_id: MigrationId) -> None:
+        """Drop a reservation and free its blocks. Unknown ids are ignored."""
+
+    def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
+        """Turn a reservation into a running request from the next step on.
+
+        False when the engine cannot take it (say, the id is unknown); nothing is kept then.
+        """
+
+    def detach(self, request_id: RequestId) -> None:
+        """Take a running request out of the batch at the next step boundary, then call `detached`.
+
+        If it finishes, is cancelled or preempted first, `gone` is called instead.
+        """
+
+    def reattach(self, request_id: RequestId) -> None:
+        """Put a detached request back into the batch: the migration was aborted."""
+
+    def release(self, request_id: RequestId, redirect: str) -> None:
+        """End a detached request's stream with `stop_reason` = `redirect`, and free its blocks."""
+
+    def requeue(self, request_id: RequestId) -> bool:
+        """End a *queued* request's stream with `stop_reason="migrate:requeue"`.
+
+        For draining: the frontend dispatches it again. False when it is no longer queued.
+        """
+
+    def set_terminating(self, on: bool) -> None:
+        """Refuse new requests while on (HTTP 503), except continuations of migrated ones."""

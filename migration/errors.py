@@ -1,0 +1,36 @@
+"""What can go wrong while moving a request, beyond expected refusals (those are values).
+
+MigrationError
+├── ProtocolError       bytes or messages a peer must never send; counted by `code`
+│   └── AuthError       a peer that does not know the secret, or asks for an unknown role
+├── InvalidTransition   our own engine or driver broke its contract; carries the whole story
+└── LinkError           a connection broke, timed out or was closed
+"""
+
+
+class MigrationError(Exception):
+    """The root of this package's errors."""
+
+
+class ProtocolError(MigrationError):
+    """A peer sent what it must not; its connection is closed and `code` counted."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+class AuthError(ProtocolError):
+    """The handshake failed: wrong secret, unknown role, or no handshake at all."""
+
+
+class InvalidTransition(MigrationError):  # noqa: N818 (a protocol term)
+    """An event that cannot happen in this state happened; the story says how we came here."""
+
+    def __init__(self, state: object, event: object, story: object) -> None:
+        super().__init__(f"{event!r} in state {state}; story: {story!r}")
+
+
+class LinkError(MigrationError):
+    """The way to a peer broke; whoever was using it is told once."""

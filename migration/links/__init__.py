@@ -1,0 +1,1 @@
+"""Transports between llumlets: see `link.py` for what one must do."""

@@ -1,0 +1,100 @@
+"""The control port: one listener for the fleet's orders, other llumlets' messages, and blocks."""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+from migration.config import MigrationConfig
+from migration.errors import LinkError, ProtocolError
+from migration.links import frames
+from migration.links.sockets import Wire
+
+log = logging.getLogger(__name__)
+
+Serve = Callable[[Wire], Awaitable[None]]
+BACKLOG = 1024
+BREAK_S = 0.05
+"""Pause after a failed accept (say, no file descriptors left)."""
+
+
+class Listener:
+    """Accepts connections, lets in who knows the secret, and hands them over by role.
+
+    `refused` counts, by reason, connections and frames that were turned away: each ends its own
+    connection and nothing else.
+    """
+
+    def __init__(self, secret: bytes, config: MigrationConfig, roles: Mapping[str, Serve]) -> None:
+        self.refused: Counter[str] = Counter()
+        self._secret = secret
+        self._config = config
+        self._roles = roles
+        self._sock: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    def start(self, host: str, port: int) -> int:
+        """Listen, and return the port (chosen by the system if 0). Raises OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock.setblocking(False)
+        self._sock = sock
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(sock))
+        bound: int = sock.getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and end every session."""
+        tasks = [*self._sessions, *([self._accepting] if self._accepting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(sock)
+            except OSError as error:
+                log.warning("event=accept_failed error=%s", error)
+                await asyncio.sleep(BREAK_S)
+                continue
+            if len(self._sessions) >= self._config.max_connections:
+                self.refused["too_many_connections"] += 1
+                accepted.close()
+                continue
+            task = loop.create_task(self._session(Wire(accepted)))
+            self._sessions.add(task)
+            task.add_done_callback(self._sessions.discard)
+
+    async def _session(self, wire: Wire) -> None:
+        role = "unknown"
+        try:
+            async with asyncio.timeout(self._config.connect_timeout_s):
+                role = await frames.admit(wire, self._secret, self._config.connect_timeout_s)
+            await self._roles[role](wire)
+        except ProtocolError as error:
+            self.refused[error.code] += 1
+            log.warning("event=refused role=%s reason=%s", role, error)
+        except LinkError as error:
+            self._note_end(role, str(error))
+        except TimeoutError:
+            self._note_end(role, "timed out")
+        except Exception:
+            self.refused["internal_error"] += 1
+            log.exception("event=session_failed role=%s", role)
+        finally:
+            wire.close()
+
+    def _note_end(self, role: str, reason: str) -> None:
+        """Count ends that are no orderly goodbye."""
+        if role == "unknown":
+            self.refused["no_handshake"] += 1
+        elif reason == "cut off":
+            self.refused["cut_off"] += 1
+        log.debug("event=session_ended role=%s reason=%s", role, reason)

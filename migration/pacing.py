@@ -1,0 +1,107 @@
+"""How much KV the next stage copies, and when copying while decoding no longer pays."""
+
+from dataclasses import dataclass
+
+SMOOTHING = 0.4
+IDLE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy blocks [first, first + n) while the request goes on decoding."""
+
+    first_block: int
+    n_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Take the request out of the batch and copy what is left; `n_blocks` as of now."""
+
+    n_blocks: int
+
+
+class Average:
+    """An exponentially weighted average; None until something was observed."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def observe(self, sample: float) -> None:
+        """Let the average move towards a sample."""
+        old = sample if self.value is None else self.value
+        self.value = old + SMOOTHING * (sample - old)
+
+
+class Bandwidth:
+    """The measured speed of the way to one destination, from stage sent to stage acknowledged."""
+
+    __slots__ = ("_seconds_per_byte",)
+
+    def __init__(self) -> None:
+        self._seconds_per_byte = Average()
+
+    def observe(self, n_bytes: int, seconds: float) -> None:
+        """Learn from a stage that took `seconds` for `n_bytes`."""
+        if n_bytes > 0 and seconds > 0:
+            self._seconds_per_byte.observe(seconds / n_bytes)
+
+    def seconds_for(self, n_bytes: int) -> float | None:
+        """Predict how long `n_bytes` take; None while nothing was measured."""
+        if self._seconds_per_byte.value is None:
+            return None
+        return n_bytes * self._seconds_per_byte.value
+
+
+class StepTime:
+    """The measured duration of an engine step, in wall seconds; pauses are no steps."""
+
+    __slots__ = ("_average", "_last_s")
+
+    def __init__(self) -> None:
+        self._average = Average()
+        self._last_s = float("-inf")
+
+    def stepped(self, now_s: float) -> None:
+        """Note that a step ended now."""
+        if now_s - self._last_s < IDLE_S:
+            self._average.observe(now_s - self._last_s)
+        self._last_s = now_s
+
+    def value_s(self) -> float:
+        """Read the average; 0 while unknown, so that nothing counts as shorter than a step."""
+        return self._average.value or 0.0
+
+
+def blocks_for(tokens: int, block_tokens: int) -> int:
+    """Count the blocks that hold `tokens`, the last one possibly partial."""
+    return -(-tokens // block_tokens)
+
+
+def next_stage(
+    *,
+    stage: int,
+    max_stages: int,
+    copied_blocks: int,
+    kv_tokens: int,
+    block_tokens: int,
+    block_bytes: int,
+    bandwidth: Bandwidth,
+    step_s: float,
+) -> Copy | Finish:
+    """Decide what stage number `stage` does.
+
+    Full blocks never change and are copied live; the last partial one waits for the end. The end
+    comes when what is left is predicted to take less than one decode step, when no full block has
+    grown, or at the stage limit.
+    """
+    full_blocks = kv_tokens // block_tokens
+    all_blocks = blocks_for(kv_tokens, block_tokens)
+    rest_s = bandwidth.seconds_for((all_blocks - copied_blocks) * block_bytes)
+    if full_blocks <= copied_blocks or stage >= max_stages:
+        return Finish(all_blocks)
+    if rest_s is not None and rest_s < step_s:
+        return Finish(all_blocks)
+    return Copy(copied_blocks, full_blocks - copied_blocks)

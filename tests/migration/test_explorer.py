@@ -1,0 +1,133 @@
+"""Every order of events at small sizes, and proof that the explorer would notice a broken rule."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from migration import destination, source
+from migration import events as ev
+from migration import instructions as do
+from migration import messages as say
+from migration.destination import Destination
+from migration.source import Source
+from tests.migration.explorer import BrokenLawError, explore
+from tests.migration.moves import FAULTS
+from tests.migration.world import CONFIG, World
+
+AWAY, IN = source.State, destination.State
+
+
+def one_migration(max_tokens: int = 4, max_stages: int = 2) -> World:
+    """A request of two tokens on its way from A to B, its first answer given."""
+    world = World(n_blocks=8, config=replace(CONFIG, max_stages=max_stages))
+    world.request("A", "r", 2, max_tokens)
+    world.migrate("m", "r", "A", "B")
+    return world
+
+
+def crossing() -> World:
+    """Two requests moving at once, one each way, where memory is short for both at once."""
+    world = World(n_blocks=4, config=replace(CONFIG, max_stages=1))
+    world.request("A", "r", 2, 3)
+    world.request("B", "s", 2, 3)
+    world.migrate("m", "r", "A", "B")
+    world.migrate("n", "s", "B", "A")
+    return world
+
+
+def test_one_migration_with_any_one_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """INV-1…6 hold in every reachable state of one migration with any one fault at any moment."""
+    explored = explore(one_migration(), faults_allowed=1)
+
+    with capsys.disabled():
+        print(f"\n  one migration, one of {len(FAULTS)} faults: {explored.told()}")
+    assert explored.states > 5_000
+    assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
+    transient = {AWAY.NEW, AWAY.ENDED, AWAY.RESERVING_REST, IN.NEW, IN.RESERVING, IN.ATTACHING}
+    assert {*AWAY, *IN} - transient == explored.seen - transient
+
+
+def test_two_crossing_migrations(capsys: pytest.CaptureFixture[str]) -> None:
+    """A to B and B to A at once: whoever finds no room is refused, and nobody waits for ever."""
+    explored = explore(crossing(), faults_allowed=0)
+
+    with capsys.disabled():
+        print(f"\n  two crossing migrations: {explored.told()}")
+    assert explored.states > 5_000
+    assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
+
+
+def _skip_completeness(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Destination, "_has_exactly", lambda *_: True)
+
+
+def _resume_on_silence(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(source.TABLE, (AWAY.COMMITTING, ev.TimerFired), Source._timed_out)
+
+
+def _resume_on_lost_link(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(source.TABLE, (AWAY.COMMITTING, ev.PeerLost), Source._peer_lost)
+
+
+def _answer_without_fencing(patch: pytest.MonkeyPatch) -> None:
+    def answer(machine: Destination, _event: object) -> list[do.DestinationInstruction]:
+        return [do.Send(say.Refused(machine.migration_id, machine.epoch, "not attached"))]
+
+    for state in (IN.RECEIVING, IN.COMPLETING):
+        patch.setitem(destination.TABLE, (state, say.Query), answer)
+
+
+def _accept_doubled_blocks(patch: pytest.MonkeyPatch) -> None:
+    def offered(machine: Destination, event: ev.BlocksOffered) -> list[object]:
+        return [do.Land(event.blocks)]
+
+    for state in (IN.RECEIVING, IN.COMPLETING):
+        patch.setitem(destination.TABLE, (state, ev.BlocksOffered), offered)
+
+
+def _keep_room_on_abort(patch: pytest.MonkeyPatch) -> None:
+    def aborted(machine: Destination, _event: object) -> list[object]:
+        machine.state = IN.FENCED
+        return [do.CancelTimer(), do.Ended(do.Outcome.ABORTED, "")]
+
+    for state in (IN.RECEIVING, IN.COMPLETING):
+        patch.setitem(destination.TABLE, (state, say.Abort), aborted)
+
+
+def _forget_to_put_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(source, "HELD", ())
+
+
+def _stop_watching(patch: pytest.MonkeyPatch) -> None:
+    def watch(machine: Destination, state: destination.State) -> list[object]:
+        machine.state = state
+        return []
+
+    patch.setattr(Destination, "_watch", watch)
+
+
+@pytest.mark.parametrize(
+    ("break_rule", "fault"),
+    [
+        (_skip_completeness, "drop"),
+        (_resume_on_silence, "drop"),
+        (_resume_on_lost_link, "crash"),
+        (_answer_without_fencing, "early timer"),
+        (_accept_doubled_blocks, "double"),
+        (_keep_room_on_abort, "cancel"),
+        (_forget_to_put_back, "crash"),
+        (_stop_watching, "vanish"),
+    ],
+    ids=lambda rule: getattr(rule, "__name__", rule).strip("_"),
+)
+def test_a_broken_rule_is_noticed(
+    break_rule: Callable[[pytest.MonkeyPatch], None],
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The explorer is no rubber stamp: each of these bugs breaks a law it checks."""
+    break_rule(monkeypatch)
+
+    with pytest.raises(BrokenLawError):
+        explore(one_migration(max_tokens=4), faults_allowed=1, kinds=(fault,))
