@@ -1,0 +1,137 @@
+"""What a llumlet sees of an emulated engine."""
+
+from collections.abc import Sequence
+
+from llumnix.emulator.instance import EmulatedInstance
+from migration.engine import EngineListener, RequestState
+from migration.layout import Layout
+from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from simulator.batch import EngineRequest, Place
+
+REQUEUE = "migrate:requeue"
+
+
+class EmulatorHooks:
+    """`migration.engine.EngineHooks` over an emulated instance.
+
+    What concerns a request that is already gone is ignored: its `gone` has been told.
+    """
+
+    def __init__(self, instance: EmulatedInstance) -> None:
+        self._instance = instance
+        self._engine = instance.engine
+
+    def set_listener(self, listener: EngineListener) -> None:
+        """Name the one to be told of steps, detached requests and requests gone."""
+        self._instance.listener = listener
+
+    def layout(self) -> Layout:
+        """Say how KV blocks look here."""
+        pool = self._instance.pool
+        return Layout(
+            engine="emulated",
+            model=self._instance.config.model,
+            dtype="hash64",
+            block_tokens=pool.block_tokens,
+            block_bytes=pool.block_bytes,
+        )
+
+    def load(self) -> InstanceLoad:
+        """Report the instance's load now."""
+        return self._engine.load(
+            InstanceId(self._instance.config.instance_id), terminating=self._instance.terminating
+        )
+
+    def requests(self) -> Sequence[RequestView]:
+        """List the requests here; those about to leave are not movable."""
+        return [
+            RequestView(
+                request_id=request.request_id,
+                class_index=request.class_index,
+                phase=_phase(request),
+                context_tokens=request.kv_tokens,
+                arrived_order=request.arrived_order,
+                movable=not request.detaching and request.place is not Place.DETACHED,
+            )
+            for request in self._engine.requests()
+        ]
+
+    def kv_tokens(self, request_id: RequestId) -> int | None:
+        """Count the tokens of a decoding request whose KV exists; None for any other."""
+        request = self._engine.get(request_id)
+        if request is None or request.place is Place.QUEUED or not request.decoding:
+            return None
+        return request.kv_tokens
+
+    def gather(self, request_id: RequestId, first_block: int, n_blocks: int) -> list[memoryview]:
+        """Give the bytes of some of a request's blocks, in order, without copying.
+
+        Raises KeyError for an unknown request and IndexError for blocks it does not have.
+        """
+        request = self._engine.get(request_id)
+        if request is None:
+            raise KeyError(f"no request {request_id!r} here")
+        return self._views(request.blocks, first_block, n_blocks)
+
+    def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
+        """Grow a migration's reservation to `n_blocks` in all; False when memory is short."""
+        return self._engine.reserve(migration_id, n_blocks)
+
+    def reserved_views(
+        self, migration_id: MigrationId, first_block: int, n_blocks: int
+    ) -> list[memoryview]:
+        """Give writable views of reserved blocks; raises IndexError beyond the reservation."""
+        return self._views(self._engine.reserved_blocks(migration_id), first_block, n_blocks)
+
+    def free_reservation(self, migration_id: MigrationId) -> None:
+        """Drop a reservation; unknown ids are ignored."""
+        self._engine.free_reservation(migration_id)
+        self._instance.on_change()
+
+    def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
+        """Turn a reservation into a running request from the next step on."""
+        return self._instance.attach(migration_id, state)
+
+    def detach(self, request_id: RequestId) -> None:
+        """Take a request out of the batch when the step in flight ends."""
+        self._engine.detach(request_id)
+
+    def reattach(self, request_id: RequestId) -> None:
+        """Put a detached request back into the batch."""
+        self._engine.reattach(request_id)
+        self._instance.on_change()
+
+    def release(self, request_id: RequestId, redirect: str) -> None:
+        """End the stream of a detached request that runs elsewhere now, and free its blocks."""
+        request = self._engine.get(request_id)
+        if request is not None and request.place is Place.DETACHED:
+            self._instance.end_here(request_id, redirect)
+
+    def requeue(self, request_id: RequestId) -> bool:
+        """End the stream of a queued request that has no output yet, to be sent elsewhere.
+
+        A preempted request waits on: it has outputs, and is migrated once it runs again.
+        """
+        request = self._engine.get(request_id)
+        if request is None or request.place is not Place.QUEUED or request.output_tokens:
+            return False
+        self._instance.end_here(request_id, REQUEUE)
+        return True
+
+    def set_terminating(self, on: bool) -> None:
+        """Refuse new requests while on, except continuations of migrated ones."""
+        self._instance.terminating = on
+
+    def _views(self, blocks: Sequence[int], first_block: int, n_blocks: int) -> list[memoryview]:
+        wanted = blocks[first_block : first_block + n_blocks]
+        if first_block < 0 or len(wanted) != n_blocks:
+            raise IndexError(
+                f"blocks {first_block}..{first_block + n_blocks} of {len(blocks)} asked for"
+            )
+        return self._instance.pool.views(wanted)
+
+
+def _phase(request: EngineRequest) -> str:
+    if request.place is Place.QUEUED:
+        return "queued"
+    return "running" if request.decoding else "prefill"

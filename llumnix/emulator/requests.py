@@ -1,0 +1,151 @@
+"""A request on an emulated engine: its tokens, when it ends, and the one stream that reads it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llumnix.emulator.kv import BlockTable
+from llumnix.emulator.vocabulary import END_ID, TEXT, VOCABULARY
+from policies.types import RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What decides when an answer ends. `max_tokens` counts all outputs, replayed ones too."""
+
+    max_tokens: int
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+    def to_params(self) -> dict[str, object]:
+        """Describe it in plain values, to travel with a migrating request."""
+        return {
+            "max_tokens": self.max_tokens,
+            "ignore_eos": self.ignore_eos,
+            "min_tokens": self.min_tokens,
+            "stop": list(self.stop),
+        }
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, object]) -> "Sampling":
+        """Read such a description; raises ValueError when it is not one."""
+        match params:
+            case {
+                "max_tokens": int() as max_tokens,
+                "ignore_eos": bool() as ignore_eos,
+                "min_tokens": int() as min_tokens,
+                "stop": [*stop],
+            } if all(isinstance(one, str) for one in stop):
+                return cls(max_tokens, ignore_eos, min_tokens, tuple(map(str, stop)))
+        raise ValueError(f"not a description of sampling: {params!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How an answer ended. `text_end` is where a stop string begins, and the text is cut."""
+
+    finish_reason: str
+    stop_reason: str | None = None
+    text_end: int | None = None
+
+
+class EmulatedRequest:
+    """A request and its answer so far. One reader at a time; bounded by `max_tokens`."""
+
+    def __init__(
+        self,
+        request_id: RequestId,
+        class_index: int,
+        prompt_token_ids: Sequence[int],
+        output_token_ids: Sequence[int],
+        sampling: Sampling,
+        table: BlockTable,
+    ) -> None:
+        self.request_id = request_id
+        self.class_index = class_index
+        self.sampling = sampling
+        self.table = table
+        self.prompt_tokens = len(prompt_token_ids)
+        self.tokens = [*prompt_token_ids]
+        self.text = ""  # kept only where stop strings are looked for
+        self.finish: Finish | None = None
+        self.next_token = END_ID
+        """Computed by the step in flight; becomes an output when the step completes."""
+        self._grown = asyncio.Event()
+        for token in output_token_ids:
+            self.accept(token)
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def outputs(self) -> list[int]:
+        """The answer's tokens."""
+        return self.tokens[self.prompt_tokens :]
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the next token may be the end token."""
+        return not self.sampling.ignore_eos and self.output_tokens >= self.sampling.min_tokens
+
+    def accept(self, token: int) -> bool:
+        """Append a token to the answer; True when the answer is complete."""
+        self.tokens.append(token)
+        if token == END_ID and not self.sampling.ignore_eos:
+            self.finish = Finish("stop")
+        elif (stopped := self._stopped(token)) is not None:
+            self.finish = stopped
+        elif self.output_tokens >= self.sampling.max_tokens:
+            self.finish = Finish("length")
+        self._grown.set()
+        return self.finish is not None
+
+    def end(self, finish: Finish) -> None:
+        """End the stream without a token, say because the request has moved."""
+        if self.finish is None:
+            self.finish = finish
+            self._grown.set()
+
+    async def read(self, position: int) -> tuple[list[int], Finish | None]:
+        """Wait for outputs from `position` on, or for the end; returns both.
+
+        Waits as long as the request lives: the engine ends it, or the reader is cancelled.
+        """
+        while self.finish is None and self.output_tokens <= position:
+            self._grown.clear()
+            await self._grown.wait()
+        return self.tokens[self.prompt_tokens + position :], self.finish
+
+    async def finished(self) -> Finish:
+        """Wait for the end."""
+        position = 0
+        while True:
+            _, finish = await self.read(position)
+            if finish is not None:
+                return finish
+            position = self.output_tokens
+
+    def _stopped(self, token: int) -> Finish | None:
+        if not self.sampling.stop:
+            return None
+        before = len(self.text)
+        self.text += TEXT[token]
+        hits = [
+            (at, stop)
+            for stop in self.sampling.stop
+            if (at := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0
+        ]
+        if not hits or self.output_tokens <= self.sampling.min_tokens:
+            return None
+        at, stop = min(hits)
+        return Finish("stop", stop, at)
+
+
+def valid_tokens(token_ids: object) -> bool:
+    """Whether this is a list of tokens of the vocabulary."""
+    return isinstance(token_ids, list | tuple) and all(
+        type(token) is int and 0 <= token < VOCABULARY for token in token_ids
+    )
