@@ -1,0 +1,31 @@
+"""Running a server's coroutine: on uvloop where it is there, ended by SIGINT or SIGTERM."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+
+try:
+    import uvloop
+
+    _factory = uvloop.new_event_loop
+except ImportError:  # pragma: no cover - uvloop is a dependency, but has no wheel everywhere
+    _factory = asyncio.new_event_loop
+
+
+def run_async(main: Coroutine[object, object, None]) -> int:
+    """Run to the end, or until a signal cancels it; returns the exit status."""
+    with asyncio.Runner(loop_factory=_factory) as runner:
+        loop = runner.get_loop()
+
+        async def supervised() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            for name in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(name, task.cancel)
+            await main
+
+        try:
+            runner.run(supervised())
+        except asyncio.CancelledError:
+            return 0
+    return 0

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible frontend: forwarding, stream ledgers and splicing."""

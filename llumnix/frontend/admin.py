@@ -1,0 +1,110 @@
+"""The admin API: what the command line and the live view ask, and the orders they give."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from llumnix import fleet_view
+from llumnix.frontend.desk import Desk
+from llumnix.frontend.openai import Refusal
+from llumnix.mover import Impossible
+from policies.types import RequestId
+
+
+class Admin:
+    """Handlers under /llumnix/. All answer JSON, errors in OpenAI's shape."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._fleet = desk.fleet
+
+    def routes(self) -> list[web.RouteDef]:
+        """List the routes; any other path under /llumnix/ is unknown."""
+        return [
+            web.get("/llumnix/fleet", self._get_fleet),
+            web.get("/llumnix/events", self._get_events),
+            web.get("/llumnix/requests", self._get_requests),
+            web.get("/llumnix/explain/{request_id}", self._explain),
+            web.post("/llumnix/migrate", self._migrate),
+            web.post("/llumnix/drain", self._drain),
+            web.route("*", "/llumnix/{rest:.*}", _unknown),
+        ]
+
+    async def _get_fleet(self, _http: web.Request) -> web.Response:
+        queue = self._desk.queue
+        return _json(fleet_view.fleet_json(self._fleet, len(queue), queue.limit))
+
+    async def _get_events(self, http: web.Request) -> web.Response:
+        try:
+            after = int(http.query.get("after", "0"))
+        except ValueError:
+            return Refusal(400, "after must be a number", "invalid_value", "after").response()
+        ring = self._fleet.events
+        return _json({"next": ring.seq, "events": [each.as_json() for each in ring.after(after)]})
+
+    async def _get_requests(self, _http: web.Request) -> web.Response:
+        return _json(fleet_view.requests_json(self._fleet))
+
+    async def _explain(self, http: web.Request) -> web.Response:
+        request_id = RequestId(http.match_info["request_id"])
+        decisions = self._fleet.requests.explain(request_id)
+        if decisions is None:
+            return Refusal(404, f"nothing is known of request {request_id!r}").response()
+        return _json(
+            {"request_id": request_id, "decisions": [each.as_json() for each in decisions]}
+        )
+
+    async def _migrate(self, http: web.Request) -> web.Response:
+        asked = await _body(http, {"request_id": str, "source": str, "destination": str})
+        if isinstance(asked, Refusal):
+            return asked.response()
+        if not asked.get("request_id") and not asked.get("source"):
+            return Refusal(400, "say which request_id to move, or from which source").response()
+        done = await self._fleet.mover.move_by_hand(
+            asked.get("request_id"), asked.get("source"), asked.get("destination")
+        )
+        if isinstance(done, Impossible):
+            return Refusal(404 if done.unknown else 409, done.reason).response()
+        return _json(done.as_json())
+
+    async def _drain(self, http: web.Request) -> web.Response:
+        asked = await _body(http, {"instance_id": str, "on": bool})
+        if isinstance(asked, Refusal):
+            return asked.response()
+        instance = self._fleet.instances.get(asked.get("instance_id"))
+        if instance is None:
+            known = ", ".join(each.id for each in self._fleet.instances)
+            message = f"there is no instance {asked.get('instance_id')!r}; known: {known}"
+            return Refusal(404, message).response()
+        try:
+            await self._fleet.mover.drain(instance, on=asked.get("on", True))
+        except OSError as error:
+            return Refusal(502, f"{instance.id} could not be told: {error}").response()
+        self._desk.queue.retry()
+        return _json({"instance_id": instance.id, "state": str(instance.state)})
+
+
+async def _unknown(http: web.Request) -> web.Response:
+    return Refusal(404, f"there is no {http.method} {http.path}").response()
+
+
+async def _body(http: web.Request, known: dict[str, type]) -> dict[str, Any] | Refusal:
+    try:
+        parsed = json.loads(await http.read())
+    except ValueError as error:
+        return Refusal(400, f"the body is not valid JSON: {error}")
+    if not isinstance(parsed, dict):
+        return Refusal(400, "the body must be a JSON object")
+    for key, value in parsed.items():
+        if key not in known:
+            return Refusal(400, f"unknown field {key!r}; known: {', '.join(known)}")
+        if value is not None and not isinstance(value, known[key]):
+            return Refusal(400, f"{key} must be {known[key].__name__}, not {value!r}")
+    return {key: value for key, value in parsed.items() if value is not None}
+
+
+def _json(value: object) -> web.Response:
+    dump: Callable[[object], str] = json.dumps
+    return web.Response(text=dump(value), content_type="application/json")

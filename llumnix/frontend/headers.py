@@ -1,0 +1,60 @@
+"""Which headers travel on: all but those that concern one connection only."""
+
+from collections.abc import Iterable
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+REQUEST_ID = "X-Request-Id"
+CLASS = "X-Llumnix-Class"
+
+# Ours to set on our own connection. Compressed bodies have been unpacked on their way in.
+_OURS = frozenset({"host", "content-length", "content-encoding", "expect"})
+
+
+def to_instance(
+    headers: CIMultiDictProxy[str], request_id: str, class_name: str
+) -> CIMultiDict[str]:
+    """Give the headers of a completion request on its way to an instance."""
+    # A compressed stream could be neither followed nor spliced: none is asked for.
+    onward = end_to_end(headers, _OURS | {"accept-encoding"})
+    onward[REQUEST_ID] = request_id
+    onward[CLASS] = class_name
+    return onward
+
+
+def to_instance_as_is(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Give the headers of any other request; its length is kept while its bytes are."""
+    packed = "Content-Encoding" in headers
+    return end_to_end(headers, _OURS if packed else _OURS - {"content-length"})
+
+
+def to_client(
+    headers: CIMultiDictProxy[str], request_id: str, *, streams: bool
+) -> CIMultiDict[str]:
+    """Give the headers of an instance's answer on its way to the client."""
+    onward = end_to_end(headers, {"content-length"} if streams else ())
+    onward.setdefault(REQUEST_ID, request_id)
+    return onward
+
+
+def end_to_end(headers: CIMultiDictProxy[str], drop: Iterable[str] = ()) -> CIMultiDict[str]:
+    """Copy the headers meant for the far end, repeated ones included; `drop` is in lower case."""
+    dropped = _HOP_BY_HOP.union(drop)
+    for value in headers.getall("Connection", ()):
+        dropped = dropped.union(name.strip().lower() for name in value.split(","))
+    return CIMultiDict(
+        (name, value) for name, value in headers.items() if name.lower() not in dropped
+    )

@@ -1,0 +1,58 @@
+"""OpenAI's way to say no: error bodies, error responses and error events within a stream."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+_TYPES = {
+    400: "BadRequestError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    413: "RequestEntityTooLargeError",
+    429: "RateLimitError",
+    502: "BadGatewayError",
+    503: "ServiceUnavailableError",
+    504: "GatewayTimeoutError",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request gets no answer: an HTTP status and what OpenAI clients show their user.
+
+    `retry_after_s` becomes a Retry-After header.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    def body(self) -> bytes:
+        """Give the JSON error body."""
+        return json.dumps(self._error(), separators=(",", ":")).encode()
+
+    def event(self) -> bytes:
+        """Give a server-sent event carrying the error, for a stream that has already begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+    def response(self) -> web.Response:
+        """Give the HTTP response."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
+        return web.Response(
+            status=self.status,
+            body=self.body(),
+            content_type="application/json",
+            headers=headers,
+        )
+
+    def _error(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status, "InternalServerError")
+        code: str | int = self.status if self.code is None else self.code
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}

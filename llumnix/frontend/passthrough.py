@@ -1,0 +1,71 @@
+"""Everything else: requests to paths we know nothing of go to an instance, as they are."""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from llumnix.frontend.desk import Desk
+from llumnix.frontend.headers import end_to_end, to_instance_as_is
+from llumnix.frontend.openai import Refusal
+from llumnix.instances.instance import Instance
+
+_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
+
+
+class Passthrough:
+    """Forwards any method and path, streaming both ways, to the instances in turn."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._turns: Iterator[int] = itertools.count()
+
+    async def forward(self, http: web.Request) -> web.StreamResponse:
+        """Forward a request; it is tried once, since its body can be read only once."""
+        instances = self._desk.fleet.instances
+        up = instances.up() or instances.alive()
+        if not up:
+            return Refusal(503, "no instance is up", "no_instance", retry_after_s=1).response()
+        instance = up[next(self._turns) % len(up)]
+        has_body = http.can_read_body or http.method not in _BODILESS
+        response: web.StreamResponse | None = None
+        try:
+            async with self._desk.upstream.session.request(
+                http.method,
+                URL(instance.url + http.raw_path, encoded=True),
+                headers=to_instance_as_is(http.headers),
+                data=http.content.iter_any() if has_body else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=self._desk.config.connect_timeout_s,
+                    sock_read=self._desk.config.answer_timeout_s,
+                ),
+            ) as upstream:
+                response = web.StreamResponse(
+                    status=upstream.status, headers=end_to_end(upstream.headers)
+                )
+                await response.prepare(http)
+                async for data in upstream.content.iter_any():
+                    await response.write(data)
+                await response.write_eof()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if response is not None:
+                raise ConnectionResetError(f"{instance.id} broke off: {error!r}") from error
+            return Refusal(
+                502, f"{instance.id} does not answer: {error!r}", "bad_gateway"
+            ).response()
+        return response
+
+
+def merged_models(instances: Iterable[Instance]) -> web.Response:
+    """List the models of all instances, each once, in the words of the first that has it."""
+    merged: dict[object, object] = {}
+    for instance in instances:
+        for model in instance.models:
+            merged.setdefault(model.get("id"), dict(model))
+    body = json.dumps({"object": "list", "data": list(merged.values())})
+    return web.Response(text=body, content_type="application/json")

@@ -1,0 +1,199 @@
+"""A request's way through the fleet: where it goes first, and where next when that ends.
+
+Three things end a stay: the request is migrated (its new instance is asked for it by the
+migration's id), it is sent back to the queue, or its instance fails it. In the last two cases any
+instance can carry it on from the token ids the client's stream had so far.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from multidict import CIMultiDict
+
+from llumnix.fleet import Ask
+from llumnix.frontend.body import with_resume
+from llumnix.frontend.desk import Desk
+from llumnix.frontend.openai import Refusal
+from llumnix.frontend.request import ClientRequest
+from llumnix.frontend.upstream import Answer, Failure, Leg
+from llumnix.instances.instance import Instance
+from llumnix.request_table import ActiveRequest
+from migration.links.auth import sign_resume
+from policies.types import DispatchRequest, InstanceId, MigrationId
+
+_BACKOFF_S = 0.05
+_BACKOFF_MAX_S = 1.0
+_STALLS = 2
+_BOUNCES = 64
+
+
+class Route:
+    """Opens one leg after the other. Failures are bounded, counted since the last `progressed`."""
+
+    def __init__(
+        self, desk: Desk, request: ClientRequest, headers: CIMultiDict[str], active: ActiveRequest
+    ) -> None:
+        self._desk = desk
+        self._request = request
+        self._headers = headers
+        self._active = active
+        self._arrived_at_s = active.since_s
+        self._claim: tuple[MigrationId, Instance] | None = None
+        self._moving: str | None = None
+        self._avoided: set[InstanceId] = set()
+        self._barred: set[InstanceId] = set()
+        self._failures = 0
+        self._stalls = 0
+        self._bounces = 0
+
+    async def open(
+        self, token_ids: Sequence[int] | None, *, begun: bool = False
+    ) -> Leg | Answer | Refusal:
+        """Find an instance, send it the request and wait for its first bytes.
+
+        `token_ids` are the output so far of a request to be carried on, None for one that starts
+        afresh. `begun` says that the client has part of the stream.
+        """
+        while True:
+            claim, self._claim = self._claim, None
+            target = claim[1] if claim else await self._place(len(token_ids or ()), begun=begun)
+            if isinstance(target, Refusal):
+                return self._opened(target)
+            self._active.state = "moving" if begun else "starting"
+            self._active.instance_id = target.id
+            body = self._body(target, claim[0] if claim else None, token_ids)
+            result = await self._desk.upstream.send(
+                target, self._request.path, body, self._headers, streams=self._request.streams
+            )
+            if begun and isinstance(result, Answer):
+                result = Failure("answered", f"{target.id} answered {result.status}", result.status)
+            if not isinstance(result, Failure):
+                if claim:
+                    self._desk.fleet.mover.book.claimed(self._active.request_id, claim[0])
+                self._active.state = "running"
+                return self._opened(result)
+            refusal = self._failed(target, result)
+            if refusal is not None:
+                return self._opened(refusal)
+            await self._back_off()
+
+    def progressed(self) -> None:
+        """Note that new output has arrived: whatever failed before is behind us."""
+        if self._failures:
+            self._failures = self._stalls = 0
+            self._avoided.clear()
+
+    def migrated(self, migration_id: str) -> None:
+        """Note that the request was moved; the next leg claims it where it went."""
+        self._leave("migrated")
+        self._claim = self._desk.fleet.claim_at(MigrationId(migration_id))
+
+    def requeued(self) -> Refusal | None:
+        """Note that the request was sent back to be placed anew; a Refusal when that never ends."""
+        self._leave("requeued")
+        if self._active.instance_id is not None:
+            self._avoided.add(self._active.instance_id)
+        self._bounces += 1
+        if self._bounces <= _BOUNCES:
+            return None
+        return self._given_up(
+            Refusal(503, f"instances sent it back {self._bounces} times", "overloaded")
+        )
+
+    def broke(self, failure: Failure) -> Refusal | None:
+        """Note that the instance failed a stream that had begun; a Refusal when it was the last.
+
+        If a migration was about to move the request, or just has, its destination is asked first.
+        """
+        self._leave("instance_died")
+        instance = self._desk.fleet.instances.get(self._active.instance_id)
+        if instance is None:
+            return self._given_up(self._count_failure(failure))
+        return self._given_up(self._failed(instance, failure))
+
+    def _leave(self, reason: str) -> None:
+        self._moving = reason
+        self._active.state = "moving"
+        self._desk.fleet.forget(self._active.request_id)
+
+    def _failed(self, instance: Instance, failure: Failure) -> Refusal | None:
+        fleet = self._desk.fleet
+        if failure.kind == "refused":
+            fleet.suspect(instance, failure.detail)
+        if failure.kind == "answered" and failure.status != 503:
+            self._barred.add(instance.id)
+            if all(each.id in self._barred for each in fleet.instances.up()):
+                return Refusal(502, f"every instance failed: {failure.detail}", "upstream_error")
+        self._avoided.add(instance.id)
+        claim = fleet.claim_of(self._active.request_id)
+        if claim and claim[1].id not in self._avoided | self._barred:
+            self._claim = claim
+        self._moving = self._moving or "instance_died"
+        fleet.forget(self._active.request_id)
+        self._active.instance_id = None
+        return self._count_failure(failure)
+
+    def _count_failure(self, failure: Failure) -> Refusal | None:
+        self._failures += 1
+        self._stalls += failure.kind == "stalled"
+        if self._stalls >= _STALLS:
+            return Refusal(504, failure.detail, "upstream_timeout")
+        if self._failures >= self._desk.config.max_attempts:
+            return Refusal(
+                502, f"{self._failures} attempts failed: {failure.detail}", "bad_gateway"
+            )
+        return None
+
+    async def _place(self, output_tokens: int, *, begun: bool) -> Instance | Refusal:
+        ask = Ask(
+            DispatchRequest(
+                self._active.request_id,
+                self._request.class_index,
+                self._request.prompt_tokens + output_tokens,
+                self._arrived_at_s,
+            ),
+            self._request.model or self._desk.fleet.only_model(),
+            frozenset(self._avoided),
+            frozenset(self._barred),
+            plugged_only=begun,
+        )
+        if not begun:
+            self._active.state = "queued"
+        asked_at = time.monotonic()
+        placed = await self._desk.queue.place(ask)
+        if self._moving is None:
+            waited_s = self._desk.fleet_seconds(time.monotonic() - asked_at)
+            self._desk.tally.waited(self._request.class_name, waited_s)
+        return placed
+
+    def _body(
+        self, target: Instance, migration_id: MigrationId | None, token_ids: Sequence[int] | None
+    ) -> bytes:
+        if not target.plugged:
+            return self._request.body
+        if migration_id is None and not token_ids:
+            return self._request.body_ids
+        fields = {
+            "request_id": self._active.request_id,
+            "migration_id": migration_id,
+            "output_token_ids": list(token_ids or ()),
+            "issued_at": time.time(),
+        }
+        return with_resume(self._request.body_ids, sign_resume(self._desk.fleet.secret, fields))
+
+    def _given_up(self, refusal: Refusal | None) -> Refusal | None:
+        if refusal is not None:
+            self._opened(refusal)
+        return refusal
+
+    def _opened(self, result: Leg | Answer | Refusal) -> Leg | Answer | Refusal:
+        if self._moving is not None:
+            self._desk.tally.carried_on(self._moving, ok=not isinstance(result, Refusal))
+            self._moving = None
+        return result
+
+    async def _back_off(self) -> None:
+        # The first failure costs no wait: somebody else is there as a rule.
+        if self._failures > 1:
+            await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))

@@ -1,0 +1,92 @@
+"""The HTTP server clients talk to: which path is served by whom."""
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from llumnix import fleet_view
+from llumnix.fleet import Fleet
+from llumnix.frontend.admin import Admin
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.desk import Desk
+from llumnix.frontend.forward import serve
+from llumnix.frontend.passthrough import Passthrough, merged_models
+from llumnix.frontend.queue import HoldQueue
+from llumnix.frontend.request import Classes
+from llumnix.frontend.upstream import Upstream
+
+COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
+
+
+class FrontendServer:
+    """Serves one fleet; start it within a running event loop."""
+
+    def __init__(self, config: FrontendConfig, fleet: Fleet) -> None:
+        self.config = config
+        self._fleet = fleet
+        self._runner: web.AppRunner | None = None
+        self._upstream: Upstream | None = None
+
+    async def start(self) -> str:
+        """Listen; returns the URL. Raises OSError when the address is taken."""
+        config, fleet = self.config, self._fleet
+        queue = HoldQueue(
+            fleet.dispatch, config.queue_limit, config.queue_timeout_s, config.retry_after_s
+        )
+        fleet.changed = queue.retry
+        scheduler = fleet.scheduler.config
+        classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
+        self._upstream = Upstream(config)
+        app = build_app(Desk(config, fleet, queue, self._upstream, classes))
+        self._runner = web.AppRunner(
+            app,
+            # Without this a handler outlives its client, and the instance works for nobody.
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=config.shutdown_grace_s,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, config.host, config.port, backlog=config.backlog)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
+        return f"http://{host}:{port}"
+
+    async def close(self) -> None:
+        """Take no new requests, give open streams the grace period to end, then cut them."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._upstream is not None:
+            await self._upstream.close()
+
+
+def build_app(desk: Desk) -> web.Application:
+    """Wire paths to handlers."""
+    passthrough = Passthrough(desk)
+
+    async def complete(http: web.Request) -> web.StreamResponse:
+        return await serve(desk, http)
+
+    async def models(_http: web.Request) -> web.Response:
+        return merged_models(desk.fleet.instances.alive())
+
+    async def health(_http: web.Request) -> web.Response:
+        return web.Response(status=200 if desk.fleet.instances.up() else 503)
+
+    async def metrics(_http: web.Request) -> web.Response:
+        n_classes = len(desk.classes.names)
+        fleet_view.set_gauges(desk.fleet, desk.queue.lengths(n_classes), desk.queue.limit)
+        page = generate_latest(desk.tally.metrics.registry)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(client_max_size=desk.config.body_limit_bytes)
+    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
+    app.add_routes(
+        [
+            web.get("/v1/models", models),
+            web.get("/health", health),
+            web.get("/metrics", metrics),
+            *Admin(desk).routes(),
+            web.route("*", "/{rest:.*}", passthrough.forward),
+        ]
+    )
+    return app

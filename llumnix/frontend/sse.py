@@ -1,0 +1,119 @@
+"""Server-sent events as bytes: where they end, what they carry, which of them redirect."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+DONE = b"data: [DONE]\n\n"
+REDIRECT_MARK = b'"stop_reason":"migrate:'
+REQUEUE = "requeue"
+
+_IDS = re.compile(rb',"(?:prompt_)?token_ids":(?:null|\[[^\]]*\])')
+_TOKEN_IDS = re.compile(rb'"token_ids":\[([^\]]+)\]')
+_CHUNK = re.compile(rb"^data:\s*\{", re.MULTILINE)
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+_REDIRECT = "migrate:"
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """The request went on elsewhere: by a migration, or back to the queue (`migration_id` None)."""
+
+    migration_id: str | None
+
+
+def complete(data: bytes) -> int:
+    """Say how many of these bytes are whole events (those up to the last blank line)."""
+    if data.endswith(b"\n\n"):
+        return len(data)
+    line_feeds, with_returns = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(
+        line_feeds + 2 if line_feeds >= 0 else 0, with_returns + 4 if with_returns >= 0 else 0
+    )
+
+
+def events(data: bytes) -> Iterator[bytes]:
+    """Cut whole events apart, each with its blank line; bytes after the last are one more piece."""
+    start = 0
+    for end in _EVENT_END.finditer(data):
+        yield data[start : end.end()]
+        start = end.end()
+    if start < len(data):
+        yield data[start:]
+
+
+def payload(event: bytes) -> dict[str, Any] | None:
+    """Parse an event's JSON object; None for comments, `[DONE]` and what is not an object."""
+    text = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+    if not text.startswith(b"{"):
+        return None
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def encode(parsed: dict[str, Any]) -> bytes:
+    """Write an event, compact as vLLM does."""
+    text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
+    return b"data: " + text.encode("utf-8", "backslashreplace") + b"\n\n"
+
+
+def is_done(event: bytes) -> bool:
+    """Say whether this is the event that ends a stream."""
+    return event.startswith(b"data:") and event[5:].strip() == b"[DONE]"
+
+
+def ends_with_done(data: bytes) -> bool:
+    """Say whether the last of these whole events is the one that ends a stream."""
+    line = data.rstrip().rpartition(b"\n")[2]
+    return is_done(line)
+
+
+def redirect_of(parsed: dict[str, Any] | None) -> Redirect | None:
+    """Read a redirect off a parsed chunk or answer; None for any other.
+
+    A client may well stop at the string `migrate:x`; only an aborted choice is a redirect.
+    """
+    choices = parsed.get("choices") if parsed else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    reason = choices[0].get("stop_reason")
+    if choices[0].get("finish_reason") != "abort" or not isinstance(reason, str):
+        return None
+    if not reason.startswith(_REDIRECT):
+        return None
+    target = reason.removeprefix(_REDIRECT)
+    return Redirect(None if target == REQUEUE else target)
+
+
+def until_redirect(data: bytes) -> tuple[bytes, Redirect | None]:
+    """Cut whole events off before a redirect; it is swallowed with all that follows it."""
+    kept = b""
+    for event in events(data):
+        redirect = redirect_of(payload(event)) if REDIRECT_MARK in event else None
+        if redirect is not None:
+            return kept, redirect
+        kept += event
+    return kept, None
+
+
+def without_token_ids(data: bytes) -> bytes:
+    """Cut the token ids out that were asked for by us and not by the client.
+
+    Inside a JSON string quotes are escaped, so text that looks like these members never matches.
+    """
+    return _IDS.sub(b"", data)
+
+
+def count_token_ids(data: bytes) -> int:
+    """Count the output token ids these events carry."""
+    return sum(ids.count(b",") + 1 for ids in _TOKEN_IDS.findall(data))
+
+
+def count_chunks(data: bytes) -> int:
+    """Count the events that carry JSON: about one a token, where a server tells no ids."""
+    return len(_CHUNK.findall(data))

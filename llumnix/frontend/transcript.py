@@ -1,0 +1,84 @@
+"""What a client already has, read off the raw bytes it was sent; needed only when a stream moves.
+
+Text is kept by *channel*: the text of a completion, each string of a chat delta (`content`,
+`reasoning`, …), each tool call's name and arguments. Which chunk carried what depends on timing and
+merging; the text of a channel does not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from llumnix.frontend import sse
+
+Channel = str
+_NOT_TEXT = ("role",)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The content of a stream so far.
+
+    `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was.
+    `finished` and `usage` say whether the finish reason and the usage chunk were among the events.
+    """
+
+    texts: dict[Channel, str] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
+    events: int = 0
+    head: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+    usage: bool = False
+
+    def size(self) -> tuple[int, int, bool, bool, int]:
+        """Order transcripts of one stream by how far they got."""
+        text = sum(map(len, self.texts.values()))
+        return (text, len(self.token_ids), self.finished, self.usage, self.events)
+
+
+def read(raw: bytes) -> Transcript:
+    """Read the events of a stream. Comments and what is not a chunk count as events, no more."""
+    seen = Transcript()
+    texts: dict[Channel, list[str]] = {}
+    for event in sse.events(raw):
+        seen.events += 1
+        chunk = sse.payload(event)
+        if chunk is None:
+            continue
+        if not seen.head:
+            seen.head = {key: chunk[key] for key in ("id", "created") if key in chunk}
+        choice = only_choice(chunk)
+        if choice is None:
+            seen.usage = seen.usage or chunk.get("usage") is not None
+            continue
+        for channel, holder, key in strings(choice):
+            texts.setdefault(channel, []).append(holder[key])
+        seen.token_ids += choice.get("token_ids") or ()
+        seen.finished = seen.finished or choice.get("finish_reason") is not None
+    seen.texts = {channel: "".join(parts) for channel, parts in texts.items()}
+    return seen
+
+
+def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    """Give a chunk's choice; None where it has none (usage, errors)."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    return choices[0]
+
+
+def strings(choice: dict[str, Any]) -> Iterator[tuple[Channel, dict[str, Any], str]]:
+    """List the places in a choice that hold text: (channel, the object it is in, its key there)."""
+    if isinstance(choice.get("text"), str):
+        yield "text", choice, "text"
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return
+    for key, value in delta.items():
+        if isinstance(value, str) and key not in _NOT_TEXT:
+            yield key, delta, key
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        for key in ("name", "arguments"):
+            if isinstance(function.get(key), str):
+                yield f"tool_calls.{call.get('index', 0)}.{key}", function, key

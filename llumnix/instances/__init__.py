@@ -1,0 +1,1 @@
+"""How the fleet talks to each kind of engine."""

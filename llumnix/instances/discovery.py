@@ -1,0 +1,60 @@
+"""Asking a server who it is."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from llumnix.instances.instance import Identity, Kind
+from policies.types import InstanceId
+
+_WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+
+
+class NotUnderstood(Exception):  # noqa: N818 - what the server said, not what we did
+    """The server answers, but not as an OpenAI-compatible server would."""
+
+
+async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> Identity:
+    """Ask a server who it is: one with our plugin tells, any other is untouched.
+
+    Without the fleet's secret a plugged server could not be given orders, and counts as untouched.
+    The caller bounds the time. Raises aiohttp.ClientError when it does not answer, NotUnderstood
+    when it does not speak OpenAI.
+    """
+    models = await fetch_models(session, url)
+    if secret:
+        async with session.get(f"{url}/llumnix/instance") as response:
+            if response.status == 200:
+                return _plugged(await response.json(), models, url)
+    address = InstanceId(urlsplit(url).netloc)
+    return Identity(instance_id=address, kind=Kind.UNTOUCHED, models=models)
+
+
+async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mapping[str, Any], ...]:
+    """List the models a server serves. Raises like `discover`."""
+    async with session.get(f"{url}/v1/models") as response:
+        if response.status != 200:
+            raise NotUnderstood(f"GET /v1/models says {response.status}")
+        try:
+            data = (await response.json(content_type=None))["data"]
+            return tuple(model for model in data if isinstance(model, dict))
+        except (ValueError, KeyError, TypeError) as error:
+            raise NotUnderstood(f"GET /v1/models is no list of models: {error!r}") from error
+
+
+def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url: str) -> Identity:
+    host = str(told.get("control_host", ""))
+    try:
+        return Identity(
+            instance_id=InstanceId(str(told["instance_id"])),
+            kind=Kind.PLUGGED,
+            models=models,
+            capacity_tokens=int(told["capacity_tokens"]),
+            control_host=(urlsplit(url).hostname or "") if host in _WILDCARDS else host,
+            control_port=int(told["control_port"]),
+            speed=float(told.get("speed", 1.0)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotUnderstood(f"GET /llumnix/instance lacks or garbles {error}") from error

@@ -1,0 +1,100 @@
+"""Linking up with an instance that has a llumlet: reports come in, orders go out."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from llumnix.fleet_config import FleetConfig
+from llumnix.instances.instance import Identity, Instance, Move, Watcher
+from migration.control import ControlClient
+from migration.errors import MigrationError
+from migration.orders import Peer, Report
+from policies.types import RequestId
+
+
+class PluggedLink:
+    """A control connection to a llumlet, with the instance's reports coming in by it."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        identity: Identity,
+        secret: bytes,
+        config: FleetConfig,
+        watcher: Watcher,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._instance = instance
+        self._config = config
+        self._watcher = watcher
+        self._now_s = now_s
+        self._heard_at = time.monotonic()
+        self._gone = asyncio.Event()
+        self._reason = ""
+        self._control = ControlClient(
+            identity.control_host,
+            identity.control_port,
+            secret,
+            on_report=self._on_report,
+            on_event=watcher.heard,
+            on_closed=self.give_up,
+        )
+
+    async def open(self) -> None:
+        """Connect and ask for reports. Raises OSError when that fails."""
+        try:
+            await self._control.connect(self._config.contact_timeout_s)
+            await self._control.subscribe(self._config.report_interval_s)
+        except MigrationError as error:
+            await self._control.close()
+            raise ConnectionError(f"control port: {error}") from error
+
+    async def lost(self) -> str:
+        """Wait until the connection closes, or no report has come for too long."""
+        limit_s = self._config.report_timeout_s
+        while not self._gone.is_set():
+            heard_at = self._heard_at
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._gone.wait()
+            except TimeoutError:
+                if self._heard_at == heard_at:
+                    return f"no report for {limit_s:g} s"
+        return self._reason
+
+    def give_up(self, reason: str) -> None:
+        """Declare the instance gone: the connection closed, or somebody else found out."""
+        self._reason = self._reason or reason
+        self._gone.set()
+
+    async def migrate_out(self, move: Move) -> None:
+        """Tell the llumlet to move a request away. Raises OSError when it cannot be told."""
+        target = move.destination.identity
+        if target is None or not target.control_port:
+            raise OSError(f"{move.destination.id} has no control port")
+        try:
+            await self._control.migrate_out(
+                move.migration_id,
+                Peer(target.instance_id, target.control_host, target.control_port),
+                move.request_id,
+                move.max_context_tokens,
+                move.reason,
+            )
+        except MigrationError as error:
+            raise OSError(str(error)) from error
+
+    async def drain(self, on: bool) -> None:
+        """Tell the llumlet to refuse new requests and bounce queued ones. Raises OSError."""
+        try:
+            await self._control.drain(on)
+        except MigrationError as error:
+            raise OSError(str(error)) from error
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._control.close()
+
+    def _on_report(self, report: Report) -> None:
+        self._heard_at = time.monotonic()
+        self._instance.take_load(report.load, self._now_s())
+        self._watcher.reported(self._instance, [RequestId(i) for i in report.new_request_ids])

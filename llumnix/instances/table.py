@@ -1,0 +1,61 @@
+"""All instances of the fleet, and their latest reports as the snapshot the scheduler reads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from llumnix.instances.instance import Instance, State
+from policies.types import FleetSnapshot, InstanceId, InstanceLoad
+
+
+class InstanceTable:
+    """The instances by id, in the order they were given. `now_s` is the fleet's clock."""
+
+    def __init__(self, n_classes: int, now_s: Callable[[], float]) -> None:
+        self._instances: list[Instance] = []
+        self._n_classes = n_classes
+        self._now_s = now_s
+        self._loads: tuple[InstanceLoad, ...] = ()
+        self._built = FleetSnapshot.of((), 0.0, n_classes)
+        self._built_at_s = 0.0
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._instances)
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def add(self, instance: Instance) -> None:
+        """Enter an instance."""
+        self._instances.append(instance)
+
+    def get(self, instance_id: InstanceId | str | None) -> Instance | None:
+        """Find an instance by id; None when there is none."""
+        return next((each for each in self._instances if each.id == instance_id), None)
+
+    def alive(self) -> list[Instance]:
+        """List the instances that answer and have reported, draining ones included."""
+        return [each for each in self._instances if each.alive]
+
+    def up(self) -> list[Instance]:
+        """List the instances that take requests."""
+        return [each for each in self._instances if each.state is State.UP]
+
+    def snapshot(self, instances: Sequence[Instance]) -> FleetSnapshot:
+        """Give the snapshot of these instances (all alive) at this moment."""
+        loads = [each.load for each in instances if each.load is not None]
+        now_s = self._now_s()
+        # Loads are frozen, so the same objects are the same reports: only their age is new.
+        known = len(loads) == len(self._loads) and all(map(_same, self._loads, loads))
+        if known:
+            older_s = now_s - self._built_at_s
+            return replace(self._built, age_s=np.add(self._built.age_s, older_s))
+        self._loads = tuple(loads)
+        self._built = FleetSnapshot.of(self._loads, now_s, self._n_classes)
+        self._built_at_s = now_s
+        return self._built
+
+
+def _same(mine: InstanceLoad, theirs: InstanceLoad) -> bool:
+    return mine is theirs

@@ -1,0 +1,163 @@
+"""Linking up with a server nobody modified: its load is what its Prometheus metrics tell.
+
+vLLM writes `vllm:name`, which some exporters escape to `vllm_name`; both are understood. What a
+server does not tell is estimated, so that the same policies work, only less sharply.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from llumnix.fleet_config import FleetConfig
+from llumnix.instances.discovery import NotUnderstood, fetch_models
+from llumnix.instances.instance import Identity, Instance, Move, Watcher
+from policies.types import InstanceId, InstanceLoad
+
+_TYPICAL_CONTEXT_TOKENS = 512
+_PREFIXES = ("vllm:", "vllm_")
+_MODELS_EVERY = 15
+
+LocalCount = Callable[[InstanceId], int]
+"""Counts the requests we have at an instance: all there is to know of one without metrics."""
+
+
+class UntouchedLink:
+    """Polls a server until it stops answering."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        identity: Identity,
+        session: aiohttp.ClientSession,
+        config: FleetConfig,
+        watcher: Watcher,
+        now_s: Callable[[], float],
+        local_count: LocalCount,
+        class_index: int,
+    ) -> None:
+        self._instance = instance
+        self._id = identity.instance_id
+        self._session = session
+        self._config = config
+        self._watcher = watcher
+        self._now_s = now_s
+        self._local_count = local_count
+        self._class_index = class_index
+        self._given_up = asyncio.Event()
+        self._reason = ""
+
+    async def lost(self) -> str:
+        """Poll until the server does not answer within the deadlines, or somebody gives it up."""
+        silent_since = time.monotonic()
+        polls = 0
+        while not self._given_up.is_set():
+            try:
+                async with asyncio.timeout(self._config.contact_timeout_s):
+                    await self._poll(with_models=polls % _MODELS_EVERY == 0)
+                silent_since = time.monotonic()
+                polls += 1
+            except aiohttp.ClientConnectorError as error:
+                return f"it refuses connections: {error.strerror}"
+            except (aiohttp.ClientError, OSError, TimeoutError, NotUnderstood) as error:
+                silent_s = time.monotonic() - silent_since
+                if silent_s > self._config.report_timeout_s:
+                    return f"no answer for {silent_s:.0f} s: {error!r}"
+            await self._pause()
+        return self._reason
+
+    def give_up(self, reason: str) -> None:
+        """Stop polling: somebody else found the server gone."""
+        self._reason = reason
+        self._given_up.set()
+
+    async def migrate_out(self, move: Move) -> None:
+        """Refuse: there is no llumlet to tell."""
+        raise OSError(f"{self._id} has no llumlet: {move.migration_id} cannot start")
+
+    async def drain(self, on: bool) -> None:
+        """Do nothing: the fleet stops sending requests, and those there are will end."""
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection to close."""
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.poll_interval_s):
+                await self._given_up.wait()
+        except TimeoutError:
+            return
+
+    async def _poll(self, *, with_models: bool) -> None:
+        asked_at_s = self._now_s()
+        if with_models:
+            self._instance.know_models(await fetch_models(self._session, self._instance.url))
+        async with self._session.get(f"{self._instance.url}/metrics") as response:
+            text = await response.text() if response.status == 200 else ""
+        load = read_load(
+            self._id,
+            text,
+            self._local_count(self._id),
+            self._config.assumed_capacity_tokens,
+            self._class_index,
+        )
+        self._instance.take_load(load, asked_at_s)
+        self._watcher.reported(self._instance, None)
+
+
+def read_load(
+    instance_id: InstanceId, text: str, local: int, assumed_capacity_tokens: int, class_index: int
+) -> InstanceLoad:
+    """Turn a metrics page into a load; `local` stands in for what the page does not tell.
+
+    All requests count as of one class (`class_index`): the page does not tell classes.
+    """
+    told = _read_gauges(text)
+    running = round(told.get("num_requests_running", local))
+    waiting = round(told.get("num_requests_waiting", 0))
+    capacity = round(told.get("capacity_tokens", assumed_capacity_tokens))
+    used = told.get("kv_cache_usage_perc", told.get("gpu_cache_usage_perc"))
+    physical = round(used * capacity) if used is not None else running * _TYPICAL_CONTEXT_TOKENS
+    each = physical // running if running else _TYPICAL_CONTEXT_TOKENS
+    others = (0,) * class_index
+    return InstanceLoad(
+        instance_id=instance_id,
+        capacity_tokens=capacity,
+        physical_tokens=min(physical, capacity),
+        head_demand_tokens=each if waiting else 0,
+        queued_demand_tokens=each * waiting,
+        running=(*others, running),
+        waiting=(*others, waiting),
+    )
+
+
+def _read_gauges(text: str) -> Mapping[str, float]:
+    """Read vLLM's gauges, summed over its engines (a page may hold several, by label)."""
+    found: dict[str, float] = {}
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError:
+        return found
+    usages: list[float] = []
+    for family in families:
+        name = next((family.name[len(p) :] for p in _PREFIXES if family.name.startswith(p)), None)
+        for sample in family.samples if name else ():
+            if name == "cache_config_info":
+                tokens = _capacity(sample.labels)
+                found["capacity_tokens"] = found.get("capacity_tokens", 0) + tokens
+            elif name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
+                usages.append(sample.value)
+            elif name in ("num_requests_running", "num_requests_waiting"):
+                found[name] = found.get(name, 0) + sample.value
+    if usages:
+        found["kv_cache_usage_perc"] = sum(usages) / len(usages)
+    return {name: value for name, value in found.items() if name != "capacity_tokens" or value > 0}
+
+
+def _capacity(labels: Mapping[str, str]) -> float:
+    try:
+        return float(labels["block_size"]) * float(labels["num_gpu_blocks"])
+    except (KeyError, ValueError):
+        return 0

@@ -1,0 +1,156 @@
+"""Starting emulated instances as child processes, and stopping them again.
+
+A child reads our end of a pipe on its standard input and exits when that closes, so no child
+outlives its parent however the parent dies. It says where it listens in one line of JSON on its
+standard output; what it logs goes to a file.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llumnix.errors import LaunchError
+
+COMMAND = (sys.executable, "-m", "llumnix", "emulate", "--exit-with-parent")
+_LOG_SHOWN_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process that has started: what it announced, and where it logs."""
+
+    process: asyncio.subprocess.Process
+    log_path: Path
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """A running child: where it serves, and the process to stop."""
+
+    instance_id: str
+    url: str
+    control_port: int
+    log_path: Path
+    process: asyncio.subprocess.Process
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """End it: politely, and by force when it does not go within the grace period."""
+        await stop_process(self.process, grace_s)
+
+
+async def launch_emulators(
+    instance_ids: Sequence[str],
+    secret: bytes,
+    extra_args: Sequence[str] = (),
+    *,
+    start_timeout_s: float = 60.0,
+    log_dir: Path | None = None,
+    command: Sequence[str] = COMMAND,
+) -> list[Emulator]:
+    """Start one emulated instance for each id, all at once, and wait until they serve.
+
+    Raises LaunchError, with the end of the log, when one does not; the others are stopped then.
+    """
+    logs = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-"))
+    started = await asyncio.gather(
+        *(
+            _launch(
+                name, secret, [*command, "--instance-id", name, *extra_args], logs, start_timeout_s
+            )
+            for name in instance_ids
+        ),
+        return_exceptions=True,
+    )
+    failures = [each for each in started if isinstance(each, BaseException)]
+    emulators = [each for each in started if isinstance(each, Emulator)]
+    if failures:
+        await stop_emulators(emulators)
+        raise failures[0]
+    return emulators
+
+
+async def stop_emulators(emulators: Sequence[Emulator], grace_s: float = 5.0) -> None:
+    """Stop them all at once."""
+    await asyncio.gather(*(each.stop(grace_s) for each in emulators))
+
+
+async def start_child(
+    name: str,
+    command: Sequence[str],
+    timeout_s: float,
+    log_dir: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Child:
+    """Start a process and wait for its one line of JSON; raises LaunchError with its log's end."""
+    log_path = log_dir / f"{name}.log"
+    with _log_file(log_path) as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+        )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(timeout_s):
+            line = await process.stdout.readline()
+        return Child(process, log_path, dict(json.loads(line)))
+    except (TimeoutError, ValueError, TypeError) as error:
+        await stop_process(process, 0.0)
+        tail = log_path.read_text(errors="replace")[-_LOG_SHOWN_CHARACTERS:]
+        raise LaunchError(
+            f"{name} did not start within {timeout_s:g} s "
+            f"({type(error).__name__}); its log {log_path} ends:\n{tail}"
+        ) from error
+    except BaseException:
+        await stop_process(process, 0.0)
+        raise
+
+
+async def _launch(
+    instance_id: str, secret: bytes, command: Sequence[str], logs: Path, timeout_s: float
+) -> Emulator:
+    environment = {"LLUMNIX_SECRET": os.fsdecode(secret)}
+    child = await start_child(instance_id, command, timeout_s, logs, environment)
+    try:
+        told = child.told
+        return Emulator(
+            str(told["instance_id"]),
+            str(told["url"]),
+            int(told["control_port"]),
+            child.log_path,
+            child.process,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        await stop_process(child.process, 0.0)
+        raise LaunchError(f"{instance_id} announced itself wrongly: {child.told}") from error
+
+
+async def stop_process(process: asyncio.subprocess.Process, grace_s: float) -> None:
+    """End a child: politely, and by force when it does not go within the grace period."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _log_file(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")

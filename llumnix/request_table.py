@@ -1,0 +1,89 @@
+"""The requests the frontend serves now, and why each went where it went."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.types import Explanation, InstanceId, RequestId
+
+_REQUESTS_EXPLAINED = 4096
+_DECISIONS_KEPT = 16
+
+
+@dataclass(slots=True, eq=False)
+class ActiveRequest:
+    """A request from arrival to end. `since_s` is fleet time.
+
+    `state` is queued, starting, running or moving. `tokens` counts output tokens so far.
+    """
+
+    request_id: RequestId
+    class_name: str
+    since_s: float
+    state: str = "queued"
+    instance_id: InstanceId | None = None
+    tokens: Callable[[], int] = field(default=int)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision about a request: dispatch, hold, reject or migrate. `at_s` is fleet time."""
+
+    at_s: float
+    kind: str
+    instance_id: InstanceId | None
+    explanation: Explanation
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as a JSON object."""
+        why = self.explanation
+        return {
+            "at_s": round(self.at_s, 6),
+            "kind": self.kind,
+            "instance_id": self.instance_id,
+            "policy": why.policy,
+            "scores": {name: _finite(score) for name, score in why.scores.items()},
+            "vetoed": dict(why.vetoed),
+            "note": why.note,
+        }
+
+
+class RequestTable:
+    """Active requests by id, and the decisions about these and some that have ended."""
+
+    def __init__(self) -> None:
+        self.active: dict[RequestId, ActiveRequest] = {}
+        self._decisions: OrderedDict[RequestId, list[Decision]] = OrderedDict()
+
+    def open(self, request: ActiveRequest) -> None:
+        """Enter a request. Its id must not be in use."""
+        assert request.request_id not in self.active, request.request_id
+        self.active[request.request_id] = request
+
+    def close(self, request_id: RequestId) -> None:
+        """Drop a request that has ended; what was decided about it is kept for a while."""
+        del self.active[request_id]
+
+    def count_at(self, instance_id: InstanceId) -> int:
+        """Count the active requests that are at an instance."""
+        return sum(each.instance_id == instance_id for each in self.active.values())
+
+    def decided(self, request_id: RequestId, decision: Decision) -> None:
+        """Keep a decision; being held again and again counts once, with the latest reason."""
+        known = self._decisions.setdefault(request_id, [])
+        if known and known[-1].kind == decision.kind == "hold":
+            known.pop()
+        known.append(decision)
+        del known[:-_DECISIONS_KEPT]
+        while len(self._decisions) > _REQUESTS_EXPLAINED:
+            self._decisions.popitem(last=False)
+
+    def explain(self, request_id: RequestId) -> list[Decision] | None:
+        """List what was decided about a request; None when it is not known (any more)."""
+        return self._decisions.get(request_id)
+
+
+def _finite(score: float) -> float | None:
+    """JSON has no infinities; an instance that may not be chosen at any price has no score."""
+    return score if abs(score) != float("inf") else None

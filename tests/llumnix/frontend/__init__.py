@@ -1,0 +1,1 @@
+"""Tests of the frontend: fidelity, splicing, queueing, failover."""

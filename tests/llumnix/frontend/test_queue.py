@@ -1,0 +1,198 @@
+"""The frontend's queue: by class, then arrival; bounded; nobody overtakes."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llumnix.fleet import Ask
+from llumnix.frontend.openai import Refusal
+from llumnix.frontend.queue import HoldQueue
+from llumnix.instances.instance import Instance
+from policies.types import (
+    DispatchRequest,
+    Explanation,
+    Hold,
+    InstanceId,
+    Reject,
+    RequestId,
+)
+
+SOMEWHERE = Instance.at("http://somewhere")
+NOWHERE = Hold(Explanation("test"))
+
+
+class Fleet:
+    """A fleet with room for as many requests as it is told; notes the order they came in."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.placed: list[str] = []
+        self.reject = False
+
+    def place(self, ask: Ask) -> Instance | Hold | Reject:
+        if self.reject:
+            return Reject("never", Explanation("test"))
+        if self.room == 0:
+            return NOWHERE
+        self.room -= 1
+        self.placed.append(ask.request.request_id)
+        return SOMEWHERE
+
+
+def ask(name: str, class_index: int = 1, arrived_at_s: float = 0.0, **more: object) -> Ask:
+    request = DispatchRequest(RequestId(name), class_index, 1, arrived_at_s)
+    return Ask(request, **more)  # type: ignore[arg-type]
+
+
+def queue(fleet: Fleet, limit: int = 100, timeout_s: float = 30.0) -> HoldQueue:
+    return HoldQueue(fleet.place, limit, timeout_s, retry_after_s=2.0)
+
+
+async def enter(line: HoldQueue, *asks: Ask) -> list["asyncio.Task[Instance | Refusal]"]:
+    tasks = [asyncio.create_task(line.place(each)) for each in asks]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_room_means_no_wait() -> None:
+    fleet = Fleet(room=1)
+
+    assert await queue(fleet).place(ask("x")) is SOMEWHERE
+
+
+async def test_order_is_by_class_then_arrival() -> None:
+    fleet = Fleet()
+    line = queue(fleet)
+    tasks = await enter(line, ask("n1"), ask("b1", 2), ask("h1", 0), ask("n2"), ask("h2", 0))
+    fleet.room = 5
+    line.retry()
+    await asyncio.gather(*tasks)
+
+    assert fleet.placed == ["h1", "h2", "n1", "n2", "b1"]
+
+
+async def test_a_newcomer_never_overtakes() -> None:
+    """Room for one appears as a newcomer arrives: it goes to the one that has waited."""
+    fleet = Fleet()
+    line = queue(fleet)
+    first = await enter(line, ask("first"))
+    fleet.room = 1
+    later = await enter(line, ask("later"))
+
+    assert await first[0] is SOMEWHERE
+    assert fleet.placed == ["first"]
+    assert not later[0].done()
+    later[0].cancel()
+
+
+async def test_other_models_are_not_held_up() -> None:
+    """A line for one model does not stop another's."""
+    fleet = Fleet()
+    place = fleet.place
+    line = HoldQueue(lambda each: NOWHERE if each.model == "busy" else place(each), 100, 30.0, 2.0)
+    held = await enter(line, ask("x", 0, model="busy"))
+    fleet.room = 1
+
+    assert await line.place(ask("y", 1, model="free")) is SOMEWHERE
+    held[0].cancel()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("arrive"), st.integers(0, 2)),
+            st.tuples(st.just("room"), st.integers(1, 3)),
+            st.tuples(st.just("leave"), st.integers(0, 5)),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_the_most_urgent_and_oldest_goes_first(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Law: each placement takes the least (class, arrival) of those waiting then."""
+
+    async def run() -> None:
+        fleet = Fleet()
+        line = queue(fleet)
+        waiting: dict[str, tuple[int, int]] = {}
+        tasks: dict[str, asyncio.Task[Instance | Refusal]] = {}
+        for number, (what, value) in enumerate(steps):
+            if what == "arrive":
+                name = str(number)
+                waiting[name] = (value, number)
+                (tasks[name],) = await enter(line, ask(name, value, float(number)))
+            elif what == "room":
+                fleet.room += value
+                line.retry()
+            elif waiting:
+                name = sorted(waiting)[value % len(waiting)]
+                tasks[name].cancel()
+                await asyncio.gather(tasks[name], return_exceptions=True)
+                del waiting[name]
+            for name in fleet.placed:
+                assert name == min(waiting, key=lambda each: waiting[each])
+                del waiting[name]
+            fleet.placed.clear()
+            assert len(line) == len(waiting)
+            assert not waiting or fleet.room == 0
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert len(line) == 0
+
+    asyncio.run(run())
+
+
+async def test_a_full_queue_says_so_and_when_to_come_back() -> None:
+    line = queue(Fleet(), limit=2)
+    held = await enter(line, ask("x"), ask("y"))
+    refusal = await line.place(ask("z"))
+
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.retry_after_s) == (503, 2.0)
+    assert refusal.response().headers["Retry-After"] == "2"
+    assert len(line) == 2
+    for task in held:
+        task.cancel()
+
+
+async def test_streams_being_carried_on_are_never_turned_away() -> None:
+    """A full queue must not end a stream that is half way through."""
+    fleet = Fleet()
+    line = queue(fleet, limit=1)
+    held = await enter(line, ask("x"))
+    moving = await enter(line, ask("moving", plugged_only=True))
+    fleet.room = 2
+    line.retry()
+    await asyncio.gather(*held, *moving)
+
+    assert fleet.placed == ["moving", "x"]
+
+
+async def test_waiting_has_an_end() -> None:
+    refusal = await queue(Fleet(), timeout_s=0.01).place(ask("x"))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 503
+
+
+async def test_a_rejection_reaches_the_client() -> None:
+    fleet = Fleet()
+    fleet.reject = True
+    refusal = await queue(fleet).place(ask("x"))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == "never"
+
+
+@pytest.mark.parametrize("avoided", [frozenset(), frozenset({InstanceId("dead")})])
+async def test_lengths_are_counted_by_class(avoided: frozenset[InstanceId]) -> None:
+    line = queue(Fleet())
+    held = await enter(line, ask("x", 0), ask("y", 2), ask("z", 2, avoided=avoided))
+
+    assert line.lengths(3) == [1, 0, 2]
+    for task in held:
+        task.cancel()
