@@ -1,0 +1,218 @@
+"""Every Prometheus metric of the fleet, named once.
+
+`CATALOGUE` is the one list: `FleetMetrics` builds the client objects from it, and the dashboard
+and the alert rules are checked against it. All durations are *fleet* seconds (on an emulated fleet,
+wall time multiplied by its speed), so that one dashboard reads right at any speed.
+
+Two traps shape the names. There is no colon in any: exporters escape colons for some scrapers, and
+every query then silently finds nothing. And an engine's label is `instance_id`, never `instance`:
+Prometheus writes the scraped host into `instance` and would rename ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from llumnix import __version__
+
+MetricKind = Literal["counter", "gauge", "histogram"]
+
+PREFIX: Final = "llumnix_"
+OUTCOMES: Final = ("finished", "failed", "rejected", "cancelled")
+MIGRATION_REASONS: Final = ("rebalance", "drain", "manual")
+MIGRATION_RESULTS: Final = ("committed", "aborted", "refused")
+RESUME_REASONS: Final = ("migrated", "instance_died", "requeued")
+RESUME_RESULTS: Final = ("ok", "failed")
+KV_KINDS: Final = ("physical", "reserved", "capacity")
+
+# Service-level bounds people choose (0.2, 0.5, 1, 2, 3, 10 s …) are all bucket bounds: a ratio of
+# requests within an objective is exact only there.
+_TTFT_S: Final = (
+    *(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
+    *(7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0),
+)
+_TPOT_S: Final = (
+    *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06),
+    *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0),
+)
+_E2E_S: Final = (
+    *(0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0),
+    *(30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0),
+)
+_WAIT_S: Final = (
+    *(0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0),
+    *(5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0),
+)
+_GAP_S: Final = (
+    *(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One entry of the catalogue; `unit` is what one unit of the value counts (seconds, tokens…).
+
+    `buckets` are the upper bounds of a histogram, in its unit, and empty for the other kinds.
+    """
+
+    name: str
+    kind: MetricKind
+    help: str
+    unit: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    def series(self) -> tuple[str, ...]:
+        """Name the series a scrape shows for this metric."""
+        if self.kind == "histogram":
+            return tuple(f"{self.name}{part}" for part in ("_bucket", "_sum", "_count"))
+        return (self.name,)
+
+
+def _counter(name: str, unit: str, text: str, *labels: str) -> Metric:
+    return Metric(PREFIX + name, "counter", text, unit, labels)
+
+
+def _gauge(name: str, unit: str, text: str, *labels: str) -> Metric:
+    return Metric(PREFIX + name, "gauge", text, unit, labels)
+
+
+def _seconds(name: str, buckets: tuple[float, ...], text: str, *labels: str) -> Metric:
+    return Metric(PREFIX + name, "histogram", text, "seconds", labels, buckets)
+
+
+CATALOGUE: Final[tuple[Metric, ...]] = (
+    _counter("requests_total", "requests", "Requests that ended.", "class_name", "outcome"),
+    _counter("output_tokens_total", "tokens", "Output tokens sent to clients.", "class_name"),
+    _seconds("ttft_seconds", _TTFT_S, "Arrival to the first output token.", "class_name"),
+    _seconds("tpot_seconds", _TPOT_S, "Mean time per output token after the first.", "class_name"),
+    _seconds("e2e_seconds", _E2E_S, "Arrival to the last output token.", "class_name"),
+    _seconds("queue_wait_seconds", _WAIT_S, "Time held in the frontend's queue.", "class_name"),
+    _gauge("queue_length", "requests", "Requests held in the frontend's queue.", "class_name"),
+    _gauge("queue_limit", "requests", "Requests the frontend's queue can hold, all classes."),
+    _counter("dispatch_total", "requests", "Requests sent to instances.", "policy", "instance_id"),
+    _gauge("streams_open", "streams", "Client streams being served."),
+    _counter("migrations_total", "migrations", "Migrations that ended.", "reason", "result"),
+    _seconds(
+        "migration_downtime_seconds",
+        _GAP_S,
+        "Pause a migration added for the client: its gap less one mean inter-token interval.",
+    ),
+    _seconds(
+        "migration_gap_seconds",
+        _GAP_S,
+        "Last token from the source to first new token from the destination, as the client saw it.",
+    ),
+    _counter("migration_copied_bytes_total", "bytes", "KV bytes moved by migrations."),
+    _counter("resumes_total", "streams", "Streams carried on elsewhere.", "reason", "result"),
+    _counter("stream_mismatch_total", "streams", "Replays unlike what the client already had."),
+    _gauge("instance_up", "flag", "1 while the instance answers, else 0.", "instance_id"),
+    _gauge(
+        "instance_freeness",
+        "steps",
+        "Decode steps the instance can still take, as the scheduler sees it; may be negative.",
+        "instance_id",
+    ),
+    _gauge("instance_running", "requests", "Requests in the instance's batch.", "instance_id"),
+    _gauge("instance_waiting", "requests", "Requests in the instance's queue.", "instance_id"),
+    _gauge("instance_kv_tokens", "tokens", "KV memory of the instance.", "instance_id", "kind"),
+    _gauge("snapshot_age_seconds", "seconds", "Age of the instance's last report.", "instance_id"),
+    _counter("control_frames_refused_total", "frames", "Control frames refused.", "reason"),
+    _gauge("build_info", "info", "Always 1; the version that runs.", "version"),
+)
+
+_BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}
+
+
+class FleetMetrics:
+    """The catalogue as live prometheus-client objects, one attribute each.
+
+    An attribute is the metric's name without `llumnix_`. Build one per registry; a second on the
+    same registry raises ValueError. Call `declare_classes` once, so that counters exist at 0 before
+    their first event: Prometheus cannot see an increase from nothing.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = REGISTRY if registry is None else registry
+        self.requests_total = self._counter("requests_total")
+        self.output_tokens_total = self._counter("output_tokens_total")
+        self.ttft_seconds = self._histogram("ttft_seconds")
+        self.tpot_seconds = self._histogram("tpot_seconds")
+        self.e2e_seconds = self._histogram("e2e_seconds")
+        self.queue_wait_seconds = self._histogram("queue_wait_seconds")
+        self.queue_length = self._gauge("queue_length")
+        self.queue_limit = self._gauge("queue_limit")
+        self.dispatch_total = self._counter("dispatch_total")
+        self.streams_open = self._gauge("streams_open")
+        self.migrations_total = self._counter("migrations_total")
+        self.migration_downtime_seconds = self._histogram("migration_downtime_seconds")
+        self.migration_gap_seconds = self._histogram("migration_gap_seconds")
+        self.migration_copied_bytes_total = self._counter("migration_copied_bytes_total")
+        self.resumes_total = self._counter("resumes_total")
+        self.stream_mismatch_total = self._counter("stream_mismatch_total")
+        self.instance_up = self._gauge("instance_up")
+        self.instance_freeness = self._gauge("instance_freeness")
+        self.instance_running = self._gauge("instance_running")
+        self.instance_waiting = self._gauge("instance_waiting")
+        self.instance_kv_tokens = self._gauge("instance_kv_tokens")
+        self.snapshot_age_seconds = self._gauge("snapshot_age_seconds")
+        self.control_frames_refused_total = self._counter("control_frames_refused_total")
+        self.build_info = self._gauge("build_info")
+        self.build_info.labels(version=__version__).set(1)
+        for reason in MIGRATION_REASONS:
+            for result in MIGRATION_RESULTS:
+                self.migrations_total.labels(reason=reason, result=result)
+        for reason in RESUME_REASONS:
+            for result in RESUME_RESULTS:
+                self.resumes_total.labels(reason=reason, result=result)
+
+    def declare_classes(self, class_names: Sequence[str]) -> None:
+        """Create the series of these priority classes at zero."""
+        for class_name in class_names:
+            for outcome in OUTCOMES:
+                self.requests_total.labels(class_name=class_name, outcome=outcome)
+            self.output_tokens_total.labels(class_name=class_name)
+            self.queue_length.labels(class_name=class_name)
+            for histogram in (
+                self.ttft_seconds,
+                self.tpot_seconds,
+                self.e2e_seconds,
+                self.queue_wait_seconds,
+            ):
+                histogram.labels(class_name=class_name)
+
+    def remove_instance(self, instance_id: str) -> None:
+        """Drop every series of an instance that has left the fleet; unknown ids do nothing."""
+        for metric in CATALOGUE:
+            if "instance_id" not in metric.labels:
+                continue
+            collector: Counter | Gauge = getattr(self, metric.name.removeprefix(PREFIX))
+            rows = {
+                tuple(sample.labels[label] for label in metric.labels)
+                for family in collector.collect()
+                for sample in family.samples
+                if sample.labels["instance_id"] == instance_id
+            }
+            for row in rows:
+                collector.remove(*row)
+
+    def _counter(self, name: str) -> Counter:
+        metric = _BY_NAME[PREFIX + name]
+        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        metric = _BY_NAME[PREFIX + name]
+        return Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        metric = _BY_NAME[PREFIX + name]
+        return Histogram(
+            metric.name,
+            metric.help,
+            metric.labels,
+            registry=self.registry,
+            buckets=metric.buckets,
+        )
