@@ -1,0 +1,7 @@
+"""`python -m llumnix` is the `llumnix` command."""
+
+import sys
+
+from llumnix.cli import main
+
+sys.exit(main())

@@ -1,0 +1,223 @@
+"""One configuration object: the only source of defaults, for the CLI, the YAML file and the docs.
+
+Each section is a frozen dataclass living beside the code it configures; its fields carry
+`metadata={"help": ..., "unit": ...}`. This module reads them from YAML, turns them into command
+line flags, and prints them back documented. Unknown keys are errors that name the valid ones.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from llumnix.emulator.config import EmulatorConfig
+from llumnix.errors import ConfigError
+from llumnix.fleet_config import FleetConfig
+from llumnix.frontend.config import FrontendConfig
+from migration.config import MigrationConfig
+from policies.scheduler import SchedulerConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `llumnix serve` can be told, in sections."""
+
+    fleet: FleetConfig = field(
+        default_factory=FleetConfig, metadata={"help": "the instances behind the frontend"}
+    )
+    frontend: FrontendConfig = field(
+        default_factory=FrontendConfig, metadata={"help": "the OpenAI-compatible HTTP server"}
+    )
+    scheduler: SchedulerConfig = field(
+        default_factory=SchedulerConfig, metadata={"help": "the brain: classes and policies"}
+    )
+    migration: MigrationConfig = field(
+        default_factory=MigrationConfig, metadata={"help": "how running requests are moved"}
+    )
+    emulator: EmulatorConfig = field(
+        default_factory=EmulatorConfig,
+        metadata={"help": "the emulated engines started by fleet.emulate"},
+    )
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides to it.
+
+    Raises ConfigError for a missing file, broken YAML, unknown keys and values of a wrong type.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set wants section.key=value, not {override!r}")
+        _put(data, key.split("."), _scalar(text), key)
+    return build(Config, data, "")
+
+
+def build(cls: type[T], data: object, where: str) -> T:
+    """Build a (nested) dataclass from plain data, refusing unknown keys and wrong types."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = [item.name for item in _fields(cls)]
+    values = {}
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise ConfigError(f"unknown key {path!r}; {hint}")
+        values[str(key)] = _convert(hints[str(key)], value, path)
+    missing = [
+        item.name
+        for item in _fields(cls)
+        if item.name not in values and item.default is item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where or 'configuration'} lacks {', '.join(missing)}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where or 'configuration'}: {error}") from error
+
+
+def _convert(hint: Any, value: object, path: str) -> object:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(arg for arg in args if arg is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and "name" in {item.name for item in _fields(hint)}:
+            value = {"name": value}
+        return build(cast("type[object]", hint), value, path)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{path} must be a list, not {value!r}")
+        return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, Mapping) or hint is dict or origin is typing.get_origin(Mapping[str, int]):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a mapping, not {value!r}")
+        return dict(value)
+    return _primitive(hint, value, path)
+
+
+def _primitive(hint: Any, value: object, path: str) -> object:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, str, bool):
+        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+            return value
+        raise ConfigError(f"{path} must be {hint.__name__}, not {value!r}")
+    if hint in (object, Any):
+        return value
+    raise ConfigError(f"{path} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type, skip: Sequence[str] = ()) -> None:
+    """Add one `--kebab-case` flag for each scalar field of a section, defaults unset."""
+    hints = typing.get_type_hints(cls)
+    for item in _fields(cls):
+        kind = _scalar_kind(hints[item.name])
+        if item.name in skip or kind is None:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        text = f"{item.metadata.get('help', '')} (default: {_shown(item)})".replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            unit = str(item.metadata.get("unit") or kind.__name__).upper().replace(" ", "_")
+            parser.add_argument(flag, type=kind, default=None, metavar=unit, help=text)
+
+
+def flags_given(args: argparse.Namespace, cls: type) -> dict[str, object]:
+    """Collect the flags of a section that were given on the command line."""
+    values = {item.name: getattr(args, item.name, None) for item in _fields(cls)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def describe(config: Config) -> str:
+    """Print a configuration as YAML with every key's meaning and unit beside it."""
+    lines: list[str] = []
+    for section in _fields(Config):
+        value = getattr(config, section.name)
+        lines += [f"# {section.metadata['help']}", f"{section.name}:"]
+        lines += _described(value, "  ")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _described(value: object, indent: str) -> list[str]:
+    lines = []
+    for item in _fields(type(value)):
+        inner = getattr(value, item.name)
+        note = item.metadata.get("help", "")
+        unit = item.metadata.get("unit")
+        comment = f"  # {note}{f' [{unit}]' if unit else ''}" if note else ""
+        if dataclasses.is_dataclass(inner):
+            lines += [f"{indent}{item.name}:{comment}", *_described(inner, indent + "  ")]
+        else:
+            plain = yaml.safe_dump(_plain(inner), default_flow_style=True).split("\n...")[0].strip()
+            lines.append(f"{indent}{item.name}: {plain}{comment}")
+    return lines
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in _fields(type(value))}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
+def _scalar_kind(hint: Any) -> type | None:
+    kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)] or [hint]
+    kind = kinds[0] if len(kinds) == 1 else None
+    return kind if kind in (int, float, str, bool, Path) else None
+
+
+def _shown(item: dataclasses.Field[Any]) -> object:
+    if item.default is not dataclasses.MISSING:
+        return "unset" if item.default in (None, "") else item.default
+    return "unset"
+
+
+def _scalar(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(data: dict[str, Any], keys: Sequence[str], value: object, whole: str) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {whole}: {key} is not a section")
+    data[keys[-1]] = value

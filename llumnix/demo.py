@@ -1,0 +1,201 @@
+"""`llumnix demo`: the same workload under several policies, on emulated instances, side by side."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from llumnix import __version__
+from llumnix.emulator.answer import expected_output
+from llumnix.emulator.vocabulary import decode
+from llumnix.errors import ConfigError
+from llumnix.loadgen import OutputChecker, PromptSource
+from llumnix.report import RunReport, write_report
+from llumnix.results_table import results_table
+from llumnix.run_progress import RunProgress
+from llumnix.trial import FleetShape, PolicyChoice, TrialOutcome, run_trial
+from llumnix.workload import SOURCE_HELP, load_workload
+from simulator.capacity import fluid_rate_per_s
+from simulator.costs import PRESETS, preset
+from simulator.workload.request import TraceRequest
+
+POLICIES = ("round-robin", "load-aware", "freeness")
+DEFAULT_LOAD = 0.8
+"""Of the fluid bound: about 85 % of the rate at which queues begin to grow (the knee)."""
+CHECKERS = 2
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `demo` command."""
+    parser = commands.add_parser(
+        "demo",
+        help="see it work: three policies on one workload, on emulated GPUs",
+        description="Start emulated LLaMA-7B/A10 instances and a frontend, replay the same "
+        "workload under several policies, each on a fresh fleet, compare every output token with "
+        "what it must be, and print a table and an HTML report. Exit status: 0 every run valid "
+        "and every token right, 1 otherwise, 2 not run.",
+    )
+    parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
+    parser.add_argument(
+        "--requests", type=int, default=600, metavar="N", help="how many (default 600)"
+    )
+    parser.add_argument(
+        "--instances", type=int, default=4, metavar="N", help="emulated instances (default 4)"
+    )
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="NAME[+migration|-migration]",
+        help="a dispatch policy to run, repeatable; `freeness` migrates, others do not, unless "
+        f"said (default: {', '.join(POLICIES)})",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="emulated seconds per wall second (default 10; a run too fast for this machine is "
+        "marked invalid)",
+    )
+    _add_load_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is stdout")
+    parser.add_argument(
+        "--report",
+        default="llumnix-demo.html",
+        metavar="FILE",
+        help="where to write the HTML report (default llumnix-demo.html)",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--load",
+        type=float,
+        default=DEFAULT_LOAD,
+        help="arrival rate as a share of what perfectly placed instances could do "
+        f"(default {DEFAULT_LOAD}: about 85 %% of the knee)",
+    )
+    parser.add_argument("--rate", type=float, metavar="RPS", help="requests per second, instead")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another draw")
+    parser.add_argument(
+        "--high-share", type=float, default=0.0, metavar="SHARE", help="share of class `high`"
+    )
+    parser.add_argument(
+        "--preset", default="llama-7b-a10", choices=sorted(PRESETS), help="the emulated GPU"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a setting of the fleet (see `llumnix config`)",
+    )
+    parser.add_argument("--log-dir", type=Path, help="keep the fleets' logs in this folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run every policy, then report."""
+    if args.requests < 1 or args.instances < 1 or args.speed <= 0 or args.load <= 0:
+        raise ConfigError("--requests, --instances, --speed and --load must be positive")
+    report = Path(args.report)
+    if not report.parent.is_dir():
+        raise ConfigError(f"there is no folder {report.parent} for the report")
+    requests = _workload(args)
+    choices = [PolicyChoice.parse(text) for text in args.policy or POLICIES]
+    console = Console(stderr=args.json == "-")
+    console.print(_headline(args, requests), highlight=False)
+    outcomes = uvloop.run(_run_all(args, choices, requests))
+    console.print(results_table([outcome.result for outcome in outcomes]))
+    for outcome in outcomes:
+        for problem in (*outcome.result.invalid_reasons, *outcome.result.errors):
+            console.print(f"{outcome.result.policy}: {problem}", highlight=False, markup=False)
+    write_report(report, [_report(one) for one in outcomes], _title(args), _meta(args, requests))
+    console.print(f"report: {report}", highlight=False)
+    _write_json(args.json, outcomes)
+    return 0 if all(outcome.result.ok for outcome in outcomes) else 1
+
+
+async def _run_all(
+    args: argparse.Namespace, choices: Sequence[PolicyChoice], requests: Sequence[TraceRequest]
+) -> list[TrialOutcome]:
+    shape = FleetShape(args.instances, args.speed, args.preset, tuple(args.set), args.log_dir)
+    checker = OutputChecker(PromptSource(args.seed), expected_output, decode, processes=CHECKERS)
+    outcomes = []
+    for choice in choices:
+        label = f"{choice.dispatch}{' + migration' if choice.migration else ''}"
+        with RunProgress(f"{label:<22}") as progress:
+            outcomes.append(await run_trial(choice, shape, requests, checker, args.seed, progress))
+    return outcomes
+
+
+def _workload(args: argparse.Namespace) -> list[TraceRequest]:
+    requests = load_workload(args.trace, args.requests, None, args.seed, args.high_share)
+    if args.rate is not None:
+        return load_workload(args.trace, args.requests, args.rate, args.seed, args.high_share)
+    gpu = preset(args.preset)
+    served = [one for one in requests if one.prompt_tokens + one.output_tokens <= gpu.max_model_len]
+    if not served:
+        raise ConfigError(f"every request of {args.trace} is longer than the model's limit")
+    bound = fluid_rate_per_s(served, gpu.costs, gpu.capacity_tokens, args.instances)
+    rate = args.load * bound
+    return load_workload(args.trace, args.requests, rate, args.seed, args.high_share)
+
+
+def _headline(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> str:
+    span_s = requests[-1].arrival_s - requests[0].arrival_s
+    rate = f"{(len(requests) - 1) / span_s:.2f} a second" if span_s > 0 else "at once"
+    return (
+        f"{len(requests)} requests of {args.trace}, {rate}, on {args.instances} emulated instances "
+        f"({args.preset}), {args.speed:g} times faster than real time; every output is checked"
+    )
+
+
+def _report(outcome: TrialOutcome) -> RunReport:
+    done = [record for record in outcome.records if record.finish_reason]
+    return RunReport(
+        result=outcome.result.to_json(),
+        ttft_s=[record.ttft_s for record in done if record.ttft_s is not None],
+        tpot_s=[record.tpot_s for record in done if record.tpot_s is not None],
+        downtime_ms=list(outcome.downtimes_ms),
+        freeness=outcome.watch.freeness,
+        kv_used=outcome.watch.kv_tokens,
+        migrations=outcome.watch.moves,
+    )
+
+
+def _title(args: argparse.Namespace) -> str:
+    return f"{Path(str(args.trace)).name.split('.')[0]} on {args.instances} instances"
+
+
+def _meta(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> dict[str, str]:
+    span_s = requests[-1].arrival_s
+    return {
+        "workload": f"{Path(str(args.trace)).name}, {len(requests)} requests over {span_s:.0f} s",
+        "instances": f"{args.instances} emulated, {preset(args.preset).source}",
+        "speed": f"{args.speed:g} emulated seconds per wall second",
+        "seed": str(args.seed),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "versions": f"llumnix {__version__}, Python {platform.python_version()}, "
+        f"aiohttp {importlib.metadata.version('aiohttp')}",
+    }
+
+
+def _write_json(target: str | None, outcomes: Sequence[TrialOutcome]) -> None:
+    if target is None:
+        return
+    text = json.dumps({"runs": [one.result.to_json() for one in outcomes]}, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}") from error

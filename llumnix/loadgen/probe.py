@@ -1,0 +1,149 @@
+"""What a server says of itself: its model, its speed, and its counters before and after a run."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import aiohttp
+
+from llumnix.errors import Unreachable
+from llumnix.loadgen.exchange import Endpoint
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+
+# A run in which more than one step in a hundred completed late measured the emulator, not the
+# fleet it emulates.
+LATE_STEPS_SHARE = 0.01
+# A fleet lists the downtimes of its last migrations only.
+KEPT_MOVES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """A snapshot of a server. Everything is empty but `model` for a server that is not ours.
+
+    `fleet` is `/llumnix/fleet`, `engines` the `/llumnix/stats` of each emulated engine by URL.
+    `speed` is None for a server that does not tell.
+    """
+
+    model: str
+    speed: float | None = None
+    emulated: bool = False
+    fleet: Mapping[str, Any] = field(default_factory=dict)
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) -> ServerState:
+    """Ask a server; raises Unreachable when it does not answer at all."""
+    async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
+        try:
+            models = await _get(session, f"{endpoint.url}/v1/models")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Unreachable(
+                f"no server answers at {endpoint.url} ({error or type(error).__name__}): is it "
+                "running? `llumnix serve --emulate 4` starts one"
+            ) from error
+        data = models.get("data")
+        model = str(data[0].get("id", "")) if isinstance(data, list) and data else ""
+        fleet = await _get_if_there(session, f"{endpoint.url}/llumnix/fleet")
+        listed = fleet.get("instances") or ()
+        urls = [str(row["url"]).rstrip("/") for row in listed] or [endpoint.url]
+        answers = await asyncio.gather(
+            *(_get_if_there(session, f"{url}/llumnix/stats") for url in urls)
+        )
+        engines = {url: stats for url, stats in zip(urls, answers, strict=True) if stats}
+        about = {} if fleet else await _get_if_there(session, f"{endpoint.url}/llumnix/instance")
+    speed = fleet.get("speed") if fleet else about.get("speed")
+    return ServerState(model, float(speed) if speed else None, bool(engines), fleet, engines)
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    async with session.get(url) as response:
+        if response.status != 200:
+            return {}
+        try:
+            answer = await response.json(content_type=None)
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+
+async def _get_if_there(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    try:
+        return await _get(session, url)
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return {}  # an instance may be gone, or not reachable from here
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRun:
+    """What a fleet says happened during a run; None is unknown.
+
+    Downtimes, gaps and the median decode step in emulated milliseconds. `late_share` is the share
+    of emulated engine steps that completed late.
+    """
+
+    policy: str = ""
+    migration: bool | None = None
+    migrations_committed: int | None = None
+    migrations_aborted: int | None = None
+    resumed: int | None = None
+    downtimes_ms: tuple[float, ...] = ()
+    gaps_ms: tuple[float, ...] = ()
+    preemptions: int | None = None
+    decode_step_p50_ms: float | None = None
+    late_share: float | None = None
+
+
+def between(before: ServerState, after: ServerState) -> FleetRun:
+    """What happened between two snapshots."""
+    old, new = before.fleet.get("totals", {}), after.fleet.get("totals", {})
+
+    def grown(key: str) -> int | None:
+        return int(new[key]) - int(old.get(key, 0)) if key in new else None
+
+    committed = grown("migrations_committed")
+
+    def latest(key: str) -> tuple[float, ...]:
+        values = new.get(key) or []
+        fresh = len(values) - len(old.get(key) or [])
+        if len(values) >= KEPT_MOVES:  # the ring is full: the oldest have made room
+            fresh = max(fresh, min(committed or 0, len(values)))
+        return tuple(float(value) for value in values[max(0, len(values) - fresh) :])
+
+    preemptions = decode_step_ms = late_share = None
+    if after.engines:
+        preemptions = sum(_grown(before, after, "preemptions").values())
+        steps = sum(_grown(before, after, "lag", "steps").values())
+        late = sum(_grown(before, after, "lag", "late_steps").values())
+        late_share = late / steps if steps else 0.0
+        decode_step_ms = median(
+            float(stats["decode_step_ms"]["p50"]) for stats in after.engines.values()
+        )
+    return FleetRun(
+        policy=str(after.fleet.get("policy", "")),
+        migration=after.fleet.get("migration"),
+        migrations_committed=committed,
+        migrations_aborted=grown("migrations_aborted"),
+        resumed=grown("resumed"),
+        downtimes_ms=latest("downtime_ms"),
+        gaps_ms=latest("gap_ms"),
+        preemptions=preemptions,
+        decode_step_p50_ms=decode_step_ms,
+        late_share=late_share,
+    )
+
+
+def _grown(before: ServerState, after: ServerState, *keys: str) -> dict[str, int]:
+    """By engine, how much a counter grew; an engine started meanwhile counts from zero."""
+
+    def read(stats: Any) -> int:
+        for key in keys:
+            stats = stats.get(key, 0) if isinstance(stats, Mapping) else 0
+        return int(stats)
+
+    return {
+        url: read(stats) - read(before.engines.get(url)) for url, stats in after.engines.items()
+    }

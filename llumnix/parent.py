@@ -1,0 +1,16 @@
+"""Ending with the process that started us, however that ended."""
+
+import os
+import sys
+import threading
+
+
+def exit_with_parent() -> None:
+    """Exit as soon as standard input closes: the launcher holds its other end while it lives."""
+    threading.Thread(target=_watch_stdin, daemon=True, name="parent watch").start()
+
+
+def _watch_stdin() -> None:
+    while sys.stdin.buffer.read1(4096):
+        pass
+    os._exit(0)

@@ -1,0 +1,274 @@
+"""The result of one run: what `--json` of `demo` and `replay` holds.
+
+Times are emulated seconds (wall seconds times speed), counted from each request's *scheduled*
+arrival. Latencies are over finished requests. A quantile lies between the two nearest order
+statistics, linearly interpolated (numpy's default). None (null) is what nobody could know.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llumnix.loadgen.check import OutputCheck
+from llumnix.loadgen.probe import LATE_STEPS_SHARE, FleetRun
+from llumnix.loadgen.records import RequestRecord, Status
+
+# A generator that sent one request in a hundred later than this (emulated) did not replay the
+# workload it was given.
+SLIP_BOUND_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What a request must meet to count as good; infinite bounds always hold."""
+
+    ttft_s: float = float("inf")
+    tpot_s: float = float("inf")
+
+    def met(self, record: RequestRecord) -> bool:
+        """Finished, and within both bounds; a single token has no time per further token."""
+        ttft_s = record.ttft_s
+        if record.status is not Status.FINISHED or ttft_s is None:
+            return False
+        return ttft_s <= self.ttft_s and (record.tpot_s or 0.0) <= self.tpot_s
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Two quantiles; None without values."""
+
+    p50: float | None = None
+    p99: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quantiles":
+        """Take them of some values."""
+        if not len(values):
+            return cls()
+        p50, p99 = np.quantile(np.asarray(values), [0.5, 0.99])
+        return cls(round(float(p50), 6), round(float(p99), 6))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and two quantiles; None without values."""
+
+    mean: float | None = None
+    p50: float | None = None
+    p99: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Spread":
+        """Take them of the values that are known."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return cls()
+        quantiles = Quantiles.of(known)
+        return cls(round(float(np.mean(known)), 6), quantiles.p50, quantiles.p99)
+
+
+@dataclass(frozen=True, slots=True)
+class Median:
+    """The median alone; None if unknown."""
+
+    p50: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """Requests that met both SLOs: their share of all requests sent, and how many a second."""
+
+    share: float
+    rps: float
+    slo_ttft_s: float | None
+    slo_tpot_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """The latencies of one priority class."""
+
+    requests: int
+    ttft_s: Spread
+    tpot_s: Spread
+    e2e_s: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One run. `requests = finished + failed + rejected`, always.
+
+    `failed` includes `cut` streams (broken off after their first token); `rejected` includes
+    `shed` ones (turned away for load rather than for their length). Token faults are None when
+    outputs were not compared; fleet figures when the server is not ours. `gap_ms` is a stream's
+    pause at a migration, `downtime_ms` that pause less the stream's usual time per token.
+    """
+
+    policy: str
+    migration: bool | None
+    valid: bool
+    invalid_reasons: tuple[str, ...]
+    seed: int
+    speed: float
+    requests: int
+    finished: int
+    failed: int
+    cut: int
+    rejected: int
+    shed: int
+    output_tokens: int
+    tokens_lost: int | None
+    tokens_doubled: int | None
+    tokens_wrong: int | None
+    texts_wrong: int | None
+    resumed: int | None
+    migrations_committed: int | None
+    migrations_aborted: int | None
+    downtime_ms: Quantiles
+    gap_ms: Quantiles
+    decode_step_ms: Median
+    preemptions: int | None
+    ttft_s: Spread
+    tpot_s: Spread
+    e2e_s: Spread
+    goodput: Goodput | None
+    duration_s: float
+    slip_p99_s: float
+    errors: tuple[str, ...] = ()
+    by_class: Mapping[str, ClassResult] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Valid, nothing failed, and no fault found in any output."""
+        faults = (self.tokens_lost, self.tokens_doubled, self.tokens_wrong, self.texts_wrong)
+        return self.valid and not self.failed and not any(faults)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return dataclasses.asdict(self)
+
+
+def summarise(
+    records: Sequence[RequestRecord],
+    *,
+    policy: str,
+    seed: int,
+    speed: float = 1.0,
+    fleet: FleetRun | None = None,
+    check: OutputCheck | None = None,
+    slo: Slo | None = None,
+    slip_bound_s: float = SLIP_BOUND_S,
+) -> RunResult:
+    """Sum up one run; `check` if outputs were compared, `fleet` if the server is ours."""
+    fleet = fleet or FleetRun()
+    count = {status: sum(r.status is status for r in records) for status in Status}
+    duration_s = _duration_s(records)
+    slip_p99_s = Quantiles.of([record.slip_s for record in records]).p99 or 0.0
+    reasons = _invalid_reasons(records, fleet, check, slip_p99_s, slip_bound_s)
+    return RunResult(
+        policy=policy,
+        migration=fleet.migration,
+        valid=not reasons,
+        invalid_reasons=reasons,
+        seed=seed,
+        speed=speed,
+        requests=len(records),
+        finished=count[Status.FINISHED],
+        failed=count[Status.FAILED] + count[Status.CUT],
+        cut=count[Status.CUT],
+        rejected=count[Status.REJECTED],
+        shed=sum(record.shed for record in records),
+        output_tokens=sum(record.tokens for record in records),
+        tokens_lost=check.tokens_lost if check else None,
+        tokens_doubled=check.tokens_doubled if check else None,
+        tokens_wrong=check.tokens_wrong if check else None,
+        texts_wrong=check.texts_wrong if check else None,
+        resumed=fleet.resumed,
+        migrations_committed=fleet.migrations_committed,
+        migrations_aborted=fleet.migrations_aborted,
+        downtime_ms=Quantiles.of(fleet.downtimes_ms),
+        gap_ms=Quantiles.of(fleet.gaps_ms),
+        decode_step_ms=Median(fleet.decode_step_p50_ms),
+        preemptions=fleet.preemptions,
+        goodput=_goodput(records, slo, duration_s),
+        duration_s=round(duration_s, 6),
+        slip_p99_s=slip_p99_s,
+        errors=_errors(records),
+        by_class=_by_class(records),
+        **_latencies(records),
+    )
+
+
+def _latencies(records: Sequence[RequestRecord]) -> dict[str, Spread]:
+    done = [record for record in records if record.status is Status.FINISHED]
+    return {
+        "ttft_s": Spread.of([record.ttft_s for record in done]),
+        "tpot_s": Spread.of([record.tpot_s for record in done]),
+        "e2e_s": Spread.of([record.e2e_s for record in done]),
+    }
+
+
+def _by_class(records: Sequence[RequestRecord]) -> dict[str, ClassResult]:
+    names = sorted({record.request.class_name for record in records})
+    groups = {name: [r for r in records if r.request.class_name == name] for name in names}
+    return {name: ClassResult(len(group), **_latencies(group)) for name, group in groups.items()}
+
+
+def _duration_s(records: Sequence[RequestRecord]) -> float:
+    """From the start of the workload to the last thing known of it."""
+    ends = [float(r.token_times_s[-1]) if len(r.token_times_s) else r.sent_s for r in records]
+    return max(ends, default=0.0)
+
+
+def _goodput(
+    records: Sequence[RequestRecord], slo: Slo | None, duration_s: float
+) -> Goodput | None:
+    if slo is None or not records or duration_s <= 0:
+        return None
+    good = sum(slo.met(record) for record in records)
+
+    def bound(value: float) -> float | None:
+        return value if value < float("inf") else None
+
+    return Goodput(
+        round(good / len(records), 6),
+        round(good / duration_s, 6),
+        bound(slo.ttft_s),
+        bound(slo.tpot_s),
+    )
+
+
+def _invalid_reasons(
+    records: Sequence[RequestRecord],
+    fleet: FleetRun,
+    check: OutputCheck | None,
+    slip_p99_s: float,
+    slip_bound_s: float,
+) -> tuple[str, ...]:
+    reasons = []
+    if not any(record.status is Status.FINISHED for record in records):
+        reasons.append("no request finished")
+    if slip_p99_s > slip_bound_s:
+        reasons.append(
+            f"the load generator sent requests late (p99 {slip_p99_s:.2f} s emulated, bound "
+            f"{slip_bound_s:g} s): lower the speed"
+        )
+    if fleet.late_share is not None and fleet.late_share > LATE_STEPS_SHARE:
+        reasons.append(
+            f"emulation fell behind its clock ({fleet.late_share:.1%} of steps late): lower the "
+            "speed"
+        )
+    if check is not None and check.unchecked:
+        reasons.append(f"{check.unchecked} outputs came without token ids and were not compared")
+    return tuple(reasons)
+
+
+def _errors(records: Sequence[RequestRecord], most: int = 10) -> tuple[str, ...]:
+    """The distinct errors, the most frequent first."""
+    texts = Counter(record.error for record in records if record.error)
+    ranked = sorted(texts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(f"{times} x {text}" for text, times in ranked[:most])

@@ -1,0 +1,101 @@
+"""Watching a run from outside: freeness, memory and migrations over time, off the admin API."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+Series = dict[str, list[tuple[float, float]]]
+_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+POLL_S = 0.2
+"""Wall seconds between two looks."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What was seen. Times are fleet seconds after the start of the watch, series by instance.
+
+    A move is (start, end, source, destination, request id) of a committed migration.
+    """
+
+    freeness: Series = field(default_factory=dict)
+    kv_tokens: Series = field(default_factory=dict)
+    moves: list[tuple[float, float, str, str, str]] = field(default_factory=list)
+
+
+class Watcher:
+    """Polls a frontend from `start` to `stop`; a look that fails is left out, never the run."""
+
+    def __init__(self, url: str, speed: float) -> None:
+        self.seen = Watch()
+        self._url = url
+        self._speed = speed
+        self._started: dict[str, float] = {}
+        self._next_event = 0
+        # The frontend stamps events on its own clock: what `now_s` was when we began.
+        self._origin_s: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look, every `POLL_S`."""
+        self._task = asyncio.create_task(self._poll(), name="watcher")
+
+    async def stop(self) -> None:
+        """Look once more, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            await self._look(session)
+
+    async def _poll(self) -> None:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            due_s = time.monotonic()
+            while True:
+                await self._look(session)
+                due_s = max(due_s + POLL_S, time.monotonic())
+                await asyncio.sleep(due_s - time.monotonic())
+
+    async def _look(self, session: aiohttp.ClientSession) -> None:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            fleet = await _get(session, f"{self._url}/llumnix/fleet")
+            now_s = float(fleet["now_s"])
+            if self._origin_s is None:
+                self._origin_s = now_s
+            self._rows(fleet["instances"], now_s - self._origin_s)
+            news = await _get(session, f"{self._url}/llumnix/events?after={self._next_event}")
+            self._next_event = int(news["next"])
+            for event in news["events"]:
+                self._event(event)
+
+    def _rows(self, rows: list[dict[str, Any]], at_s: float) -> None:
+        for row in rows:
+            for series, key in (
+                (self.seen.freeness, "freeness"),
+                (self.seen.kv_tokens, "physical_tokens"),
+            ):
+                if row.get(key) is not None:
+                    series.setdefault(row["id"], []).append((at_s, float(row[key])))
+
+    def _event(self, event: dict[str, Any]) -> None:
+        assert self._origin_s is not None
+        at_s = max(0.0, float(event["at_s"]) - self._origin_s)
+        kind, migration_id = event["kind"], event.get("migration_id", "")
+        if kind == "migration_started":
+            self._started[migration_id] = at_s
+        elif kind == "migration_committed":
+            start_s = self._started.pop(migration_id, at_s)
+            who = (event["source"], event["destination"], str(event.get("request_id")))
+            self.seen.moves.append((start_s, at_s, *who))
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    async with session.get(url) as response:
+        response.raise_for_status()
+        answer = await response.json()
+        if not isinstance(answer, dict):
+            raise ValueError(f"{url} answered no JSON object")
+        return answer

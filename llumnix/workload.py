@@ -1,0 +1,201 @@
+"""`llumnix workload`: sum up a trace as a profile, generate from one, look at either."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llumnix.data_files import data_names, data_path
+from llumnix.errors import ConfigError
+from simulator.workload import generators, profiled
+from simulator.workload.arrivals import gap_cv
+from simulator.workload.formats.llumnix import dump
+from simulator.workload.lengths import rank_correlation
+from simulator.workload.load import is_profile, load
+from simulator.workload.profile import Origin, Profile, measure, read_profile, to_json
+from simulator.workload.readers import known_formats, read_trace
+from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.transforms import mean_rate_rps, with_high_class
+
+SOURCE_HELP = (
+    "a trace file, a profile file, the name of a shipped profile, or a generator such as "
+    "power-law:M-M,cv=2"
+)
+
+
+def load_workload(
+    name_or_path: str | Path,
+    requests: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+    high_share: float = 0.0,
+) -> list[TraceRequest]:
+    """Load a workload by path, by the name of a shipped profile, or by a generator's word.
+
+    See `simulator.workload.load.load` for the arguments. Raises ConfigError.
+    """
+    try:
+        return load(find_workload(name_or_path), requests, rate, seed, high_share)
+    except WorkloadError as error:
+        raise ConfigError(str(error)) from error
+
+
+def find_workload(name_or_path: str | Path) -> str | Path:
+    """Find what a user named: a generator's word as it is, else a path that exists."""
+    text = str(name_or_path)
+    if text.startswith(generators.PREFIX):
+        return text
+    if Path(text).is_file():
+        return Path(text)
+    try:
+        return data_path("traces", f"{text}.json")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no trace {text!r}: give a trace file, a profile file, a generator such as "
+            f"power-law:M-M, or a shipped profile ({', '.join(data_names('traces', '.json'))})"
+        ) from None
+
+
+def find_profile(name_or_path: str | Path) -> Profile:
+    """Read a profile by path or by the name of a shipped one; raises ConfigError."""
+    path = find_workload(name_or_path)
+    try:
+        if isinstance(path, str) or not is_profile(path):
+            raise ConfigError(
+                f"{name_or_path} is not a profile: make one with `llumnix workload profile TRACE`"
+            )
+        return read_profile(path)
+    except WorkloadError as error:
+        raise ConfigError(str(error)) from error
+
+
+def describe(requests: Sequence[TraceRequest]) -> list[tuple[str, str]]:
+    """Sum a workload up as rows of a table: what, and how much."""
+    prompts = np.array([request.prompt_tokens for request in requests])
+    outputs = np.array([request.output_tokens for request in requests])
+    times_s = np.array([request.arrival_s for request in requests])
+    rows = [
+        ("requests", f"{len(requests):,}"),
+        ("span", f"{times_s[-1] - times_s[0]:,.1f} s"),
+        ("mean rate", f"{mean_rate_rps(requests):.3f} requests/s"),
+        ("CV of the gaps", f"{gap_cv(times_s):.2f}  (1: Poisson)"),
+    ]
+    for name, lengths in (("prompt tokens", prompts), ("output tokens", outputs)):
+        p50, p99 = np.quantile(lengths, [0.5, 0.99])
+        text = f"mean {lengths.mean():,.1f}  p50 {p50:,.0f}  p99 {p99:,.0f}  max {lengths.max():,}"
+        rows.append((name, text))
+    rows.append(("rank correlation", f"{rank_correlation(prompts, outputs):+.3f}"))
+    for name in sorted({request.class_name for request in requests}):
+        share = sum(request.class_name == name for request in requests) / len(requests)
+        rows.append((f"class {name}", f"{share:.1%}"))
+    return rows
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `workload` command and its three verbs."""
+    parser = commands.add_parser(
+        "workload",
+        help="sum up traces, generate workloads",
+        description="Sum up a trace as a small profile, generate workloads like it, look at both.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
+    _add_profile(verbs)
+    _add_generate(verbs)
+    inspect = verbs.add_parser("inspect", help="print what a workload is like")
+    inspect.add_argument("workload", metavar="WORKLOAD", help=SOURCE_HELP)
+    _add_drawing(inspect)
+    inspect.set_defaults(run=run, act=_inspect)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one verb; results go to stdout."""
+    try:
+        sys.stdout.writelines(args.act(args))
+    except WorkloadError as error:
+        raise ConfigError(str(error)) from error
+    return 0
+
+
+def _add_profile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser(
+        "profile",
+        help="sum up a trace as a profile (JSON on stdout)",
+        description="Sum up a trace: rate over time, burstiness, length quantiles, correlation. "
+        "The profile holds no request of the trace, and generates any number of like ones.",
+    )
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="a trace file, plain or .gz")
+    parser.add_argument(
+        "--format", choices=list(known_formats()), help="the trace's format (default: by its looks)"
+    )
+    parser.add_argument("--name", help="the profile's name (default: the file's)")
+    parser.add_argument("--source", default="", help="where the trace is published")
+    parser.add_argument("--licence", default="", help="the trace's licence")
+    parser.add_argument("--attribution", default="", help="whom the licence asks to be named")
+    parser.set_defaults(run=run, act=_profile)
+
+
+def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser(
+        "generate",
+        help="generate a trace (JSON lines on stdout)",
+        description="Generate a trace from a profile or a generator. Equal arguments give equal "
+        "bytes.",
+    )
+    parser.add_argument("workload", metavar="PROFILE", help=SOURCE_HELP)
+    _add_drawing(parser)
+    parser.add_argument(
+        "--duration-s", type=float, metavar="S", help="generate this long instead of a number"
+    )
+    parser.set_defaults(run=run, act=_generate)
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
+    parser.add_argument(
+        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
+    )
+    parser.add_argument(
+        "--high-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of requests of class `high`, 0 to 1 (default 0)",
+    )
+
+
+def _profile(args: argparse.Namespace) -> list[str]:
+    requests = read_trace(args.trace, args.format)
+    name = args.name or args.trace.name.split(".")[0]
+    return [to_json(measure(requests, Origin(name, args.source, args.licence, args.attribution)))]
+
+
+def _generate(args: argparse.Namespace) -> list[str]:
+    if args.duration_s is None:
+        return list(dump(_loaded(args)))
+    requests = profiled.generate(
+        find_profile(args.workload),
+        requests=args.requests,
+        duration_s=args.duration_s,
+        seed=args.seed,
+        rate=args.rate,
+    )
+    return list(dump(with_high_class(requests, args.high_share, args.seed)))
+
+
+def _inspect(args: argparse.Namespace) -> list[str]:
+    rows = describe(_loaded(args))
+    source = find_workload(args.workload)
+    if isinstance(source, Path) and is_profile(source):
+        origin = dataclasses.asdict(read_profile(source).origin)
+        rows = [(key, str(value)) for key, value in origin.items() if value] + rows
+    return [f"{what:<18} {value}\n" for what, value in rows]
+
+
+def _loaded(args: argparse.Namespace) -> list[TraceRequest]:
+    return load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)

@@ -1,0 +1,101 @@
+"""The one configuration object: read, documented, passed on, and strict."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llumnix.config import Config, build, describe, load_config
+from llumnix.emulate import child_arguments
+from llumnix.errors import ConfigError
+from policies.registry import PolicySpec
+
+CHANGES = [
+    "fleet.emulate=3",
+    "frontend.port=9",
+    "scheduler.dispatch=load-aware",
+    "scheduler.rebalance.low_steps=10",
+    'scheduler.classes=[{"name": "gold", "headroom_tokens": 5}, {"name": "normal"}]',
+    "emulator.capacity_tokens=16000",
+    "emulator.kv_pretouch=true",
+    "migration.cooldown_s=1",
+]
+
+
+def every_field(cls: Any, where: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    for item in dataclasses.fields(cls):
+        yield f"{where}{item.name}", item
+        default = item.default
+        if default is dataclasses.MISSING and item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if dataclasses.is_dataclass(default):
+            yield from every_field(type(default), f"{where}{item.name}.")
+
+
+def test_what_is_printed_reads_back_equal() -> None:
+    config = load_config(None, CHANGES)
+
+    assert build(Config, yaml.safe_load(describe(config)), "") == config
+
+
+def test_a_file_and_overrides_merge(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("frontend:\n  port: 1\n  host: 0.0.0.0\n")
+
+    config = load_config(path, ["frontend.port=2"])
+
+    assert (config.frontend.port, config.frontend.host) == (2, "0.0.0.0")
+    assert config.scheduler == Config().scheduler
+
+
+def test_a_policy_may_be_given_by_its_name_alone() -> None:
+    assert load_config(None, CHANGES).scheduler.dispatch == PolicySpec("load-aware")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("frontend.prt=1", "did you mean 'port'"),
+        ("nonsense=1", "known: fleet"),
+        ("frontend.port=many", "must be int"),
+        ("fleet.instances=http://x", "must be a list"),
+        ("frontend=3", "must be a mapping"),
+        ("scheduler.dispatch.params.x=1", "lacks name"),
+        ("scheduler.rebalance.low_steps=1000", "must not exceed"),
+        ("frontend.port", "section.key=value"),
+        ("frontend.port.deeper=1", "must be int"),
+    ],
+)
+def test_mistakes_are_told(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, [override])
+
+
+def test_a_missing_and_a_broken_file_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(broken)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    silent = [name for name, item in every_field(Config) if not item.metadata.get("help")]
+
+    assert silent == []
+
+
+def test_children_get_the_settings_of_their_parent() -> None:
+    config = load_config(None, CHANGES)
+    overrides = [part for part in child_arguments(config) if part != "--set"]
+
+    child = load_config(None, overrides)
+
+    assert child.emulator == config.emulator
+    assert child.migration == config.migration
+    assert child.scheduler.classes == config.scheduler.classes
