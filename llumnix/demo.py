@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 
 from llumnix import __version__
+from llumnix.config import load_config
 from llumnix.emulator.answer import expected_output
 from llumnix.emulator.vocabulary import decode
 from llumnix.errors import ConfigError
@@ -22,6 +23,8 @@ from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
 from llumnix.trial import FleetShape, PolicyChoice, TrialOutcome, run_trial
 from llumnix.workload import SOURCE_HELP, load_workload
+from policies.dispatch import dispatch_policies
+from policies.registry import PolicyError
 from simulator.capacity import fluid_rate_per_s
 from simulator.costs import PRESETS, preset
 from simulator.workload.request import TraceRequest
@@ -59,9 +62,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--speed",
         type=float,
-        default=10.0,
+        default=8.0,
         metavar="X",
-        help="emulated seconds per wall second (default 10; a run too fast for this machine is "
+        help="emulated seconds per wall second (default 8; a run too fast for this machine is "
         "marked invalid)",
     )
     _add_load_arguments(parser)
@@ -108,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     report = Path(args.report)
     if not report.parent.is_dir():
         raise ConfigError(f"there is no folder {report.parent} for the report")
+    choices = _choices(args)
     requests = _workload(args)
-    choices = [PolicyChoice.parse(text) for text in args.policy or POLICIES]
     console = Console(stderr=args.json == "-")
     console.print(_headline(args, requests), highlight=False)
     outcomes = uvloop.run(_run_all(args, choices, requests))
@@ -121,6 +124,18 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"report: {report}", highlight=False)
     _write_json(args.json, outcomes)
     return 0 if all(outcome.result.ok for outcome in outcomes) else 1
+
+
+def _choices(args: argparse.Namespace) -> list[PolicyChoice]:
+    """Read the policies and check all settings, before the first run rather than in the last."""
+    choices = [PolicyChoice.parse(text) for text in args.policy or POLICIES]
+    load_config(None, args.set)
+    try:
+        for choice in choices:
+            dispatch_policies.params(choice.dispatch)
+    except PolicyError as error:
+        raise ConfigError(str(error)) from error
+    return choices
 
 
 async def _run_all(
@@ -179,7 +194,7 @@ def _meta(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> dict[st
     span_s = requests[-1].arrival_s
     return {
         "workload": f"{Path(str(args.trace)).name}, {len(requests)} requests over {span_s:.0f} s",
-        "instances": f"{args.instances} emulated, {preset(args.preset).source}",
+        "instances": f"{args.instances} emulated, {args.preset}: {preset(args.preset).source}",
         "speed": f"{args.speed:g} emulated seconds per wall second",
         "seed": str(args.seed),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",

@@ -4,17 +4,12 @@ import asyncio
 import signal
 from collections.abc import Coroutine
 
-try:
-    import uvloop
-
-    _factory = uvloop.new_event_loop
-except ImportError:  # pragma: no cover - uvloop is a dependency, but has no wheel everywhere
-    _factory = asyncio.new_event_loop
+import uvloop
 
 
 def run_async(main: Coroutine[object, object, None]) -> int:
     """Run to the end, or until a signal cancels it; returns the exit status."""
-    with asyncio.Runner(loop_factory=_factory) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
 
         async def supervised() -> None:

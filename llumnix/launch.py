@@ -107,10 +107,9 @@ async def start_child(
     except (TimeoutError, ValueError, TypeError) as error:
         await stop_process(process, 0.0)
         tail = log_path.read_text(errors="replace")[-_LOG_SHOWN_CHARACTERS:]
-        raise LaunchError(
-            f"{name} did not start within {timeout_s:g} s "
-            f"({type(error).__name__}); its log {log_path} ends:\n{tail}"
-        ) from error
+        slow = isinstance(error, TimeoutError)
+        why = f"did not start within {timeout_s:g} s" if slow else "gave up starting"
+        raise LaunchError(f"{name} {why}; its log {log_path} ends:\n{tail}") from error
     except BaseException:
         await stop_process(process, 0.0)
         raise

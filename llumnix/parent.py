@@ -11,6 +11,7 @@ def exit_with_parent() -> None:
 
 
 def _watch_stdin() -> None:
-    while sys.stdin.buffer.read1(4096):
+    descriptor = sys.stdin.fileno()
+    while os.read(descriptor, 4096):
         pass
     os._exit(0)
