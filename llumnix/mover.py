@@ -148,7 +148,7 @@ class Mover:
     def _started(self, migration: Migration) -> None:
         self._note(
             "migration_started",
-            f"{migration.request_id}: {migration.source} → {migration.destination}",
+            _journey(migration),
             **migration.as_json(),
         )
         active = self._requests.active.get(migration.request_id or RequestId(""))
@@ -175,7 +175,7 @@ class Mover:
             if event
             else {}
         )
-        text = f"{migration.request_id}: {pair[0]} → {pair[1]} {result}"
+        text = f"{_journey(migration)} {result}"
         detail = f" ({why})" if result != "committed" and why else ""
         self._note(f"migration_{result}", text + detail, **migration.as_json(), **figures)
 
@@ -198,6 +198,11 @@ class Mover:
     def _note(self, kind: str, text: str, **fields: object) -> None:
         log.info("%s %s", kind, text)
         self._events.add(self._now_s(), kind, text, **fields)
+
+
+def _journey(migration: Migration) -> str:
+    who = f"{migration.request_id}: " if migration.request_id else ""
+    return f"{who}{migration.source} → {migration.destination}"
 
 
 def _condition(instance: Instance) -> str:
