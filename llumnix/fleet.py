@@ -15,6 +15,7 @@ import aiohttp
 from llumnix.clock import FleetClock
 from llumnix.event_ring import EventRing
 from llumnix.fleet_config import FleetConfig
+from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, Kind, Link, State
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.plugged import PluggedLink
@@ -133,7 +134,9 @@ class Fleet:
         """Find a place for a request now; Hold means to ask again after `changed`."""
         rows, left_out = self._candidates(ask)
         decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
-        why = replace(decision.explanation, vetoed={**left_out, **decision.explanation.vetoed})
+        why = decision.explanation
+        if left_out:
+            why = replace(why, vetoed={**left_out, **why.vetoed})
         kind = type(decision).__name__.lower()
         target = decision.instance_id if isinstance(decision, Dispatch) else None
         request_id = ask.request.request_id
@@ -190,6 +193,8 @@ class Fleet:
         log.warning("instance_down instance=%s reason=%s", instance.id, reason)
         self.events.add(self.now_s(), "instance_down", f"{instance.id} is down: {reason}")
         self.mover.instance_gone(instance.id)
+        for request in self.requests.at(instance.id):
+            request.cut()
         self.changed()
 
     def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
@@ -227,6 +232,9 @@ class Fleet:
         return (rows, left_out) if rows or not spare else (spare, {})
 
     async def _link(self, instance: Instance, identity: Identity) -> Link:
+        other = self.instances.get(identity.instance_id)
+        if other is not None and other is not instance:
+            raise NotUnderstood(f"{other.url} calls itself {identity.instance_id} as well")
         if identity.kind is Kind.UNTOUCHED:
             assert self._session is not None
             return UntouchedLink(
@@ -236,7 +244,7 @@ class Fleet:
                 self.config,
                 self,
                 self.now_s,
-                self.requests.count_at,
+                lambda: len(self.requests.at(instance.id)),
                 self._default_class,
             )
         link = PluggedLink(instance, identity, self.secret, self.config, self, self.now_s)

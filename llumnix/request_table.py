@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from policies.types import Explanation, InstanceId, RequestId
@@ -11,11 +11,16 @@ _REQUESTS_EXPLAINED = 4096
 _DECISIONS_KEPT = 16
 
 
+def nothing() -> None:
+    """Do nothing: there is nothing to cut."""
+
+
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
-    `state` is queued, starting, running or moving. `tokens` counts output tokens so far.
+    `state` is queued, starting, running or moving. `tokens` counts output tokens so far. `cut` is
+    called when the request's instance is found dead: what still waits for it must wait no longer.
     """
 
     request_id: RequestId
@@ -23,7 +28,8 @@ class ActiveRequest:
     since_s: float
     state: str = "queued"
     instance_id: InstanceId | None = None
-    tokens: Callable[[], int] = field(default=int)
+    tokens: Callable[[], int] = int
+    cut: Callable[[], None] = nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,9 @@ class RequestTable:
         """Drop a request that has ended; what was decided about it is kept for a while."""
         del self.active[request_id]
 
-    def count_at(self, instance_id: InstanceId) -> int:
-        """Count the active requests that are at an instance."""
-        return sum(each.instance_id == instance_id for each in self.active.values())
+    def at(self, instance_id: InstanceId) -> list[ActiveRequest]:
+        """List the active requests that are at an instance."""
+        return [each for each in self.active.values() if each.instance_id == instance_id]
 
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Keep a decision; being held again and again counts once, with the latest reason."""

@@ -7,9 +7,24 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from llumnix.metrics import FleetMetrics
+from llumnix.metrics import MIGRATION_RESULTS, OUTCOMES, FleetMetrics
 
 _KEPT = 1000
+
+
+class _OfClass:
+    """The metrics of one class, looked up once: finding a label costs as much as counting."""
+
+    def __init__(self, metrics: FleetMetrics, name: str) -> None:
+        self.ended = {
+            outcome: metrics.requests_total.labels(class_name=name, outcome=outcome)
+            for outcome in OUTCOMES
+        }
+        self.queue_wait = metrics.queue_wait_seconds.labels(class_name=name)
+        self.ttft = metrics.ttft_seconds.labels(class_name=name)
+        self.tpot = metrics.tpot_seconds.labels(class_name=name)
+        self.e2e = metrics.e2e_seconds.labels(class_name=name)
+        self.output_tokens = metrics.output_tokens_total.labels(class_name=name)
 
 
 class Tally:
@@ -18,14 +33,15 @@ class Tally:
     def __init__(self, metrics: FleetMetrics, class_names: Sequence[str]) -> None:
         self.metrics = metrics
         self.arrived = 0
-        self.outcomes = {"finished": 0, "failed": 0, "rejected": 0, "cancelled": 0}
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.resumed = 0
-        self.migrations = {"committed": 0, "aborted": 0, "refused": 0}
+        self.migrations = dict.fromkeys(MIGRATION_RESULTS, 0)
         self.streams_open = 0
         self.mismatches = 0
         self.downtimes_s: deque[float] = deque(maxlen=_KEPT)
         self.gaps_s: deque[float] = deque(maxlen=_KEPT)
         metrics.declare_classes(class_names)
+        self._classes = {name: _OfClass(metrics, name) for name in class_names}
 
     def request_arrived(self) -> None:
         """Count a request."""
@@ -34,7 +50,7 @@ class Tally:
     def request_ended(self, class_name: str, outcome: str) -> None:
         """Count a request's end: finished, failed, rejected or cancelled."""
         self.outcomes[outcome] += 1
-        self.metrics.requests_total.labels(class_name=class_name, outcome=outcome).inc()
+        self._classes[class_name].ended[outcome].inc()
 
     def stream_opened(self) -> None:
         """Count a stream that is being served from now on."""
@@ -48,7 +64,7 @@ class Tally:
 
     def waited(self, class_name: str, wait_s: float) -> None:
         """Note how long a request was held in the queue."""
-        self.metrics.queue_wait_seconds.labels(class_name=class_name).observe(wait_s)
+        self._classes[class_name].queue_wait.observe(wait_s)
 
     def dispatched(self, policy: str, instance_id: str) -> None:
         """Count a request sent to an instance by a policy."""
@@ -56,16 +72,17 @@ class Tally:
 
     def first_token(self, class_name: str, ttft_s: float) -> None:
         """Note the time from arrival to the first token."""
-        self.metrics.ttft_seconds.labels(class_name=class_name).observe(ttft_s)
+        self._classes[class_name].ttft.observe(ttft_s)
 
     def answered(
         self, class_name: str, e2e_s: float, tokens: int, tpot_s: float | None = None
     ) -> None:
         """Note a finished answer; `tpot_s` is None where it has fewer than two timed tokens."""
-        self.metrics.e2e_seconds.labels(class_name=class_name).observe(e2e_s)
-        self.metrics.output_tokens_total.labels(class_name=class_name).inc(tokens)
+        known = self._classes[class_name]
+        known.e2e.observe(e2e_s)
+        known.output_tokens.inc(tokens)
         if tpot_s is not None:
-            self.metrics.tpot_seconds.labels(class_name=class_name).observe(tpot_s)
+            known.tpot.observe(tpot_s)
 
     def moved(self, gap_s: float, downtime_s: float) -> None:
         """Note the pause a migration made in its client's stream."""

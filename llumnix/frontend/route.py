@@ -64,7 +64,12 @@ class Route:
             self._active.instance_id = target.id
             body = self._body(target, claim[0] if claim else None, token_ids)
             result = await self._desk.upstream.send(
-                target, self._request.path, body, self._headers, streams=self._request.streams
+                target,
+                self._request.path,
+                body,
+                self._headers,
+                streams=self._request.streams,
+                active=self._active,
             )
             if begun and isinstance(result, Answer):
                 result = Failure("answered", f"{target.id} answered {result.status}", result.status)

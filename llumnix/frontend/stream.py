@@ -7,10 +7,10 @@ begins, moves or ends.
 import time
 from typing import Literal
 
-import aiohttp
 from aiohttp import web
 
 from llumnix.frontend import sse
+from llumnix.frontend.client import ClientStream
 from llumnix.frontend.desk import Desk
 from llumnix.frontend.headers import to_client
 from llumnix.frontend.idle import IdleWatch
@@ -24,6 +24,8 @@ from llumnix.frontend.strand import Overlong, Strand
 from llumnix.frontend.transcript import Transcript, read
 from llumnix.frontend.upstream import Answer, Failure, Leg
 from llumnix.request_table import ActiveRequest
+
+_SILENT_S = 1.0
 
 Outcome = Literal["finished", "failed", "rejected"]
 
@@ -42,18 +44,18 @@ class StreamRelay:
     ) -> None:
         self.pace = Pace()
         self._desk = desk
-        self._http = http
+        self._client = ClientStream(http)
         self._request = request
         self._route = route
         self._active = active
         self._arrived_at = arrived_at
         self._had = Transcript()
         self._ledger = Ledger()
-        self._response: web.StreamResponse | None = None
         self._leg: Leg | None = None
         self._watch = IdleWatch(desk.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
+        self._fault: Diverged | Overlong | None = None
         self._moved_at: tuple[float, bool] | None = None
         active.tokens = self.tokens
 
@@ -67,15 +69,15 @@ class StreamRelay:
             refusal = await self._follow(leg)
         if refusal is not None:
             return await self._fail(refusal), "failed"
-        assert self._response is not None, "a stream that ended has begun"
-        await self._response.write_eof()
+        response = await self._client.end()
         self._count()
-        return self._response, "finished"
+        return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
         """Follow the stream from leg to leg; give a Refusal when it cannot be carried on."""
         while True:
             self._leg = leg
+            self._active.cut = self._on_instance_down
             try:
                 end = await self._pump(leg)
             except Diverged as error:
@@ -109,18 +111,21 @@ class StreamRelay:
         )
         self._ledger = strand.ledger
         self._stalled = False
-        read_some = leg.response.content.readany
         data, broken = leg.first, ""
         try:
             while data:
                 data = strand.feed(data)
                 if data:
                     await self._send(data, leg)
+                if self._client.flows and self._moved_at is None and strand.redirect is None:
+                    await leg.pour(lambda some: self._pass_on(some, strand))
+                if self._fault is not None:
+                    raise self._fault
                 if strand.redirect is not None:
                     return strand.redirect
                 try:
-                    data = await read_some()
-                except (aiohttp.ClientError, OSError) as error:
+                    data = await leg.read()
+                except OSError as error:
                     data, broken = b"", f"{leg.instance.id} broke off: {error!r}"
         except Overlong as error:
             return Failure("broken", f"{leg.instance.id} sent {error}")
@@ -132,10 +137,23 @@ class StreamRelay:
             await self._send(left, leg)
         return None
 
+    def _pass_on(self, data: bytes, strand: Strand) -> bool:
+        """Forward what was just read, from within the read: the way of nearly every token."""
+        try:
+            data = strand.feed(data)
+        except (Diverged, Overlong) as error:
+            self._fault = error
+            return False
+        if data:
+            self.pace.last_at = self._watch.touched_at = time.monotonic()
+            self._client.push(data)
+        return strand.redirect is None and self._client.flows
+
     async def _send(self, data: bytes, leg: Leg) -> None:
         now = time.monotonic()
-        if self._response is None:
-            self._response = await self._begin(leg)
+        if not self._client.begun:
+            headers = to_client(leg.head.headers, self._active.request_id, streams=True)
+            await self._client.begin(leg.head.status, headers)
             self.pace.first_at = now
             waited_s = self._desk.fleet_seconds(now - self._arrived_at)
             self._desk.tally.first_token(self._request.class_name, waited_s)
@@ -143,16 +161,8 @@ class StreamRelay:
             self._count_move(now)
         self.pace.last_at = self._watch.touched_at = now
         self._writing = True
-        await self._response.write(data)
+        await self._client.write(data)
         self._writing = False
-
-    async def _begin(self, leg: Leg) -> web.StreamResponse:
-        response = web.StreamResponse(
-            status=leg.response.status,
-            headers=to_client(leg.response.headers, self._active.request_id, streams=True),
-        )
-        await response.prepare(self._http)
-        return response
 
     def _note_end(self, end: Redirect | Failure) -> Refusal | None:
         """Take stock of what the client has, and tell the route why this leg ended."""
@@ -164,7 +174,7 @@ class StreamRelay:
         if self._had.events and not self._resumable():
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
             return Refusal(502, f"the stream broke and cannot be carried on: {detail}", "broken")
-        if self._response is not None:
+        if self._client.begun:
             migrated = isinstance(end, Redirect) and end.migration_id is not None
             self._moved_at = self.pace.last_at, migrated
         if isinstance(end, Failure):
@@ -183,11 +193,10 @@ class StreamRelay:
         return self._had.finished and (self._had.usage or not self._request.wants_usage)
 
     async def _fail(self, refusal: Refusal) -> web.StreamResponse:
-        if self._response is None:
+        if not self._client.begun:
             return refusal.response()
-        await self._response.write(refusal.event())
-        await self._response.write_eof()
-        return self._response
+        await self._client.write(refusal.event())
+        return await self._client.end()
 
     def _count_move(self, now: float) -> None:
         assert self._moved_at is not None
@@ -210,11 +219,16 @@ class StreamRelay:
             seconds(spent_s / (tokens - 1)) if tokens > 1 else None,
         )
 
+    def _on_instance_down(self) -> None:
+        """Cut a silent leg: its instance hangs. One that still flows may flow on to its end."""
+        silent_s = time.monotonic() - self._watch.touched_at
+        if self._leg is not None and not self._writing and silent_s > _SILENT_S:
+            self._leg.close()
+
     def _on_idle(self) -> None:
         """Cut whichever side keeps the stream waiting."""
         if self._writing:
-            if self._http.transport is not None:
-                self._http.transport.abort()
+            self._client.cut()
         elif self._leg is not None:
             self._stalled = True
             self._leg.close()

@@ -3,15 +3,22 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import aiohttp
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.connection import Connection, ConnectionPool, Sink, Unreachable
+from llumnix.frontend.http_response import Head
 from llumnix.instances.instance import Instance
+from llumnix.request_table import ActiveRequest, nothing
 
 _DETAIL_CHARACTERS = 300
+_NOW = 0.0
+"""A deadline that has passed at any time of the event loop's clock."""
+_NO_HEAD = Head(0, CIMultiDictProxy(CIMultiDict()), keeps=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +43,43 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
 class Leg:
-    """A stream on one instance, begun: `first` are its first bytes, the rest is in `content`."""
+    """A stream on one instance, begun: `first` are its first bytes."""
 
-    instance: Instance
-    response: aiohttp.ClientResponse
-    first: bytes
+    def __init__(
+        self, instance: Instance, pool: ConnectionPool, connection: Connection, head: Head
+    ) -> None:
+        self.instance = instance
+        self.head = head
+        self.first = b""
+        self._pool = pool
+        self._connection = connection
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """Wait for more; b"" at the end. Raises OSError when it is cut off."""
+        return await self._connection.read()
+
+    async def pour(self, sink: Sink) -> None:
+        """Give all that comes to `sink`, until that wants no more or the stream is over."""
+        await self._connection.pour(sink)
 
     def close(self) -> None:
         """Cut the connection at once, unless the stream has ended: that cancels the request."""
-        self.response.close()
+        if not self._closed:
+            self._closed = True
+            self._pool.give_back(self.instance.url, self._connection)
 
 
 class Upstream:
-    """The connections to all instances."""
+    """The way to all instances, for completions; `session` is for everything else."""
 
     def __init__(self, config: FrontendConfig) -> None:
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._answer_timeout_s = config.answer_timeout_s
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=config.connect_timeout_s, sock_read=None
-        )
+        self._pool = ConnectionPool(config.connect_timeout_s)
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=60),
-            timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -68,6 +87,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._pool.close()
         await self.session.close()
 
     async def send(
@@ -78,41 +98,53 @@ class Upstream:
         headers: Mapping[str, str],
         *,
         streams: bool,
+        active: ActiveRequest,
     ) -> Leg | Answer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
-        Server errors (5xx) are failures: somebody else may do better.
+        Server errors (5xx) are failures: somebody else may do better. `active.cut` ends the wait.
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
-        response: aiohttp.ClientResponse | None = None
-        kept = False
+        leg: Leg | None = None
+        result: Leg | Answer | Failure | None = None
         try:
-            async with asyncio.timeout(deadline_s):
-                response = await self.session.post(
-                    instance.url + path, data=body, headers=headers, allow_redirects=False
-                )
-                result = await _receive(instance, response)
-            kept = isinstance(result, Leg)
-            return result
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            async with asyncio.timeout(deadline_s) as deadline:
+                active.cut = partial(_cut, deadline)
+                connection = await self._pool.ask(instance.url, path, headers, body)
+                leg = Leg(instance, self._pool, connection, _NO_HEAD)
+                leg.head = await connection.head()
+                result = await _receive(leg)
+                return result
+        except Unreachable as error:
             return Failure("refused", f"{instance.id} takes no connection: {error}")
         except TimeoutError:
+            if deadline.when() == _NOW:
+                return Failure("broken", f"{instance.id} went down")
             return Failure("stalled", f"{instance.id} sent nothing for {deadline_s:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             return Failure("broken", f"{instance.id} broke off: {error!r}")
         finally:
-            if response is not None and not kept:
-                response.close()
+            active.cut = nothing
+            if leg is not None and result is not leg:
+                leg.close()
 
 
-async def _receive(instance: Instance, response: aiohttp.ClientResponse) -> Leg | Answer | Failure:
-    if response.status >= 500:
-        text = (await response.read()).decode(errors="replace")
-        detail = f"{instance.id} answered {response.status}: {text[:_DETAIL_CHARACTERS]}"
-        return Failure("answered", detail, response.status)
-    if response.content_type == "text/event-stream" and response.status == 200:
-        first = await response.content.readany()
-        if not first:
-            return Failure("broken", f"{instance.id} ended its stream before it began")
-        return Leg(instance, response, first)
-    return Answer(response.status, response.headers, await response.read())
+def _cut(deadline: asyncio.Timeout) -> None:
+    deadline.reschedule(_NOW)
+
+
+async def _receive(leg: Leg) -> Leg | Answer | Failure:
+    status, instance = leg.head.status, leg.instance
+    if status == 200 and leg.head.content_type == "text/event-stream":
+        leg.first = await leg.read()
+        if leg.first:
+            return leg
+        return Failure("broken", f"{instance.id} ended its stream before it began")
+    parts: list[bytes] = []
+    while part := await leg.read():
+        parts.append(part)
+    body = b"".join(parts)
+    if status < 500:
+        return Answer(status, leg.head.headers, body)
+    text = body.decode(errors="replace")[:_DETAIL_CHARACTERS]
+    return Failure("answered", f"{instance.id} answered {status}: {text}", status)

@@ -20,8 +20,8 @@ _TYPICAL_CONTEXT_TOKENS = 512
 _PREFIXES = ("vllm:", "vllm_")
 _MODELS_EVERY = 15
 
-LocalCount = Callable[[InstanceId], int]
-"""Counts the requests we have at an instance: all there is to know of one without metrics."""
+LocalCount = Callable[[], int]
+"""Counts the requests we have at the instance: all there is to know of one without metrics."""
 
 
 class UntouchedLink:
@@ -99,7 +99,7 @@ class UntouchedLink:
         load = read_load(
             self._id,
             text,
-            self._local_count(self._id),
+            self._local_count(),
             self._config.assumed_capacity_tokens,
             self._class_index,
         )
