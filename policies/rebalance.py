@@ -59,13 +59,6 @@ class RebalanceConfig:
             "unit": "decode steps",
         },
     )
-    cooldown_s: float = field(
-        default=5.0,
-        metadata={
-            "help": "a request that has moved is left alone this long (by llumlets)",
-            "unit": "s",
-        },
-    )
     max_concurrent_out: int = field(
         default=1, metadata={"help": "moves under way from one instance", "unit": "migrations"}
     )
