@@ -47,7 +47,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
     parser.add_argument(
-        "--requests", type=int, default=600, metavar="N", help="how many (default 600)"
+        "--requests", type=int, default=500, metavar="N", help="how many (default 500)"
     )
     parser.add_argument(
         "--instances", type=int, default=4, metavar="N", help="emulated instances (default 4)"
@@ -62,9 +62,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--speed",
         type=float,
-        default=8.0,
+        default=6.0,
         metavar="X",
-        help="emulated seconds per wall second (default 8; a run too fast for this machine is "
+        help="emulated seconds per wall second (default 6; a run too fast for this machine is "
         "marked invalid)",
     )
     _add_load_arguments(parser)

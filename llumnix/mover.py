@@ -106,7 +106,7 @@ class Mover:
             migration = self.book.started(event, now_s)
             self._started(migration)
             return
-        ended = self.book.ended(MigrationId(event.migration_id), moved=event.kind == "committed")
+        ended = self.book.ended(MigrationId(event.migration_id), moved=event.redirected)
         if ended is None:
             log.debug("migration_unknown migration_id=%s kind=%s", event.migration_id, event.kind)
             return

@@ -88,13 +88,14 @@ class LlumletAgent:
         """Undo what is under way, tell the peers, and close everything."""
         self.llumlet.stop("shutting down")
         self._pump()
-        for handle in self._timers.values():
-            handle.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._pool.close()
         await self._listener.close()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for handle in self._timers.values():
+            handle.cancel()
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Count frames refused by reason, migrations by role and outcome, and what came late."""

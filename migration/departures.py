@@ -7,7 +7,7 @@ from migration import instructions as do
 from migration.effects import Announce, Arm, AskPeer, Disarm, Say, Ship, TimerKey
 from migration.host import Host
 from migration.messages import Message
-from migration.orders import MigrateOut, MigrationEvent, Peer
+from migration.orders import HANDED_OVER, MigrateOut, MigrationEvent, Peer
 from migration.pacing import Bandwidth
 from migration.source import Source
 from migration.trip import Trip
@@ -155,7 +155,7 @@ class Departures:
         if ended.outcome is do.Outcome.COMMITTED:
             reason = departure.reason
         elif ended.outcome is do.Outcome.HANDED_OVER:
-            reason = f"handed over: {reason}"
+            reason = f"{HANDED_OVER}: {reason}"
         self._announce(departure, _KINDS[ended.outcome], reason)
 
     def _announce(self, departure: Departure, kind: str, reason: str) -> None:

@@ -9,6 +9,8 @@ from migration.errors import ProtocolError
 from migration.messages import Instance, Migration, Reason, Request
 from policies.types import InstanceLoad
 
+HANDED_OVER = "handed over"
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -73,6 +75,15 @@ class MigrationEvent:
     copied_bytes: int = 0
     source_downtime_s: float = 0.0
     started_at_s: float = 0.0
+
+    @property
+    def redirected(self) -> bool:
+        """Say whether the source ended the stream with a redirect to the destination.
+
+        So it is after a commit, and also when a commit was never answered: then the request may
+        run at the destination, and only a claim there can tell.
+        """
+        return self.kind == "committed" or self.reason.startswith(HANDED_OVER)
 
 
 Order = Subscribe | MigrateOut | Drain

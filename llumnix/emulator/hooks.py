@@ -43,7 +43,10 @@ class EmulatorHooks:
         )
 
     def requests(self) -> Sequence[RequestView]:
-        """List the requests here; those about to leave are not movable."""
+        """List the requests here. Those about to leave, or just come, are not movable.
+
+        One that moved on before its stream has claimed it could only be found by recompute.
+        """
         return [
             RequestView(
                 request_id=request.request_id,
@@ -51,7 +54,9 @@ class EmulatorHooks:
                 phase=_phase(request),
                 context_tokens=request.kv_tokens,
                 arrived_order=request.arrived_order,
-                movable=not request.detaching and request.place is not Place.DETACHED,
+                movable=not request.detaching
+                and request.place is not Place.DETACHED
+                and not self._instance.awaits_claim(request.request_id),
             )
             for request in self._engine.requests()
         ]

@@ -158,6 +158,10 @@ class EmulatedInstance:
             timer.cancel()
         return request
 
+    def awaits_claim(self, request_id: RequestId) -> bool:
+        """Say whether a request has moved here and its stream has not followed yet."""
+        return any(request.request_id == request_id for request, _ in self._unclaimed.values())
+
     def _expire(self, migration_id: MigrationId) -> None:
         request, _ = self._unclaimed.pop(migration_id)
         _log.warning("unclaimed migration_id=%s request_id=%s", migration_id, request.request_id)

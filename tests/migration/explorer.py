@@ -13,7 +13,7 @@ from tests.migration.copying import freeze, thaw
 from tests.migration.moves import FAULTS, Move, faults, moves, perform
 from tests.migration.world import Site, World
 
-LONGEST_END = 400
+LONGEST_END = 1000
 """Moves within which every world must come to rest (INV-6)."""
 
 
@@ -97,12 +97,12 @@ def settled(world: World) -> bool:
 
 
 def run_to_rest(world: World) -> None:
-    """Let ordinary things happen until nothing can; that must be soon (INV-6)."""
-    for _ in range(LONGEST_END):
-        move = next(moves(world), None)
-        if move is None:
+    """Let ordinary things happen, each in its turn, until none can; that must be soon (INV-6)."""
+    for turn in range(LONGEST_END):
+        options = list(moves(world))
+        if not options:
             break
-        perform(world, move)
+        perform(world, options[turn % len(options)])
     else:
         raise AssertionError("does not come to rest")
     check_rest(world)

@@ -6,40 +6,13 @@ was lost, swapped, stale or overwritten changes the answer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from migration.engine import EngineListener, Gone, RequestState
 from migration.layout import Layout
 from migration.pacing import blocks_for
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
 from tests.migration.chain import ROW_BYTES, earlier_position, kv_row, read_token
-
-
-class StreamSink(Protocol):
-    """Who listens to a request's stream."""
-
-    def token(self, instance_id: InstanceId, request_id: RequestId, token: int) -> None: ...
-    def ended(self, instance_id: InstanceId, request_id: RequestId, redirect: str) -> None: ...
-
-
-@dataclass
-class FakeRequest:
-    request_id: RequestId
-    prompt: tuple[int, ...]
-    outputs: list[int]
-    max_tokens: int
-    order: int
-    phase: str = "queued"
-    kv_tokens: int = 0
-    blocks: list[int] = field(default_factory=list)
-    wants_detach: bool = False
-    migration_id: MigrationId | None = None
-    """Set while attached and not yet claimed."""
-
-    @property
-    def tokens(self) -> list[int]:
-        return [*self.prompt, *self.outputs]
+from tests.migration.fake_request import FakeRequest, StreamSink
 
 
 class FakeEngine:
@@ -140,8 +113,12 @@ class FakeEngine:
                 self._leave(request, Gone.CANCELLED)
 
     def _advance(self, request: FakeRequest) -> None:
-        if not self._grow(request):
-            return
+        while not self._grow(request):
+            running = [item for item in self.running.values() if item.phase == "running"]
+            latest = max(running, key=lambda item: item.order)
+            self.preempt(latest.request_id)
+            if latest is request:
+                return
         tokens = request.tokens
         while request.kv_tokens < len(tokens):
             position = request.kv_tokens

@@ -27,7 +27,7 @@ class Instance:
         frontend: Frontend,
         config: MigrationConfig = CONFIG,
         transport: Transport | None = None,
-        n_blocks: int = 256,
+        n_blocks: int = 1024,
     ) -> None:
         self.name = InstanceId(name)
         self.engine = FakeEngine(self.name, n_blocks, frontend)

@@ -18,19 +18,19 @@ from tests.migration.world import CONFIG, World
 AWAY, IN = source.State, destination.State
 
 
-def one_migration(max_tokens: int = 4, max_stages: int = 2) -> World:
-    """A request of two tokens on its way from A to B, its first answer given."""
-    world = World(n_blocks=8, config=replace(CONFIG, max_stages=max_stages))
-    world.request("A", "r", 2, max_tokens)
+def one_migration() -> World:
+    """A request of two tokens on its way from A to B, where it will have to ask for more room."""
+    world = World(n_blocks=8, config=replace(CONFIG, max_stages=2, slack_blocks=0))
+    world.request("A", "r", 2, 4)
     world.migrate("m", "r", "A", "B")
     return world
 
 
 def crossing() -> World:
     """Two requests moving at once, one each way, where memory is short for both at once."""
-    world = World(n_blocks=4, config=replace(CONFIG, max_stages=1))
+    world = World(n_blocks=3, config=replace(CONFIG, max_stages=1))
     world.request("A", "r", 2, 3)
-    world.request("B", "s", 2, 3)
+    world.request("B", "s", 1, 3)
     world.migrate("m", "r", "A", "B")
     world.migrate("n", "s", "B", "A")
     return world
@@ -42,9 +42,9 @@ def test_one_migration_with_any_one_fault(capsys: pytest.CaptureFixture[str]) ->
 
     with capsys.disabled():
         print(f"\n  one migration, one of {len(FAULTS)} faults: {explored.told()}")
-    assert explored.states > 5_000
+    assert explored.states > 4_500
     assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
-    transient = {AWAY.NEW, AWAY.ENDED, AWAY.RESERVING_REST, IN.NEW, IN.RESERVING, IN.ATTACHING}
+    transient = {AWAY.NEW, AWAY.ENDED, IN.NEW, IN.RESERVING, IN.ATTACHING}
     assert {*AWAY, *IN} - transient == explored.seen - transient
 
 
@@ -54,7 +54,7 @@ def test_two_crossing_migrations(capsys: pytest.CaptureFixture[str]) -> None:
 
     with capsys.disabled():
         print(f"\n  two crossing migrations: {explored.told()}")
-    assert explored.states > 5_000
+    assert explored.states > 4_000
     assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
 
 
@@ -130,4 +130,4 @@ def test_a_broken_rule_is_noticed(
     break_rule(monkeypatch)
 
     with pytest.raises(BrokenLawError):
-        explore(one_migration(max_tokens=4), faults_allowed=1, kinds=(fault,))
+        explore(one_migration(), faults_allowed=1, kinds=(fault,))

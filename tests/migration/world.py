@@ -129,8 +129,9 @@ class World:
         """Let a message arrive."""
         site = self.sites.get(letter.to)
         if site is None:
-            if letter.asks is not None:
-                self.sites[letter.sender[1]].llumlet.ask_failed(letter.asks)
+            asker = self.sites.get(letter.sender[1])
+            if letter.asks is not None and asker is not None:
+                asker.llumlet.ask_failed(letter.asks)
         elif isinstance(letter.message, Blocks):
             landing = site.llumlet.landing(letter.message)
             self.touchdowns.append(Touchdown(letter.to, landing, letter.payload))
