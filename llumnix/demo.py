@@ -67,6 +67,13 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="emulated seconds per wall second (default 6; a run too fast for this machine is "
         "marked invalid)",
     )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often a run that this machine was too busy for is repeated (default 1)",
+    )
     _add_load_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is stdout")
     parser.add_argument(
@@ -108,9 +115,12 @@ def run(args: argparse.Namespace) -> int:
     """Run every policy, then report."""
     if args.requests < 1 or args.instances < 1 or args.speed <= 0 or args.load <= 0:
         raise ConfigError("--requests, --instances, --speed and --load must be positive")
+    if args.retries < 0:
+        raise ConfigError("--retries must be 0 or more")
     report = Path(args.report)
-    if not report.parent.is_dir():
-        raise ConfigError(f"there is no folder {report.parent} for the report")
+    for target in (report, Path(args.json or "-")):
+        if not target.parent.is_dir():
+            raise ConfigError(f"there is no folder {target.parent} to write {target.name} into")
     choices = _choices(args)
     requests = _workload(args)
     console = Console(stderr=args.json == "-")
@@ -146,8 +156,14 @@ async def _run_all(
     outcomes = []
     for choice in choices:
         label = f"{choice.dispatch}{' + migration' if choice.migration else ''}"
-        with RunProgress(f"{label:<22}") as progress:
-            outcomes.append(await run_trial(choice, shape, requests, checker, args.seed, progress))
+        for tries_left in range(args.retries, -1, -1):
+            with RunProgress(f"{label:<22}") as progress:
+                outcome = await run_trial(choice, shape, requests, checker, args.seed, progress)
+            if outcome.result.valid or not tries_left:
+                break
+            why = "; ".join(outcome.result.invalid_reasons)
+            print(f"{label}: not valid, once more ({why})", file=sys.stderr)
+        outcomes.append(outcome)
     return outcomes
 
 

@@ -31,7 +31,7 @@ SPREADS = {
 
 
 def demo(*arguments: str) -> int:
-    return main(["demo", "--instances=2", "--speed=15", *arguments])
+    return main(["demo", "--instances=2", "--speed=15", "--retries=0", *arguments])
 
 
 def test_a_small_demo_checks_every_token_and_leaves_its_figures(tmp_path: Path) -> None:
@@ -67,6 +67,7 @@ def test_a_small_demo_checks_every_token_and_leaves_its_figures(tmp_path: Path) 
         (["--trace=nothing-like-it"], "shipped profile"),
         (["--requests=0"], "must be positive"),
         (["--report=/nowhere/at/all.html"], "no folder"),
+        (["--json=/nowhere/at/all.json"], "no folder"),
         (["--policy=nonsense"], "no dispatch policy 'nonsense'; there are"),
         (["--set=emulator.nonsense=1"], "unknown key"),
     ],
