@@ -1,4 +1,4 @@
-"""Pacing: full blocks while decoding, and an end as soon as the rest is below a decode step."""
+"""Pacing: full blocks while decoding, and an end as soon as the rest takes next to no time."""
 
 import pytest
 
@@ -39,11 +39,16 @@ def test_it_ends_when_no_full_block_is_left() -> None:
     assert stage(kv_tokens=7) == Finish(1)
 
 
-def test_it_ends_when_the_rest_is_below_a_decode_step() -> None:
+def test_it_ends_when_the_rest_takes_a_small_part_of_a_decode_step() -> None:
     """What is left, the partial block included, is weighed by measured bandwidth."""
     rest_bytes = 4 * 80
-    assert stage(stage=1, copied_blocks=9, bytes_per_s=rest_bytes * 21) == Finish(13)
-    assert stage(stage=1, copied_blocks=9, bytes_per_s=rest_bytes * 19) == Copy(9, 3)
+    assert stage(stage=1, copied_blocks=9, bytes_per_s=rest_bytes * 210) == Finish(13)
+    assert stage(stage=1, copied_blocks=9, bytes_per_s=rest_bytes * 190) == Copy(9, 3)
+
+
+def test_a_rest_of_a_whole_step_is_worth_another_live_stage() -> None:
+    """It would be a pause of a whole step; a live stage leaves only what one step grows."""
+    assert stage(stage=0, copied_blocks=0, bytes_per_s=13 * 80 * 25) == Copy(0, 12)
 
 
 def test_it_ends_at_the_stage_limit() -> None:
