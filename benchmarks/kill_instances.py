@@ -25,6 +25,14 @@ from llumnix.frontend_process import launched_frontend
 INSTANCES = 4
 STREAMS = 40
 SPEED = 8.0
+# A slow link keeps migrations under way for longer, so that more kills meet one.
+SERVE = [
+    "--port=0",
+    f"--emulate={INSTANCES}",
+    f"--speed={SPEED:g}",
+    "--set=emulator.link_bytes_per_s=1000000000",
+    "--set=migration.cooldown_s=0",
+]
 
 
 def arguments() -> argparse.Namespace:
@@ -68,7 +76,7 @@ def open_streams(fleet: Fleet, rng: random.Random) -> list["asyncio.Task[Stream]
     tasks = []
     for _ in range(STREAMS):
         prompt = prompt_ids(rng.randrange(1 << 30), rng.randint(20, 600))
-        stream = Stream(prompt, rng.randint(100, 400))
+        stream = Stream(prompt, rng.randint(250, 500))
         tasks.append(asyncio.create_task(stream.run(fleet.session, fleet.url)))
     return tasks
 
@@ -89,8 +97,7 @@ def judge(streams: list[Stream]) -> dict[str, int]:
 
 
 async def kill_round(session: aiohttp.ClientSession, rng: random.Random) -> dict[str, Any]:
-    arguments = ["--port=0", f"--emulate={INSTANCES}", f"--speed={SPEED:g}"]
-    async with launched_frontend(arguments) as url:
+    async with launched_frontend(SERVE) as url:
         fleet = Fleet(session, url)
         victims = {
             row["id"]: row["url"] for row in (await fleet.get("/llumnix/fleet"))["instances"]
@@ -99,8 +106,9 @@ async def kill_round(session: aiohttp.ClientSession, rng: random.Random) -> dict
         pid = (await _get(session, f"{victims[name]}/llumnix/stats"))["pid"]
         tasks = open_streams(fleet, rng)
         moving = asyncio.create_task(fleet.keep_migrating())
-        await asyncio.sleep(rng.uniform(0.3, 2.5))
+        await asyncio.sleep(rng.uniform(0.3, 1.2))
         during = (await fleet.get("/llumnix/fleet"))["migrations"]
+        running = sum(not task.done() for task in tasks)
         os.kill(pid, signal.SIGKILL)
         streams = await asyncio.gather(*tasks)
         moving.cancel()
@@ -112,7 +120,8 @@ async def kill_round(session: aiohttp.ClientSession, rng: random.Random) -> dict
         "with_migration_under_way": int(
             any(name in (m["source"], m["destination"]) for m in during)
         ),
-        "resumed": totals["resumed"],
+        "streams_open_at_the_kill": running,
+        "carried_on_elsewhere": totals["resumed"],
         "committed": totals["migrations_committed"],
         "leaked_blocks": leaks,
     }
@@ -130,8 +139,7 @@ async def leaked(session: aiohttp.ClientSession, urls: list[str]) -> int:
 
 
 async def drain_round(session: aiohttp.ClientSession, rng: random.Random) -> dict[str, Any]:
-    arguments = ["--port=0", f"--emulate={INSTANCES}", f"--speed={SPEED:g}"]
-    async with launched_frontend(arguments) as url:
+    async with launched_frontend(SERVE) as url:
         fleet = Fleet(session, url)
         first = (await fleet.get("/llumnix/fleet"))["instances"][0]
         tasks = open_streams(fleet, rng)
