@@ -239,7 +239,7 @@ def test_a_server_that_is_not_ours_tells_nothing() -> None:
 def test_the_table_leaves_out_what_nobody_knows() -> None:
     unknown = results_table([summed([record(0, [1.0, 2.0])])])
     names = list(unknown.columns[0].cells)
-    assert "TTFT mean / p50 / p99" in names
+    assert "TTFT p99, s" in names
     assert "migrations committed" not in names
     fleet = FleetRun(migrations_committed=3, migrations_aborted=0)
     known = results_table([summed([record(0, [1.0])], fleet=fleet), summed([record(0, [1.0])])])
