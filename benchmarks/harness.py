@@ -14,8 +14,6 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-REDIRECTED_S = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class Bar:

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -17,6 +16,7 @@ from llumnix.config import load_config
 from llumnix.emulator.answer import expected_output
 from llumnix.emulator.vocabulary import decode
 from llumnix.errors import ConfigError
+from llumnix.json_output import write_json
 from llumnix.loadgen import OutputChecker, PromptSource
 from llumnix.report import RunReport, write_report
 from llumnix.results_table import results_table
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(f"{outcome.result.policy}: {problem}", highlight=False, markup=False)
     write_report(report, [_report(one) for one in outcomes], _title(args), _meta(args, requests))
     console.print(f"report: {report}", highlight=False)
-    _write_json(args.json, outcomes)
+    write_json(args.json, {"runs": [outcome.result.to_json() for outcome in outcomes]})
     return 0 if all(outcome.result.ok for outcome in outcomes) else 1
 
 
@@ -217,16 +217,3 @@ def _meta(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> dict[st
         "versions": f"llumnix {__version__}, Python {platform.python_version()}, "
         f"aiohttp {importlib.metadata.version('aiohttp')}",
     }
-
-
-def _write_json(target: str | None, outcomes: Sequence[TrialOutcome]) -> None:
-    if target is None:
-        return
-    text = json.dumps({"runs": [one.result.to_json() for one in outcomes]}, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {target}: {error.strerror}") from error

@@ -2,10 +2,7 @@
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import uvloop
 from rich.console import Console
@@ -13,6 +10,7 @@ from rich.console import Console
 from llumnix.emulator.answer import expected_output
 from llumnix.emulator.vocabulary import decode
 from llumnix.errors import ConfigError
+from llumnix.json_output import write_json
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
 from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
@@ -204,13 +202,4 @@ def _print(result: RunResult, json_to: str | None) -> None:
         table_to.print(f"not valid: {reason}", highlight=False)
     for error in result.errors:
         table_to.print(f"error: {error}", highlight=False, markup=False)
-    if json_to is None:
-        return
-    text = json.dumps(result.to_json(), indent=2) + "\n"
-    if json_to == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(json_to).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {json_to}: {error.strerror}") from error
+    write_json(json_to, result.to_json())
