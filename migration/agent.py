@@ -148,6 +148,12 @@ class LlumletAgent:
         """See Inbox."""
         return self._hooks.layout().block_bytes
 
+    async def room(self, blocks: Blocks) -> None:
+        """See Inbox."""
+        room = self._hooks.room(blocks.migration_id, blocks.first_block, blocks.n_blocks)
+        if room is not None:
+            await room
+
     def landing(self, blocks: Blocks) -> Landing:
         """See Inbox."""
         landing = self.llumlet.landing(blocks)
@@ -226,6 +232,12 @@ class LlumletAgent:
         try:
             link = await self._pool.link(ship.peer)
             for first, n in frames(ship, self._shaper.frame_blocks(layout)):
+                request_id = departures.moves(ship)
+                if request_id is None:
+                    return
+                staged = self._hooks.stage(request_id, first, n)
+                if staged is not None and not await staged:
+                    return
                 views = departures.views(ship, first, n)
                 if views is None:
                     return
@@ -235,6 +247,7 @@ class LlumletAgent:
                     return
                 sent_at_s = self._shaper.book(n * layout.block_tokens)
                 await link.send_blocks(blocks, views)
+                self._hooks.unstage(request_id, first, n)
                 await self._shaper.wait_until(sent_at_s)
                 self.llumlet.frame_sent(ship, n, n * layout.block_bytes)
                 self._pump()

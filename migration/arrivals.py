@@ -98,7 +98,10 @@ class Arrivals:
             return
         landing.open = False
         arrival.landings.remove(landing)
-        self._feed(arrival, ev.BlocksLanded(landing.blocks, intact))
+        blocks = landing.blocks
+        if intact:
+            self._host.hooks.arrived(blocks.migration_id, blocks.first_block, blocks.n_blocks)
+        self._feed(arrival, ev.BlocksLanded(blocks, intact))
 
     def views(self, landing: Landing) -> list[memoryview]:
         """Give the reserved memory of an open landing."""

@@ -67,10 +67,12 @@ class Departures:
             host.hooks.layout(),
         )
         bandwidth = self._bandwidths.setdefault(peer.instance_id, Bandwidth())
-        source = Source(trip, host.config, bandwidth)
+        can_reattach = host.hooks.can_reattach()
+        source = Source(trip, host.config, bandwidth, can_reattach=can_reattach)
         departure = Departure(source, peer, order.reason, host.clock())
         self._by_id[order.migration_id] = departure
         self._by_request[request_id] = order.migration_id
+        host.hooks.departing(request_id, source.redirect)
         self._announce(departure, "started", order.reason)
         self.feed(order.migration_id, ev.Start())
 
@@ -114,11 +116,17 @@ class Departures:
 
     def views(self, ship: Ship, first_block: int, n_blocks: int) -> list[memoryview] | None:
         """Give the bytes of blocks being shipped; None when the attempt is over."""
+        request_id = self.moves(ship)
+        if request_id is None:
+            return None
+        return self._host.hooks.gather(request_id, first_block, n_blocks)
+
+    def moves(self, ship: Ship) -> RequestId | None:
+        """Say which request an attempt moves; None when the attempt is over."""
         departure = self._by_id.get(ship.migration_id)
         if departure is None or departure.source.epoch != ship.epoch:
             return None
-        request_id = departure.source.trip.request_id
-        return self._host.hooks.gather(request_id, first_block, n_blocks)
+        return departure.source.trip.request_id
 
     def _carry_out(self, departure: Departure, instruction: do.SourceInstruction) -> None:
         trip, effects, hooks = departure.source.trip, self._host.effects, self._host.hooks
@@ -150,6 +158,7 @@ class Departures:
         trip = departure.source.trip
         del self._by_id[trip.migration_id]
         del self._by_request[trip.request_id]
+        self._host.hooks.departed(trip.request_id)
         self._host.outcomes_out[ended.outcome.value] += 1
         reason = ended.reason
         if ended.outcome is do.Outcome.COMMITTED:

@@ -5,7 +5,7 @@ block, and are called from the engine's own event loop, between steps or while o
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,3 +110,56 @@ class EngineHooks(Protocol):
 
     def set_terminating(self, on: bool) -> None:
         """Refuse new requests while on (HTTP 503), except continuations of migrated ones."""
+
+    # --- what only engines whose KV memory lies in other processes or devices care about ---
+
+    def can_reattach(self) -> bool:
+        """Say whether a detached request can be put back; if not, the frontend must see to it."""
+
+    def departing(self, request_id: RequestId, redirect: str) -> None:
+        """Note that a migration of this request begins; `redirect` would end its stream here."""
+
+    def departed(self, request_id: RequestId) -> None:
+        """Note that the migration is over, however; what was staged for it can go."""
+
+    def stage(
+        self, request_id: RequestId, first_block: int, n_blocks: int
+    ) -> Awaitable[bool] | None:
+        """Bring blocks to where `gather` can view them; None: they are. False: they are gone."""
+
+    def unstage(self, request_id: RequestId, first_block: int, n_blocks: int) -> None:
+        """Note that these blocks were sent: their staging memory can be used again."""
+
+    def room(
+        self, migration_id: MigrationId, first_block: int, n_blocks: int
+    ) -> Awaitable[bool] | None:
+        """Wait until these reserved blocks have memory to receive into; None: they have."""
+
+    def arrived(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
+        """Note that these reserved blocks are all here and right."""
+
+
+class DirectMemory:
+    """The last part of `EngineHooks` for engines whose KV memory can be read and written in place."""
+
+    def can_reattach(self) -> bool:
+        """See EngineHooks."""
+        return True
+
+    def departing(self, request_id: RequestId, redirect: str) -> None:
+        """See EngineHooks."""
+
+    def departed(self, request_id: RequestId) -> None:
+        """See EngineHooks."""
+
+    def stage(self, request_id: RequestId, first_block: int, n_blocks: int) -> None:
+        """See EngineHooks."""
+
+    def unstage(self, request_id: RequestId, first_block: int, n_blocks: int) -> None:
+        """See EngineHooks."""
+
+    def room(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
+        """See EngineHooks."""
+
+    def arrived(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
+        """See EngineHooks."""

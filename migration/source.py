@@ -9,6 +9,7 @@
 Whatever fails before the commit was sent ends with the request in the batch here (UNDOING waits
 for a detach that cannot be called back). After it, only an explicit refusal brings the request
 back; without any answer the source lets go and the frontend, which holds the stream, arbitrates.
+So it does, at once, with an engine that cannot take back what it has detached (`can_reattach`).
 """
 
 import enum
@@ -51,8 +52,16 @@ Todo = list[do.SourceInstruction]
 class Source(Machine[State]):
     """Moves one request away. `handle` takes an event or message and says what to do about it."""
 
-    def __init__(self, trip: Trip, config: MigrationConfig, bandwidth: pacing.Bandwidth) -> None:
+    def __init__(
+        self,
+        trip: Trip,
+        config: MigrationConfig,
+        bandwidth: pacing.Bandwidth,
+        *,
+        can_reattach: bool = True,
+    ) -> None:
         super().__init__(State.NEW, trip.epoch)
+        self._can_reattach = can_reattach
         self.trip = trip
         self.config = config
         self.stage = -1
@@ -68,6 +77,11 @@ class Source(Machine[State]):
         self._stage_started_s = 0.0
         self._asked = 0
         self._verdict = do.Ended(do.Outcome.ABORTED, "")
+
+    @property
+    def redirect(self) -> str:
+        """The stop reason that sends the request's stream after it."""
+        return f"migrate:{self.trip.migration_id}"
 
     def handle(self, event: ev.SourceEvent | say.Message, moment: ev.Moment) -> Todo:
         """Take one event or message; returns what is to be done, in order."""
@@ -173,8 +187,7 @@ class Source(Machine[State]):
         return self._let_go(do.Outcome.COMMITTED, "")
 
     def _let_go(self, outcome: do.Outcome, reason: str) -> Todo:
-        redirect = f"migrate:{self.trip.migration_id}"
-        return [do.Release(redirect), *self._end(do.Ended(outcome, reason))]
+        return [do.Release(self.redirect), *self._end(do.Ended(outcome, reason))]
 
     def _ask(self, _event: ev.TimerFired | ev.PeerLost | ev.AskFailed) -> Todo:
         if self._asked == self.config.query_attempts:
@@ -216,12 +229,20 @@ class Source(Machine[State]):
         if self.state is State.DETACHING:
             self.state, self._verdict = State.UNDOING, verdict
             return [*told, do.CancelTimer()]
-        back: Todo = [do.Reattach()] if self.state in HELD + SENT else []
-        return [*told, *back, *self._end(verdict)]
+        if self.state in HELD + SENT:
+            return [*told, *self._take_back(verdict)]
+        return [*told, *self._end(verdict)]
 
     def _undone(self, event: ev.Detached | ev.Left) -> Todo:
-        back: Todo = [do.Reattach()] if isinstance(event, ev.Detached) else []
-        return [*back, *self._end(self._verdict)]
+        if isinstance(event, ev.Detached):
+            return self._take_back(self._verdict)
+        return self._end(self._verdict)
+
+    def _take_back(self, verdict: do.Ended) -> Todo:
+        """Put a detached request back, or leave it to the frontend where that cannot be done."""
+        if self._can_reattach:
+            return [do.Reattach(), *self._end(verdict)]
+        return self._let_go(do.Outcome.HANDED_OVER, verdict.reason)
 
     # --- small things ---
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llumnix.emulator.instance import EmulatedInstance
-from migration.engine import EngineListener, RequestState
+from migration.engine import DirectMemory, EngineListener, RequestState
 from migration.layout import Layout
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
 from simulator.batch import EngineRequest, Place
@@ -11,7 +11,7 @@ from simulator.batch import EngineRequest, Place
 REQUEUE = "migrate:requeue"
 
 
-class EmulatorHooks:
+class EmulatorHooks(DirectMemory):
     """`migration.engine.EngineHooks` over an emulated instance.
 
     What concerns a request that is already gone is ignored: its `gone` has been told.

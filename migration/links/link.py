@@ -57,6 +57,9 @@ class Inbox(Protocol):
     def block_bytes(self) -> int:
         """Say how large a block is here: a frame of `n` blocks has `n` times that, exactly."""
 
+    async def room(self, blocks: Blocks) -> None:
+        """Wait, a bounded time, until there is memory for a frame; ask before `landing`."""
+
     def landing(self, blocks: Blocks) -> Landing:
         """Say where the payload of a frame goes. Ask `landing.open` before *every* write."""
 

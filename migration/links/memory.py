@@ -41,6 +41,7 @@ class MemoryLink:
         """See Link."""
         if self.closed:
             raise LinkError("closed")
+        await self._inbox.room(blocks)
         landing = self._inbox.landing(blocks)
         places = self._inbox.views(landing) if landing.open else []
         checksum = 0

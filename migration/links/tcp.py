@@ -144,6 +144,7 @@ async def serve_bulk(wire: Wire, inbox: Inbox, config: MigrationConfig) -> None:
             raise ProtocolError("wrong_role", type(blocks).__name__)
         if payload_bytes != blocks.n_blocks * inbox.block_bytes():
             raise ProtocolError("payload_size", f"{payload_bytes} bytes")
+        await inbox.room(blocks)
         sink = LandingSink(inbox.landing(blocks), inbox.views)
         try:
             await wire.receive(payload_bytes, sink, config.stage_timeout_s)

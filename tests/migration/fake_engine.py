@@ -7,7 +7,7 @@ was lost, swapped, stale or overwritten changes the answer.
 
 from collections.abc import Sequence
 
-from migration.engine import EngineListener, Gone, RequestState
+from migration.engine import DirectMemory, EngineListener, Gone, RequestState
 from migration.layout import Layout
 from migration.pacing import blocks_for
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
@@ -15,7 +15,7 @@ from tests.migration.chain import ROW_BYTES, earlier_position, kv_row, read_toke
 from tests.migration.fake_request import FakeRequest, StreamSink
 
 
-class FakeEngine:
+class FakeEngine(DirectMemory):
     """Implements `EngineHooks`. Nothing happens but by calls: `step` is one engine step."""
 
     def __init__(
