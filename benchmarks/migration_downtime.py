@@ -129,6 +129,7 @@ class Bench:
             "migration_id": None,
             "output_token_ids": start.token_ids,
             "issued_at": time.time(),
+            "early": False,
         }
         extra = {"kv_transfer_params": {"llumnix": sign_resume(self.secret, fields)}}
         again = Stream(start.prompt, BEFORE_TOKENS + 4)

@@ -27,12 +27,14 @@ class Resume:
     """A request that began elsewhere: claimed by its migration, or computed again.
 
     `fields` are as signed; nothing in them is to be believed before the signature is verified.
+    `early`: the request still runs elsewhere, and would have to wait here for its migration.
     """
 
     fields: dict[str, object]
     request_id: str
     migration_id: str | None
     output_token_ids: tuple[int, ...] | None
+    early: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,11 @@ def _resume(body: Body) -> Resume | None:
             "output_token_ids": list() | None as outputs,
         } if outputs is None or valid_tokens(outputs):
             return Resume(
-                fields, request_id, migration_id, None if outputs is None else tuple(outputs)
+                fields,
+                request_id,
+                migration_id,
+                None if outputs is None else tuple(outputs),
+                early=fields.get("early") is True,
             )
     raise ApiError(400, "the resume field is malformed", param="kv_transfer_params")
 

@@ -151,6 +151,10 @@ class EmulatorServer:
         if reason is not None:
             self.resumes_refused += 1
             raise ApiError(403, f"resume refused: {reason}", code="bad_resume_signature")
+        if resume.early:
+            raise ApiError(
+                409, "this engine takes a request up only once it has come", code="early_claim"
+            )
         if resume.migration_id is not None:
             claimed = self._instance.claim(MigrationId(resume.migration_id))
             if claimed is not None:

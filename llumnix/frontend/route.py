@@ -184,6 +184,7 @@ class Route:
             "migration_id": migration_id,
             "output_token_ids": list(token_ids or ()),
             "issued_at": time.time(),
+            "early": False,
         }
         return with_resume(self._request.body_ids, sign_resume(self._desk.fleet.secret, fields))
 

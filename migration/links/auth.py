@@ -21,7 +21,9 @@ HELLO_BYTES = len(MAGIC) + 1 + NONCE_BYTES
 CHALLENGE_BYTES = NONCE_BYTES + PROOF_BYTES
 
 MAX_AGE_S = 600.0
-RESUME_FIELDS = frozenset({"request_id", "migration_id", "output_token_ids", "issued_at"})
+RESUME_FIELDS = frozenset(
+    {"request_id", "migration_id", "output_token_ids", "issued_at", "early"}
+)
 
 
 def new_nonce() -> bytes:
@@ -57,7 +59,10 @@ def check_proof(expected: bytes, given: bytes) -> None:
 
 
 def sign_resume(secret: bytes, fields: Mapping[str, object]) -> dict[str, object]:
-    """Sign a resume field: request_id, migration_id, output_token_ids, issued_at (Unix seconds)."""
+    """Sign a resume field: all of RESUME_FIELDS; `issued_at` is in Unix seconds.
+
+    `early` says that the request still runs where its migration takes it from.
+    """
     plain = {name: value for name, value in fields.items() if name != "signature"}
     return {**plain, "signature": _signature(secret, plain)}
 
@@ -94,7 +99,7 @@ def _well_formed(plain: Mapping[str, object]) -> bool:
     ids, issued_at = plain["output_token_ids"], plain["issued_at"]
     if not isinstance(plain["request_id"], str):
         return False
-    if not isinstance(plain["migration_id"], str | None):
+    if not isinstance(plain["migration_id"], str | None) or not isinstance(plain["early"], bool):
         return False
     if ids is not None and not isinstance(ids, list | tuple):
         return False

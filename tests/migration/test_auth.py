@@ -15,6 +15,7 @@ FIELDS: dict[str, Any] = {
     "migration_id": None,
     "output_token_ids": [1, 2, 3],
     "issued_at": NOW,
+    "early": False,
 }
 
 
@@ -40,6 +41,7 @@ def test_a_whole_issued_at_survives_writers_that_drop_its_fraction() -> None:
         ({"output_token_ids": [1, 2, 4]}, "wrong signature"),
         ({"output_token_ids": None}, "wrong signature"),
         ({"issued_at": NOW + 1}, "wrong signature"),
+        ({"early": True}, "wrong signature"),
         ({"signature": "00"}, "wrong signature"),
         ({"signature": "é"}, "wrong signature"),
         ({"signature": None}, "not signed"),
@@ -50,6 +52,8 @@ def test_a_whole_issued_at_survives_writers_that_drop_its_fraction() -> None:
         ({"request_id": 7}, "malformed"),
         ({"migration_id": 7}, "malformed"),
         ({"issued_at": "now"}, "malformed"),
+        ({"early": 0}, "malformed"),
+        ({"early": None}, "malformed"),
     ],
 )
 def test_any_change_is_noticed(change: dict[str, object], reason: str) -> None:

@@ -127,6 +127,8 @@ def resume_field(
     migration_id: str | None,
     output_token_ids: list[int] | None,
     secret: bytes = SECRET,
+    *,
+    early: bool = False,
 ) -> dict[str, Any]:
     """The signed field a frontend adds to the original body."""
     fields: dict[str, Any] = {
@@ -134,6 +136,7 @@ def resume_field(
         "migration_id": migration_id,
         "output_token_ids": output_token_ids,
         "issued_at": time.time(),
+        "early": early,
     }
     return {"kv_transfer_params": {"llumnix": sign_resume(secret, fields)}}
 

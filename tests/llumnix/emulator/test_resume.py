@@ -100,6 +100,7 @@ async def test_an_unknown_migration_without_outputs_is_a_conflict() -> None:
         {"migration_id": "other"},
         {"request_id": "other"},
         {"issued_at": time.time() + 10_000},
+        {"early": True},
     ],
 )
 async def test_a_forged_resume_is_refused_and_counted(change: dict[str, Any]) -> None:
@@ -113,6 +114,15 @@ async def test_a_forged_resume_is_refused_and_counted(change: dict[str, Any]) ->
         assert (status, answer["error"]["code"]) == (403, "bad_resume_signature")
         _, stats = await server.get("/llumnix/stats")
         assert '"resumes_refused": 1' in stats
+        assert server.instance.requests == {}
+
+
+async def test_an_early_claim_is_a_conflict() -> None:
+    """This engine holds a request that has come, and none that is still to come."""
+    async with serving() as server:
+        body = {**body_for(COMPLETIONS), **resume_field("r", "m", [], early=True)}
+        status, answer = await server.post(COMPLETIONS, body)
+        assert (status, answer["error"]["code"]) == (409, "early_claim")
         assert server.instance.requests == {}
 
 
