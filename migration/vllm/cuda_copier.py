@@ -121,8 +121,9 @@ class DeviceCopier:
             return Ticket(event)
 
         def finish() -> None:
-            for row, slot, n in paired_runs(rows, slots):
-                self._arena[slot : slot + n].copy_(host[row : row + n])
+            with torch.inference_mode():
+                for row, slot, n in paired_runs(rows, slots):
+                    self._arena[slot : slot + n].copy_(host[row : row + n])
 
         return Ticket(event, finish)
 
@@ -132,10 +133,10 @@ class DeviceCopier:
         if not slots:
             return Ticket()
         host, rows = self._host(slots)
-        if host is not self._arena:
-            for row, slot, n in paired_runs(rows, slots):
-                host[row : row + n].copy_(self._arena[slot : slot + n])
         with torch.inference_mode(), self._streams.aside():
+            if host is not self._arena:
+                for row, slot, n in paired_runs(rows, slots):
+                    host[row : row + n].copy_(self._arena[slot : slot + n])
             index = self._streams.on_device(block_ids)
             for start in range(0, len(rows), self._chunk):
                 chunk = rows[start : start + self._chunk]
