@@ -1,0 +1,70 @@
+"""Keeping replayed tokens apart on their way to the API server's parsers.
+
+vLLM merges outputs that wait to be read (`RequestOutputCollector`, v1/engine/output_processor.py).
+Some reasoning and tool parsers read one large delta differently from many small ones, so replayed
+chat outputs carry a mark (`core.STEP_MARK`) and are queued instead. Nothing else is touched.
+"""
+
+from collections import deque
+from typing import Any
+
+from migration.vllm.tags import STEP_MARK
+
+_MARK = "_llumnix_patched"
+_QUEUE = "_llumnix_queue"
+
+
+def patch() -> None:
+    """Teach the collector to queue what is marked. Once; inert without resumed requests."""
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+    if getattr(RequestOutputCollector, _MARK, False):
+        return
+    put, get, get_nowait = (
+        RequestOutputCollector.put,
+        RequestOutputCollector.get,
+        RequestOutputCollector.get_nowait,
+    )
+
+    def put_apart(self: Any, output: Any) -> None:
+        queue = getattr(self, _QUEUE, None)
+        last = queue[-1] if queue else self.output
+        apart = last is not None and (is_marked(output) or is_marked(last))
+        if not queue and not apart:
+            put(self, output)
+        elif apart or isinstance(output, Exception) or isinstance(last, Exception):
+            if queue is None:
+                queue = deque()
+                setattr(self, _QUEUE, queue)
+            queue.append(output)
+        else:
+            last.add(output, aggregate=self.aggregate)
+
+    async def get_next(self: Any) -> Any:
+        output = await get(self)
+        _advance(self)
+        return output
+
+    def get_next_nowait(self: Any) -> Any:
+        output = get_nowait(self)
+        _advance(self)
+        return output
+
+    RequestOutputCollector.put = put_apart
+    RequestOutputCollector.get = get_next
+    RequestOutputCollector.get_nowait = get_next_nowait
+    setattr(RequestOutputCollector, _MARK, True)
+
+
+def is_marked(output: Any) -> bool:
+    """Say whether an output was replayed token by token."""
+    params = getattr(output, "kv_transfer_params", None)
+    return isinstance(params, dict) and STEP_MARK in params
+
+
+def _advance(collector: Any) -> None:
+    """Bring the next queued output forward."""
+    queue = getattr(collector, _QUEUE, None)
+    if queue and collector.output is None:
+        collector.output = queue.popleft()
+        collector.ready.set()

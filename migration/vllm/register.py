@@ -1,0 +1,100 @@
+"""The requests on this engine that came through a frontend, by both their names."""
+
+from dataclasses import dataclass
+from itertools import count
+
+from vllm.v1.request import Request, RequestStatus
+
+from migration.vllm.tags import Tag
+from policies.types import RequestId, RequestView
+
+
+@dataclass(slots=True, eq=False)
+class Tracked:
+    """One request. `arriving`: it came from elsewhere and does not compute here yet."""
+
+    request: Request
+    request_id: RequestId
+    class_index: int
+    order: int
+    movable: bool
+    arriving: bool = False
+
+    @property
+    def phase(self) -> str:
+        """Say `queued`, `prefill` or `running`; may be read from any thread."""
+        request = self.request
+        if self.arriving or request.status is not RequestStatus.RUNNING:
+            return "queued"
+        return "running" if request.num_computed_tokens >= request.num_tokens - 1 else "prefill"
+
+    def kv_tokens(self) -> int:
+        """Count the tokens whose KV surely exists: steps in flight are not counted."""
+        request = self.request
+        return max(0, min(request.num_computed_tokens, request.num_tokens - 1))
+
+    def view(self) -> RequestView:
+        """Show it to the llumlet."""
+        return RequestView(
+            request_id=self.request_id,
+            class_index=self.class_index,
+            phase=self.phase,
+            context_tokens=self.kv_tokens(),
+            arrived_order=self.order,
+            movable=self.movable and not self.arriving and self.request.num_output_tokens > 0,
+        )
+
+
+class Register:
+    """Written on the engine's thread only; each read is of one dictionary, so any thread may."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._by_request: dict[str, Tracked] = {}
+        self._by_id: dict[RequestId, Tracked] = {}
+
+    def add(self, request: Request, tag: Tag) -> Tracked:
+        """Enter a request."""
+        tracked = Tracked(
+            request, tag.request_id, tag.class_index, next(self._numbers), is_movable(request)
+        )
+        self._by_request[request.request_id] = tracked
+        self._by_id[tag.request_id] = tracked
+        return tracked
+
+    def remove(self, request: Request) -> Tracked | None:
+        """Take a request out; None when it was never in."""
+        tracked = self._by_request.pop(request.request_id, None)
+        if tracked is not None and self._by_id.get(tracked.request_id) is tracked:
+            del self._by_id[tracked.request_id]
+        return tracked
+
+    def get(self, request_id: RequestId) -> Tracked | None:
+        """Find a request by the name the fleet knows it by."""
+        return self._by_id.get(request_id)
+
+    def of(self, request: Request) -> Tracked | None:
+        """Find a request by vLLM's own name."""
+        return self._by_request.get(request.request_id)
+
+    def all(self) -> list[Tracked]:
+        """List all."""
+        return list(self._by_request.values())
+
+
+def is_movable(request: Request) -> bool:
+    """Say whether a request can be carried on elsewhere exactly.
+
+    Not those with images or other inputs beside tokens, adapters, or prompt logprobs (the second
+    model runner does not compute them for a resumed request).
+    """
+    params = request.sampling_params
+    return (
+        params is not None
+        and params.n == 1
+        and params.prompt_logprobs is None
+        and request.prompt_token_ids is not None
+        and request.prompt_embeds is None
+        and not request.mm_features
+        and request.lora_request is None
+    )

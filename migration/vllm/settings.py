@@ -1,0 +1,100 @@
+"""The plugin's settings: `kv_connector_extra_config` of vLLM's `--kv-transfer-config`."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migration.config import MigrationConfig
+
+SECRET_VARIABLE = "LLUMNIX_SECRET"  # noqa: S105 - the name of a variable, not a secret
+
+
+class SettingsError(ValueError):
+    """The settings are wrong; the text says which and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """How this server takes part in migration. Raises SettingsError for what makes no sense.
+
+    `migration` holds settings of the llumlet itself (`migration.config.MigrationConfig`).
+    """
+
+    instance_id: str = field(default="", metadata={"help": "name in the fleet; unset: the address"})
+    control_host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "address the control port listens on; 0.0.0.0 for a fleet of hosts"},
+    )
+    control_port: int = field(default=0, metadata={"help": "control port; 0 picks a free one"})
+    secret_file: str = field(
+        default="",
+        metadata={"help": f"file with the fleet's shared secret; unset: {SECRET_VARIABLE}"},
+    )
+    staging_bytes: int = field(
+        default=256 << 20,
+        metadata={"help": "host memory KV passes through, half out, half in, each rank"},
+    )
+    staging_dir: str = field(
+        default="", metadata={"help": "where that memory's file lies; unset: /dev/shm"}
+    )
+    copy_share: float = field(
+        default=0.1,
+        metadata={"help": "no step of the engine is lengthened by more than this share to copy KV"},
+    )
+    hold_s: float = field(
+        default=5.0,
+        metadata={"help": "a request waits this long for KV and commit without a sign of life"},
+    )
+    allow_untested_vllm: bool = field(
+        default=False, metadata={"help": "start on a vLLM this plugin was not tested with"}
+    )
+    migration: MigrationConfig = field(default_factory=MigrationConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.copy_share <= 1:
+            raise SettingsError(f"copy_share must be within (0, 1], not {self.copy_share}")
+        if self.staging_bytes <= 0 or self.hold_s <= 0:
+            raise SettingsError("staging_bytes and hold_s must be positive")
+        if not 0 <= self.control_port <= 65535:
+            raise SettingsError(f"control_port must be a port, not {self.control_port}")
+
+
+def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
+    """Read `kv_connector_extra_config`; unknown keys are errors."""
+    values = dict(extra)
+    nested = values.pop("migration", {})
+    try:
+        migration = _build(MigrationConfig, dict(nested), "migration.")
+        return _build(PluginSettings, {**values, "migration": migration}, "")
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"kv_connector_extra_config: {error}") from error
+
+
+def read_secret(settings: PluginSettings) -> bytes:
+    """Give the fleet's secret; raises SettingsError when there is none."""
+    if settings.secret_file:
+        try:
+            secret = Path(settings.secret_file).read_bytes().strip()
+        except OSError as error:
+            raise SettingsError(f"secret_file cannot be read: {error}") from error
+    else:
+        secret = os.environb.get(SECRET_VARIABLE.encode(), b"").strip()
+    if not secret:
+        raise SettingsError(
+            f"no secret: set {SECRET_VARIABLE} (the same for frontend and servers), "
+            "or kv_connector_extra_config.secret_file"
+        )
+    return secret
+
+
+def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
+    known = {item.name for item in dataclasses.fields(cls)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise SettingsError(
+            f"unknown setting {prefix}{unknown[0]}; known: {', '.join(sorted(known))}"
+        )
+    return cls(**values)
