@@ -246,6 +246,7 @@ class Fleet:
                 self.now_s,
                 lambda: len(self.requests.at(instance.id)),
                 self._default_class,
+                wants_llumlet=bool(self.secret),
             )
         link = PluggedLink(instance, identity, self.secret, self.config, self, self.now_s)
         await link.open()

@@ -95,6 +95,7 @@ def _instance_json(
         "url": instance.url,
         "state": str(instance.state),
         "kind": str(identity.kind) if identity else "",
+        "engine": identity.engine if identity else "",
         "capacity_tokens": load.capacity_tokens if load else told or 0,
         "physical_tokens": load.physical_tokens if load else 0,
         "freeness": freeness.get(instance.id),

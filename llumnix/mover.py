@@ -111,6 +111,8 @@ class Mover:
             log.debug("migration_unknown migration_id=%s kind=%s", event.migration_id, event.kind)
             return
         ended.request_id = ended.request_id or RequestId(event.request_id) or None
+        if not event.redirected:
+            self._stays(ended)
         self._end(ended, event.kind, event.reason, event)
 
     def instance_gone(self, instance_id: InstanceId) -> None:
@@ -118,6 +120,8 @@ class Mover:
         for migration in self.book.of_instance(instance_id):
             # Its request may be at the destination all the same: `moved` keeps that lead.
             self.book.ended(migration.migration_id, moved=migration.destination != instance_id)
+            if migration.destination == instance_id:
+                self._stays(migration)
             self._end(migration, "aborted", f"{instance_id} is gone")
         self._scheduler.instance_gone(instance_id)
 
@@ -157,6 +161,13 @@ class Mover:
                 self._now_s(), "migrate", migration.destination, migration.explanation
             )
             self._requests.decided(active.request_id, decision)
+            active.follower.started(migration.migration_id, migration.source)
+
+    def _stays(self, migration: Migration) -> None:
+        """Tell who follows the request that it stays where it is."""
+        active = self._requests.active.get(migration.request_id or RequestId(""))
+        if active is not None:
+            active.follower.ended(migration.migration_id)
 
     def _end(
         self, migration: Migration, result: str, why: str, event: MigrationEvent | None = None

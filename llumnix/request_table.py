@@ -3,9 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from policies.types import Explanation, InstanceId, RequestId
+from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
 _REQUESTS_EXPLAINED = 4096
 _DECISIONS_KEPT = 16
@@ -15,12 +15,43 @@ def nothing() -> None:
     """Do nothing: there is nothing to cut."""
 
 
+class Cuttable(Protocol):
+    """Something that waits for an instance, and must not when that is found dead."""
+
+    def cut_by(self, cut: Callable[[], None]) -> None:
+        """Learn how to end the wait."""
+
+
+class Follower(Protocol):
+    """Who goes after a request that is being migrated."""
+
+    def started(self, migration_id: MigrationId, source: InstanceId) -> None:
+        """A migration has begun to take the request away from `source`."""
+
+    def ended(self, migration_id: MigrationId) -> None:
+        """A migration came to nothing: the request stays where it is."""
+
+
+class _Nobody:
+    """Follows no request."""
+
+    def started(self, migration_id: MigrationId, source: InstanceId) -> None:
+        """Do nothing."""
+
+    def ended(self, migration_id: MigrationId) -> None:
+        """Do nothing."""
+
+
+NOBODY: Follower = _Nobody()
+
+
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
     `state` is queued, starting, running or moving. `tokens` counts output tokens so far. `cut` is
     called when the request's instance is found dead: what still waits for it must wait no longer.
+    `follower` hears of the request's migrations.
     """
 
     request_id: RequestId
@@ -30,6 +61,11 @@ class ActiveRequest:
     instance_id: InstanceId | None = None
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
+    follower: Follower = NOBODY
+
+    def cut_by(self, cut: Callable[[], None]) -> None:
+        """Learn how to end the wait for the instance."""
+        self.cut = cut
 
 
 @dataclass(frozen=True, slots=True)

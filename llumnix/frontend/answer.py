@@ -2,44 +2,99 @@
 
 import json
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 
 from llumnix.frontend import sse
+from llumnix.frontend.claim import Claims
+from llumnix.frontend.desk import Desk
 from llumnix.frontend.headers import to_client
+from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.openai import Refusal
 from llumnix.frontend.route import Route
-from llumnix.frontend.sse import Redirect
-from llumnix.frontend.upstream import Answer, Leg
+from llumnix.frontend.sse import Redirect, Refused
+from llumnix.frontend.strand import hider
+from llumnix.frontend.upstream import Answer, Failure, Leg
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
-async def settle(route: Route, answer: Answer) -> Answer | Refusal:
-    """Follow a request until it is answered; nobody has seen any of it, so nothing is spliced."""
-    while (redirect := _redirect_in(answer)) is not None:
-        refusal = None
-        if redirect.migration_id is None:
-            refusal = route.requeued()
+class AnswerRelay:
+    """Follows one request until it is answered.
+
+    Nobody has seen any of it, so the last instance's answer is the answer; only log-probabilities
+    of tokens it has not computed itself are put back from the answers that ended in a redirect.
+    """
+
+    def __init__(self, desk: Desk, route: Route, claims: Claims) -> None:
+        self._desk = desk
+        self._route = route
+        self._claims = claims
+        self._kept = KeptTokens()
+
+    async def settle(self, answer: Answer) -> Answer | Refusal:
+        """Give the answer that is one, or say why there is none."""
+        while (how := _let_go(answer)) is not None:
+            opened = await self._next(how)
+            if isinstance(opened, Refusal):
+                return opened
+            if isinstance(opened, Leg):
+                opened.close()
+                message = f"{opened.instance.id} streams what should be whole"
+                return Refusal(502, message, "bad_gateway")
+            answer = opened
+        self._claims.prove()
+        return self._completed(answer)
+
+    async def _next(self, how: Redirect | Refused) -> Leg | Answer | Refusal:
+        opened: Leg | Answer | Refusal | None = None
+        if isinstance(how, Redirect) and how.migration_id is not None:
+            self._kept.keep(how.choice, 0)
+            self._claims.prove()
+            self._route.migrated(how.migration_id)
+            opened = await self._claims.follow(how.migration_id, patient=True)
+        elif self._claims.unproven:
+            self._claims.fail(self._failure(how))
+        elif isinstance(how, Refused):
+            opened = self._route.broke(self._failure(how))
         else:
-            route.migrated(redirect.migration_id)
-        if refusal is not None:
-            return refusal
-        opened = await route.open(None)
-        if isinstance(opened, Refusal):
-            return opened
-        if isinstance(opened, Leg):
-            opened.close()
-            return Refusal(502, f"{opened.instance.id} streams what should be whole", "bad_gateway")
-        answer = opened
-    return answer
+            opened = self._route.requeued()
+        if opened is None:
+            opened = await self._route.open(self._kept.after([]) or None)
+            self._claims.close()
+        return opened
+
+    def _failure(self, how: Redirect | Refused) -> Failure:
+        if isinstance(how, Redirect):
+            return Failure("broken", "it was sent back")
+        self._desk.tally.forged("resume_refused")
+        return Failure("answered", f"the resume was refused: {how.reason}", 403)
+
+    def _completed(self, answer: Answer) -> Answer | Refusal:
+        """Put back what earlier answers said of their tokens, which must be this one's as well."""
+        ids = self._kept.after([])
+        if not ids or answer.status != 200:
+            return answer
+        parsed = json.loads(answer.body)
+        choice = parsed["choices"][0]
+        if (choice.get("token_ids") or [])[: len(ids)] != ids:
+            self._desk.tally.diverged()
+            message = "the answer could not be carried on: token ids differ"
+            return Refusal(502, message, "mismatch")
+        if not self._kept.end:
+            return answer
+        self._kept.restore(choice, 0)
+        text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
+        body = text.encode("utf-8", "backslashreplace")
+        return Answer(answer.status, answer.headers, body, answer.instance)
 
 
-def response(answer: Answer, request_id: str) -> web.Response:
-    """Give a client an instance's answer, byte for byte."""
+def response(answer: Answer, request_id: str, *, hides_ids: bool) -> web.Response:
+    """Give a client an instance's answer, byte for byte, less the token ids only we asked for."""
     headers = to_client(answer.headers, request_id, streams=True)
-    return web.Response(status=answer.status, headers=headers, body=answer.body)
+    body = hider(answer.instance, asked=hides_ids)(answer.body)
+    return web.Response(status=answer.status, headers=headers, body=body)
 
 
 def outcome(answer: Answer) -> Literal["finished", "rejected"]:
@@ -53,11 +108,11 @@ def output_tokens(answer: Answer) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _redirect_in(answer: Answer) -> Redirect | None:
-    if answer.status != 200 or sse.REDIRECT_MARK not in answer.body:
+def _let_go(answer: Answer) -> Redirect | Refused | None:
+    if answer.status != 200 or not answer.instance.plugged or not sse.lets_go(answer.body):
         return None
     try:
-        parsed = json.loads(answer.body)
+        parsed: Any = json.loads(answer.body)
     except ValueError:
         return None
-    return sse.redirect_of(parsed if isinstance(parsed, dict) else None)
+    return sse.outcome_of(parsed if isinstance(parsed, dict) else None)

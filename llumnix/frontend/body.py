@@ -1,11 +1,12 @@
 """The only edits a request body suffers on its way to an instance; otherwise it keeps its bytes.
 
 1. `"return_token_ids":true` is added to streams, so that they can be carried on elsewhere exactly.
-2. A client's own `kv_transfer_params.llumnix` is taken out: resuming is ours to ask for.
-3. Our signed resume field is added when a request moves.
+2. What a client itself says in our members of `kv_transfer_params` is taken out: they are ours.
+3. Our tag is added, by which an instance knows that a request may be moved, and of which class.
+4. Our signed resume field is added when a request moves.
 
-Members are added textually before the last brace; only where that cannot be done (2, and 3 when the
-client has `kv_transfer_params` of its own) is the body written anew from its parsed form.
+Members are added textually before the last brace; only where that cannot be done (2, and 3 and 4
+when the client has `kv_transfer_params` of its own) is the body written anew from its parsed form.
 """
 
 import json
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RESUME_FIELD = "llumnix"
+TAG_FIELD = "llumnix_request"
 TRANSFER_PARAMS = "kv_transfer_params"
 
 
@@ -30,28 +32,26 @@ def with_member(raw: bytes, name: str, value: object) -> bytes:
     return b"%b%b%b:%b}" % (head, comma, json.dumps(name).encode(), text.encode())
 
 
-def without_forged_resume(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:
-    """Take a client's resume field out of the body (and of `parsed`); say whether there was one."""
+def without_forged(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:
+    """Take our own fields out of a client's body (and of `parsed`); say whether it had any."""
     params = parsed.get(TRANSFER_PARAMS)
-    if not isinstance(params, dict) or RESUME_FIELD not in params:
+    if not isinstance(params, dict) or not params.keys() & {RESUME_FIELD, TAG_FIELD}:
         return raw, False
-    del params[RESUME_FIELD]
-    return _dump(parsed), True
+    params.pop(RESUME_FIELD, None)
+    params.pop(TAG_FIELD, None)
+    return dump(parsed), True
 
 
-def with_resume(raw: bytes, fields: Mapping[str, object]) -> bytes:
-    """Add signed resume fields to a body, beside whatever transfer parameters the client gave."""
-    if b'"%b"' % TRANSFER_PARAMS.encode() not in raw and b"\\u" not in raw:
-        return with_member(raw, TRANSFER_PARAMS, {RESUME_FIELD: dict(fields)})
+def with_transfer(raw: bytes, fields: Mapping[str, object], *, amid: bool) -> bytes:
+    """Add transfer parameters to a body; `amid` says that the client has given some of its own."""
+    if not amid:
+        return with_member(raw, TRANSFER_PARAMS, dict(fields))
     parsed: dict[str, Any] = json.loads(raw)
     params = parsed.get(TRANSFER_PARAMS)
-    parsed[TRANSFER_PARAMS] = {
-        **(params if isinstance(params, dict) else {}),
-        RESUME_FIELD: dict(fields),
-    }
-    return _dump(parsed)
+    parsed[TRANSFER_PARAMS] = {**(params if isinstance(params, dict) else {}), **fields}
+    return dump(parsed)
 
 
-def _dump(parsed: dict[str, Any]) -> bytes:
-    # Escaped to ASCII: a lone surrogate in a client's text has no UTF-8 form.
+def dump(parsed: Mapping[str, Any]) -> bytes:
+    """Write a body anew, escaped to ASCII: a client's lone surrogates have no UTF-8 form."""
     return json.dumps(parsed, separators=(",", ":")).encode()

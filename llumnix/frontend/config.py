@@ -38,12 +38,22 @@ class FrontendConfig:
     idle_timeout_s: float = _option(
         120.0, "longest silence within a stream, of the instance or of the client", "s"
     )
+    claim_patience_s: float = _option(
+        2.0,
+        "longest wait, after a redirect, for what was claimed early; then it is asked anew",
+        "s",
+    )
     max_attempts: int = _count(8, "failures in a row, without progress, a request survives")
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
     shutdown_grace_s: float = _option(30.0, "time open streams get to end at shutdown", "s")
 
     def __post_init__(self) -> None:
-        for name in ("queue_timeout_s", "first_byte_timeout_s", "idle_timeout_s"):
+        for name in (
+            "queue_timeout_s",
+            "first_byte_timeout_s",
+            "idle_timeout_s",
+            "claim_patience_s",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):

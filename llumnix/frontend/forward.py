@@ -6,6 +6,7 @@ import time
 from aiohttp import web
 
 from llumnix.frontend import answer as answers
+from llumnix.frontend.claim import Claims
 from llumnix.frontend.desk import Desk
 from llumnix.frontend.headers import REQUEST_ID, to_instance
 from llumnix.frontend.openai import Refusal
@@ -13,7 +14,7 @@ from llumnix.frontend.request import ClientRequest, parse, request_id
 from llumnix.frontend.route import Route
 from llumnix.frontend.stream import StreamRelay
 from llumnix.frontend.upstream import Leg
-from llumnix.request_table import ActiveRequest
+from llumnix.request_table import NOBODY, ActiveRequest
 from policies.types import RequestId
 
 
@@ -74,17 +75,35 @@ async def _relay(
 ) -> tuple[web.StreamResponse, str]:
     headers = to_instance(http.headers, active.request_id, request.class_name)
     route = Route(desk, request, headers, active)
+    claims = Claims(desk.config, route, active)
+    active.follower = claims
+    try:
+        return await _answer(desk, http, request, route, active, claims, arrived_at)
+    finally:
+        active.follower = NOBODY
+        claims.close()
+
+
+async def _answer(
+    desk: Desk,
+    http: web.Request,
+    request: ClientRequest,
+    route: Route,
+    active: ActiveRequest,
+    claims: Claims,
+    arrived_at: float,
+) -> tuple[web.StreamResponse, str]:
     opened = await route.open(None)
     if isinstance(opened, Leg):
         desk.tally.stream_opened()
         try:
-            relay = StreamRelay(desk, http, request, route, active, arrived_at)
+            relay = StreamRelay(desk, http, request, route, active, claims, arrived_at)
             return await relay.run(opened)
         finally:
             opened.close()
             desk.tally.stream_closed()
     if not isinstance(opened, Refusal):
-        opened = await answers.settle(route, opened)
+        opened = await answers.AnswerRelay(desk, route, claims).settle(opened)
     if isinstance(opened, Refusal):
         # Never admitted, as opposed to admitted and let down.
         return opened.response(), "rejected" if opened.status == 503 else "failed"
@@ -92,4 +111,4 @@ async def _relay(
     if outcome == "finished":
         spent_s = desk.fleet_seconds(time.monotonic() - arrived_at)
         desk.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
-    return answers.response(opened, active.request_id), outcome
+    return answers.response(opened, active.request_id, hides_ids=request.hides_ids), outcome

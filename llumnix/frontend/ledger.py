@@ -36,6 +36,10 @@ class Ledger:
         """Give back everything, byte for byte."""
         return b"".join([*map(zlib.decompress, self._packed), *self._loose])
 
+    def token_ids(self) -> list[int]:
+        """List the output token ids these events carry."""
+        return sse.token_ids(self.raw())
+
     def tokens(self) -> int:
         """Count the output tokens these events carry, by their ids."""
         return self._packed_tokens + sse.count_token_ids(b"".join(self._loose))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llumnix.frontend.body import with_member, without_forged_resume
+from llumnix.frontend.body import TRANSFER_PARAMS, with_member, without_forged
 from llumnix.frontend.openai import Refusal
 
 CLASS_HEADERS = ("X-Llumnix-Class", "X-Request-Priority")
@@ -28,10 +28,10 @@ class Classes:
 class ClientRequest:
     """A completion or chat completion to be served.
 
-    `body` is the client's, byte for byte, save a forged resume field (then `forged`); `body_ids`
+    `body` is the client's, byte for byte, save forged fields of ours (then `forged`); `body_ids`
     the same with token ids asked for, which the client did not ask for if `hides_ids`. Only a
-    `resumable` one (one prompt, one choice) can be carried on by another instance mid-stream.
-    `prompt_tokens` is exact for token ids, else an estimate.
+    `resumable` one (see `_movable`) can be carried on by another instance. `prompt_tokens` is exact
+    for token ids, else an estimate. `has_params`: the client gives transfer parameters of its own.
     """
 
     path: str
@@ -46,6 +46,7 @@ class ClientRequest:
     resumable: bool
     hides_ids: bool
     wants_usage: bool
+    has_params: bool
 
 
 def parse(
@@ -64,10 +65,10 @@ def parse(
     class_name = _class_of(headers, parsed, classes)
     if isinstance(class_name, Refusal):
         return class_name
-    body, forged = without_forged_resume(raw, parsed)
+    body, forged = without_forged(raw, parsed)
     streams = parsed.get("stream") is True
-    resumable = _single(parsed)
-    hides_ids = streams and resumable and not parsed.get("return_token_ids")
+    resumable = _movable(parsed)
+    hides_ids = resumable and not parsed.get("return_token_ids")
     options = parsed.get("stream_options")
     return ClientRequest(
         path=path,
@@ -82,6 +83,7 @@ def parse(
         resumable=resumable,
         hides_ids=hides_ids,
         wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        has_params=TRANSFER_PARAMS in parsed,
     )
 
 
@@ -120,6 +122,21 @@ def _class_of(
     urgent = isinstance(priority, int) and priority < 0  # vLLM: lower is sooner, 0 the default
     return (
         classes.names[0] if urgent or parsed.get("service_tier") == "priority" else classes.default
+    )
+
+
+def _movable(parsed: dict[str, Any]) -> bool:
+    """Say whether an answer can be joined from two instances' parts.
+
+    Not so with several prompts or choices, or beam search; with a prompt that is echoed (asking for
+    token ids changes the echo) or scored, which the second instance does not do again; and where
+    the server hides token ids, as it does with reasoning that is not to be shown.
+    """
+    return (
+        _single(parsed)
+        and parsed.get("prompt_logprobs") is None
+        and not (parsed.get("echo") and "messages" not in parsed)
+        and parsed.get("include_reasoning") is not False
     )
 
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from multidict import CIMultiDict
 
 from llumnix.fleet import Ask
-from llumnix.frontend.body import with_resume
+from llumnix.frontend.body import RESUME_FIELD, TAG_FIELD, with_transfer
 from llumnix.frontend.desk import Desk
 from llumnix.frontend.openai import Refusal
 from llumnix.frontend.request import ClientRequest
 from llumnix.frontend.upstream import Answer, Failure, Leg
 from llumnix.instances.instance import Instance
-from llumnix.request_table import ActiveRequest
+from llumnix.request_table import ActiveRequest, Cuttable
 from migration.links.auth import sign_resume
 from policies.types import DispatchRequest, InstanceId, MigrationId
 
@@ -63,16 +63,9 @@ class Route:
             self._active.state = "moving" if begun else "starting"
             self._active.instance_id = target.id
             body = self._body(target, claim[0] if claim else None, token_ids)
-            result = await self._desk.upstream.send(
-                target,
-                self._request.path,
-                body,
-                self._headers,
-                streams=self._request.streams,
-                active=self._active,
-            )
-            if begun and isinstance(result, Answer):
-                result = Failure("answered", f"{target.id} answered {result.status}", result.status)
+            result = await self._send(target, body, self._active)
+            if begun:
+                result = _only_stream(target, result)
             if not isinstance(result, Failure):
                 if claim:
                     self._desk.fleet.mover.book.claimed(self._active.request_id, claim[0])
@@ -82,6 +75,51 @@ class Route:
             if refusal is not None:
                 return self._opened(refusal)
             await self._back_off()
+
+    def early_destination(self, migration_id: MigrationId) -> Instance | None:
+        """Say where a request about to be migrated is to be claimed early; None for nowhere."""
+        claim = self._desk.fleet.claim_at(migration_id) if self._request.resumable else None
+        return claim[1] if claim and claim[1].plugged and claim[1].vllm else None
+
+    async def claim_early(
+        self,
+        migration_id: MigrationId,
+        target: Instance,
+        token_ids: Sequence[int],
+        waiting: Cuttable,
+    ) -> Leg | Answer | Failure:
+        """Claim the request where a migration is taking it, while it still runs elsewhere."""
+        body = self._body(target, migration_id, token_ids, early=True)
+        result = await self._send(target, body, waiting)
+        if self._request.streams:
+            return _only_stream(target, result)
+        if isinstance(result, Answer) and result.status != 200:
+            return _failure(target, result)
+        return result
+
+    def follow(self, instance: Instance) -> None:
+        """Note that the request goes on where it was claimed early."""
+        self._active.instance_id = instance.id
+        self._active.state = "moving"
+
+    def arrived(self, migration_id: MigrationId) -> None:
+        """Note that the request gives output where it was claimed early."""
+        self._desk.fleet.mover.book.claimed(self._active.request_id, migration_id)
+        self._claim = None
+        self._active.state = "running"
+        self._carried_on(ok=True)
+
+    def salvage(self, migration_id: MigrationId, instance: Instance, failure: Failure) -> None:
+        """Note that an early claim gave nothing: the destination is asked anew, then all others.
+
+        It may hold the request's KV all the same; but one that refuses is not asked again.
+        """
+        self._leave("migrated")
+        self._claim = None
+        if failure.kind == "answered" and failure.status != 503:
+            self._barred.add(instance.id)
+        elif failure.kind != "refused":
+            self._claim = self._desk.fleet.claim_at(migration_id)
 
     def progressed(self) -> None:
         """Note that new output has arrived: whatever failed before is behind us."""
@@ -172,21 +210,44 @@ class Route:
             self._desk.tally.waited(self._request.class_name, waited_s)
         return placed
 
+    async def _send(
+        self, target: Instance, body: bytes, waiting: Cuttable
+    ) -> Leg | Answer | Failure:
+        return await self._desk.upstream.send(
+            target,
+            self._request.path,
+            body,
+            self._headers,
+            streams=self._request.streams,
+            waiting=waiting,
+        )
+
     def _body(
-        self, target: Instance, migration_id: MigrationId | None, token_ids: Sequence[int] | None
+        self,
+        target: Instance,
+        migration_id: MigrationId | None,
+        token_ids: Sequence[int] | None,
+        *,
+        early: bool = False,
     ) -> bytes:
-        if not target.plugged:
-            return self._request.body
-        if migration_id is None and not token_ids:
-            return self._request.body_ids
-        fields = {
-            "request_id": self._active.request_id,
-            "migration_id": migration_id,
-            "output_token_ids": list(token_ids or ()),
-            "issued_at": time.time(),
-            "early": False,
-        }
-        return with_resume(self._request.body_ids, sign_resume(self._desk.fleet.secret, fields))
+        request = self._request
+        if not target.plugged or not request.resumable:
+            return request.body
+        request_id = self._active.request_id
+        tag = {"request_id": request_id, "class_index": request.class_index}
+        fields: dict[str, object] = {TAG_FIELD: tag}
+        if migration_id is not None or token_ids:
+            resume = {
+                "request_id": request_id,
+                "migration_id": migration_id,
+                "output_token_ids": list(token_ids or ()),
+                "issued_at": time.time(),
+                "early": early,
+            }
+            fields[RESUME_FIELD] = sign_resume(self._desk.fleet.secret, resume)
+        # An emulated engine's whole answer moves with the request; a vLLM's is asked for anew.
+        body = request.body_ids if request.streams or target.vllm else request.body
+        return with_transfer(body, fields, amid=request.has_params)
 
     def _given_up(self, refusal: Refusal | None) -> Refusal | None:
         if refusal is not None:
@@ -194,12 +255,23 @@ class Route:
         return refusal
 
     def _opened(self, result: Leg | Answer | Refusal) -> Leg | Answer | Refusal:
-        if self._moving is not None:
-            self._desk.tally.carried_on(self._moving, ok=not isinstance(result, Refusal))
-            self._moving = None
+        self._carried_on(ok=not isinstance(result, Refusal))
         return result
+
+    def _carried_on(self, *, ok: bool) -> None:
+        if self._moving is not None:
+            self._desk.tally.carried_on(self._moving, ok=ok)
+            self._moving = None
 
     async def _back_off(self) -> None:
         # The first failure costs no wait: somebody else is there as a rule.
         if self._failures > 1:
             await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))
+
+
+def _only_stream(target: Instance, result: Leg | Answer | Failure) -> Leg | Failure:
+    return _failure(target, result) if isinstance(result, Answer) else result
+
+
+def _failure(target: Instance, answer: Answer) -> Failure:
+    return Failure("answered", f"{target.id} answered {answer.status}", answer.status)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llumnix.frontend import sse
+from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.transcript import Channel, Transcript, only_choice, strings
 
 _CREATED = re.compile(rb'"created"\s*:\s*\d+\s*[,}]')
@@ -30,9 +31,11 @@ class Splicer:
     Feed it whole events until `caught_up`; from then on `relabel` alone is enough.
     """
 
-    def __init__(self, had: Transcript) -> None:
+    def __init__(self, had: Transcript, kept: KeptTokens) -> None:
         self.caught_up = False
         self._had = had
+        self._kept = kept
+        self._position = 0
         self._at: dict[Channel, int] = dict.fromkeys(had.texts, 0)
         self._ids_at = 0
         self._by_ids = bool(had.token_ids)
@@ -71,11 +74,13 @@ class Splicer:
             usage_again = self._had.usage and chunk.get("usage") is not None
             return b"" if usage_again else self.relabel(event)
         fresh = self._skip(choice)
-        self.caught_up = self._missing() == 0 and not self._had.finished
+        shown = self._missing() == 0 and self._position >= self._kept.end
+        self.caught_up = shown and not self._had.finished
         if not fresh:
             return b""
         for holder in (chunk, choice):
-            holder.pop("prompt_token_ids", None)
+            if holder.get("prompt_token_ids") is not None:
+                holder["prompt_token_ids"] = None
         return sse.encode({**chunk, **self._had.head})
 
     def _skip(self, choice: dict[str, Any]) -> bool:
@@ -108,6 +113,8 @@ class Splicer:
 
     def _skip_token_ids(self, choice: dict[str, Any]) -> bool:
         ids: list[int] = choice.get("token_ids") or []
+        self._kept.restore(choice, self._position)
+        self._position += len(ids)
         seen, at = self._had.token_ids, self._ids_at
         overlap = min(len(ids), len(seen) - at)
         if overlap > 0:
@@ -124,6 +131,7 @@ class Splicer:
         for call in delta["tool_calls"]:
             function = call.get("function") or {}
             if f"tool_calls.{call.get('index', 0)}.name" in self._had.texts:
+                self._learn_call_id(call)
                 for key in ("id", "type"):
                     call.pop(key, None)
                 if not function.get("name"):
@@ -131,6 +139,12 @@ class Splicer:
             if function.get("name") or function.get("arguments") or "id" in call:
                 kept.append(call)
         delta["tool_calls"] = kept
+
+    def _learn_call_id(self, call: dict[str, Any]) -> None:
+        first = self._had.call_ids.get(call.get("index", 0))
+        if first is not None and call.get("id") not in (None, first):
+            ours, firsts = (b'"id":%b' % json.dumps(one).encode() for one in (call["id"], first))
+            self._swaps.append((ours, firsts))
 
     def _missing(self) -> int:
         """Count the characters and token ids the client has and the replay has not shown yet."""

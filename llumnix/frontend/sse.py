@@ -3,25 +3,44 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
 REDIRECT_MARK = b'"stop_reason":"migrate:'
+REFUSED_MARK = b'"stop_reason":"llumnix:refused:'
 REQUEUE = "requeue"
+_STOPPED_MARK = b'"stop_reason":"'
 
+_NULLED = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
+_EMPTY_DELTA = b'"delta":{}'
+_ONLY_IDS = re.compile(rb'"delta":\{\},"logprobs":null,"finish_reason":null,"token_ids":\[')
 _IDS = re.compile(rb',"(?:prompt_)?token_ids":(?:null|\[[^\]]*\])')
 _TOKEN_IDS = re.compile(rb'"token_ids":\[([^\]]+)\]')
 _CHUNK = re.compile(rb"^data:\s*\{", re.MULTILINE)
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _REDIRECT = "migrate:"
+_REFUSED = "llumnix:refused:"
+_CUT_OFF = ("abort", "length")
+"""How an engine ends a request that has moved: the emulated one, and vLLM's own way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The request went on elsewhere: by a migration, or back to the queue (`migration_id` None)."""
+    """The request went on elsewhere: by a migration, or back to the queue (`migration_id` None).
+
+    `choice` is the one that says so, with tokens the client is to get from elsewhere.
+    """
 
     migration_id: str | None
+    choice: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The instance would not carry the request on: our signature did not convince it."""
+
+    reason: str
 
 
 def complete(data: bytes) -> int:
@@ -73,30 +92,37 @@ def ends_with_done(data: bytes) -> bool:
     return is_done(line)
 
 
-def redirect_of(parsed: dict[str, Any] | None) -> Redirect | None:
-    """Read a redirect off a parsed chunk or answer; None for any other.
+def outcome_of(parsed: dict[str, Any] | None) -> Redirect | Refused | None:
+    """Read off a parsed chunk or answer that its instance has let go of the request.
 
-    A client may well stop at the string `migrate:x`; only an aborted choice is a redirect.
+    A client may well stop at the string `migrate:x`; then the finish reason is `stop`.
     """
     choices = parsed.get("choices") if parsed else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None
     reason = choices[0].get("stop_reason")
-    if choices[0].get("finish_reason") != "abort" or not isinstance(reason, str):
+    if choices[0].get("finish_reason") not in _CUT_OFF or not isinstance(reason, str):
         return None
+    if reason.startswith(_REFUSED):
+        return Refused(reason.removeprefix(_REFUSED))
     if not reason.startswith(_REDIRECT):
         return None
     target = reason.removeprefix(_REDIRECT)
-    return Redirect(None if target == REQUEUE else target)
+    return Redirect(None if target == REQUEUE else target, choices[0])
 
 
-def until_redirect(data: bytes) -> tuple[bytes, Redirect | None]:
-    """Cut whole events off before a redirect; it is swallowed with all that follows it."""
+def lets_go(data: bytes) -> bool:
+    """Say whether there may be a redirect or a refusal in these events, at next to no cost."""
+    return _STOPPED_MARK in data and (REDIRECT_MARK in data or REFUSED_MARK in data)
+
+
+def until_let_go(data: bytes) -> tuple[bytes, Redirect | Refused | None]:
+    """Cut whole events off before a redirect or refusal; it is swallowed with all that follows."""
     kept = b""
     for event in events(data):
-        redirect = redirect_of(payload(event)) if REDIRECT_MARK in event else None
-        if redirect is not None:
-            return kept, redirect
+        outcome = outcome_of(payload(event)) if lets_go(event) else None
+        if outcome is not None:
+            return kept, outcome
         kept += event
     return kept, None
 
@@ -107,6 +133,21 @@ def without_token_ids(data: bytes) -> bytes:
     Inside a JSON string quotes are escaped, so text that looks like these members never matches.
     """
     return _IDS.sub(b"", data)
+
+
+def with_token_ids_nulled(data: bytes) -> bytes:
+    """Do the same with vLLM's events, which have null in the place of ids nobody asked for.
+
+    Of a token that shows nowhere (a parser swallowed it) vLLM then writes no event at all.
+    """
+    if _EMPTY_DELTA in data:
+        data = b"".join(event for event in events(data) if not _ONLY_IDS.search(event))
+    return _NULLED.sub(rb"\1null", data)
+
+
+def token_ids(data: bytes) -> list[int]:
+    """List the output token ids these events carry."""
+    return [int(one) for ids in _TOKEN_IDS.findall(data) for one in ids.split(b",")]
 
 
 def count_token_ids(data: bytes) -> int:

@@ -4,11 +4,30 @@ No I/O, so that every way of cutting a stream into pieces can be tested. Per tok
 redirect, one entry in the ledger, one cut of token ids.
 """
 
+from collections.abc import Callable
+
 from llumnix.frontend import sse
 from llumnix.frontend.ledger import Ledger
+from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.splice import Splicer
-from llumnix.frontend.sse import Redirect
+from llumnix.frontend.sse import Redirect, Refused
 from llumnix.frontend.transcript import Transcript
+from llumnix.instances.instance import Instance
+
+Hide = Callable[[bytes], bytes]
+"""Takes out of events the token ids that we asked for and the client did not."""
+
+
+def as_it_is(data: bytes) -> bytes:
+    """Hide nothing: the client asked for the ids itself, or nobody did."""
+    return data
+
+
+def hider(instance: Instance, *, asked: bool) -> Hide:
+    """Say how to hide token ids, if we have `asked` this instance for them."""
+    if not asked:
+        return as_it_is
+    return sse.with_token_ids_nulled if instance.vllm else sse.without_token_ids
 
 
 class Overlong(Exception):  # noqa: N818 - the instance's fault, acted on by the relay
@@ -18,24 +37,31 @@ class Overlong(Exception):  # noqa: N818 - the instance's fault, acted on by the
 class Strand:
     """Forwards whole events only, so that a stream can be cut over at any moment.
 
-    `had` is what the client has from earlier legs. `redirect` is set once the instance says that
-    the request went on elsewhere; what it sends from then on is swallowed.
+    `had` is what the client has from earlier legs, `kept` what earlier legs said of tokens it has
+    not. `let_go` is set once the instance says that the request went on elsewhere, or that it does
+    not take it; what it sends from then on is swallowed.
     """
 
     def __init__(
-        self, had: Transcript, *, plugged: bool, hides_ids: bool, event_limit_bytes: int
+        self,
+        had: Transcript,
+        kept: KeptTokens,
+        *,
+        plugged: bool,
+        hide: Hide,
+        event_limit_bytes: int,
     ) -> None:
         self.ledger = Ledger()
-        self.redirect: Redirect | None = None
-        self._splicer = Splicer(had) if had.events else None
+        self.let_go: Redirect | Refused | None = None
+        self._splicer = Splicer(had, kept) if had.events else None
         self._plugged = plugged
-        self._hides_ids = hides_ids and plugged
+        self._hide = hide
         self._limit = event_limit_bytes
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """Give what the client gets for these bytes. Raises Diverged or Overlong."""
-        if self.redirect is not None:
+        if self.let_go is not None:
             return b""
         if self._rest:
             data = self._rest + data
@@ -47,13 +73,13 @@ class Strand:
                 raise Overlong(f"an event beyond {self._limit} bytes")
             if not data:
                 return b""
-        if self._plugged and sse.REDIRECT_MARK in data:
-            data, self.redirect = sse.until_redirect(data)
+        if self._plugged and sse.lets_go(data):
+            data, self.let_go = sse.until_let_go(data)
         self.ledger.add(data)
         splicer = self._splicer
         if splicer is not None:
             data = splicer.relabel(data) if splicer.caught_up else splicer.feed(data)
-        return sse.without_token_ids(data) if self._hides_ids else data
+        return self._hide(data)
 
     def end(self, *, cut_off: bool) -> bytes | None:
         """Take note that the connection is over (`cut_off`: by an error).

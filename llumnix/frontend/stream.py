@@ -10,17 +10,20 @@ from typing import Literal
 from aiohttp import web
 
 from llumnix.frontend import sse
+from llumnix.frontend.claim import Claims, Impatient
 from llumnix.frontend.client import ClientStream
 from llumnix.frontend.desk import Desk
 from llumnix.frontend.headers import to_client
 from llumnix.frontend.idle import IdleWatch
-from llumnix.frontend.ledger import Ledger, Pace
+from llumnix.frontend.ledger import Ledger
+from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.openai import Refusal
 from llumnix.frontend.request import ClientRequest
 from llumnix.frontend.route import Route
 from llumnix.frontend.splice import Diverged
-from llumnix.frontend.sse import Redirect
-from llumnix.frontend.strand import Overlong, Strand
+from llumnix.frontend.sse import Redirect, Refused
+from llumnix.frontend.strand import Overlong, Strand, hider
+from llumnix.frontend.timing import Timing
 from llumnix.frontend.transcript import Transcript, read
 from llumnix.frontend.upstream import Answer, Failure, Leg
 from llumnix.request_table import ActiveRequest
@@ -28,6 +31,7 @@ from llumnix.request_table import ActiveRequest
 _SILENT_S = 1.0
 
 Outcome = Literal["finished", "failed", "rejected"]
+End = Redirect | Failure
 
 
 class StreamRelay:
@@ -40,24 +44,27 @@ class StreamRelay:
         request: ClientRequest,
         route: Route,
         active: ActiveRequest,
+        claims: Claims,
         arrived_at: float,
     ) -> None:
-        self.pace = Pace()
         self._desk = desk
         self._client = ClientStream(http)
         self._request = request
         self._route = route
         self._active = active
-        self._arrived_at = arrived_at
+        self._claims = claims
+        self._timing = Timing(desk, request.class_name, arrived_at)
+        self._pace = self._timing.pace
         self._had = Transcript()
+        self._kept = KeptTokens()
         self._ledger = Ledger()
         self._leg: Leg | None = None
         self._watch = IdleWatch(desk.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
         self._fault: Diverged | Overlong | None = None
-        self._moved_at: tuple[float, bool] | None = None
         active.tokens = self.tokens
+        claims.token_ids = self._token_ids
 
     def tokens(self) -> int:
         """Count the output tokens sent so far."""
@@ -70,7 +77,7 @@ class StreamRelay:
         if refusal is not None:
             return await self._fail(refusal), "failed"
         response = await self._client.end()
-        self._count()
+        self._timing.finished(self.tokens() or sse.count_chunks(self._ledger.raw()))
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
@@ -80,33 +87,44 @@ class StreamRelay:
             self._active.cut = self._on_instance_down
             try:
                 end = await self._pump(leg)
+                if end is None:
+                    return None
+                if not self._claims.unproven:
+                    leg.close()
+                refusal = self._note_end(end)
+                if refusal is None and self._complete():
+                    await self._send(sse.DONE, leg)
+                    return None
+                opened = refusal or await self._open_next(end)
             except Diverged as error:
                 self._desk.tally.diverged()
                 return Refusal(502, f"the stream could not be carried on: {error}", "mismatch")
             finally:
                 leg.close()
-            if end is None:
-                return None
-            refusal = self._note_end(end)
-            if refusal is not None:
-                return refusal
-            if self._complete():
-                await self._send(sse.DONE, leg)
-                return None
-            begun = self._had.events > 0
-            opened = await self._route.open(self._had.token_ids, begun=begun)
             if isinstance(opened, Refusal):
                 return opened
             if isinstance(opened, Answer):
                 return Refusal(502, f"no stream, but status {opened.status}", "bad_gateway")
             leg = opened
 
-    async def _pump(self, leg: Leg) -> Redirect | Failure | None:
+    async def _open_next(self, end: End) -> Leg | Answer | Refusal:
+        """Go on with what was claimed early, else open a leg where the route says."""
+        if isinstance(end, Redirect):
+            followed = await self._claims.follow(end.migration_id, patient=False)
+            if followed is not None:
+                return followed
+        ids = self._kept.after(self._had.token_ids)
+        opened = await self._route.open(ids, begun=self._had.events > 0)
+        self._claims.close()
+        return opened
+
+    async def _pump(self, leg: Leg) -> End | None:
         """Forward one leg; None when the stream has ended as it should."""
         strand = Strand(
             self._had,
+            self._kept,
             plugged=leg.instance.plugged,
-            hides_ids=self._request.hides_ids,
+            hide=hider(leg.instance, asked=self._request.hides_ids and leg.instance.plugged),
             event_limit_bytes=self._desk.config.event_limit_bytes,
         )
         self._ledger = strand.ledger
@@ -117,16 +135,20 @@ class StreamRelay:
                 data = strand.feed(data)
                 if data:
                     await self._send(data, leg)
-                if self._client.flows and self._moved_at is None and strand.redirect is None:
+                if self._claims.unproven and self._ledger.tokens() > len(self._had.token_ids):
+                    self._claims.prove()
+                if self._flows and strand.let_go is None:
                     await leg.pour(lambda some: self._pass_on(some, strand))
                 if self._fault is not None:
                     raise self._fault
-                if strand.redirect is not None:
-                    return strand.redirect
+                if strand.let_go is not None:
+                    return self._let_go(strand.let_go, leg)
                 try:
-                    data = await leg.read()
+                    data = await self._claims.read(leg)
                 except OSError as error:
                     data, broken = b"", f"{leg.instance.id} broke off: {error!r}"
+        except Impatient as error:
+            return Failure("stalled", str(error))
         except Overlong as error:
             return Failure("broken", f"{leg.instance.id} sent {error}")
         left = strand.end(cut_off=bool(broken))
@@ -135,7 +157,14 @@ class StreamRelay:
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
             await self._send(left, leg)
+        self._claims.prove()
         return None
+
+    @property
+    def _flows(self) -> bool:
+        """Say whether nothing but tokens is to be expected, each to be passed on at once."""
+        still = self._timing.paused or self._claims.unproven
+        return self._client.flows and not still
 
     def _pass_on(self, data: bytes, strand: Strand) -> bool:
         """Forward what was just read, from within the read: the way of nearly every token."""
@@ -145,26 +174,32 @@ class StreamRelay:
             self._fault = error
             return False
         if data:
-            self.pace.last_at = self._watch.touched_at = time.monotonic()
+            self._pace.last_at = self._watch.touched_at = time.monotonic()
             self._client.push(data)
-        return strand.redirect is None and self._client.flows
+        return strand.let_go is None and self._client.flows
 
     async def _send(self, data: bytes, leg: Leg) -> None:
         now = time.monotonic()
         if not self._client.begun:
             headers = to_client(leg.head.headers, self._active.request_id, streams=True)
             await self._client.begin(leg.head.status, headers)
-            self.pace.first_at = now
-            waited_s = self._desk.fleet_seconds(now - self._arrived_at)
-            self._desk.tally.first_token(self._request.class_name, waited_s)
-        elif self._moved_at is not None:
-            self._count_move(now)
-        self.pace.last_at = self._watch.touched_at = now
+            self._timing.first(now)
+        elif self._timing.paused:
+            self._timing.goes_on(now, len(self._had.token_ids))
+        self._pace.last_at = self._watch.touched_at = now
         self._writing = True
         await self._client.write(data)
         self._writing = False
 
-    def _note_end(self, end: Redirect | Failure) -> Refusal | None:
+    def _let_go(self, how: Redirect | Refused, leg: Leg) -> End:
+        """Say how a leg ended whose instance has let go of it, and keep its last tokens."""
+        if isinstance(how, Refused):
+            self._desk.tally.forged("resume_refused")
+            return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
+        self._kept.keep(how.choice, self._ledger.tokens())
+        return how
+
+    def _note_end(self, end: End) -> Refusal | None:
         """Take stock of what the client has, and tell the route why this leg ended."""
         seen = read(self._ledger.raw())
         if seen.size() > self._had.size():
@@ -174,19 +209,25 @@ class StreamRelay:
         if self._had.events and not self._resumable():
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
             return Refusal(502, f"the stream broke and cannot be carried on: {detail}", "broken")
+        migrated = isinstance(end, Redirect) and end.migration_id is not None
         if self._client.begun:
-            migrated = isinstance(end, Redirect) and end.migration_id is not None
-            self._moved_at = self.pace.last_at, migrated
-        if isinstance(end, Failure):
-            return self._route.broke(end)
-        if end.migration_id is None:
-            return self._route.requeued()
-        self._route.migrated(end.migration_id)
-        return None
+            self._timing.left(migrated=migrated)
+        if isinstance(end, Redirect) and end.migration_id is not None:
+            self._claims.prove()
+            self._route.migrated(end.migration_id)
+            return None
+        if self._claims.unproven:
+            self._claims.fail(end if isinstance(end, Failure) else _SENT_BACK)
+            return None
+        return self._route.broke(end) if isinstance(end, Failure) else self._route.requeued()
 
     def _resumable(self) -> bool:
         # Resuming on servers without our plugin (by recompute from text) would begin here.
         return self._request.resumable and self._leg is not None and self._leg.instance.plugged
+
+    def _token_ids(self) -> list[int]:
+        """List the output token ids so far."""
+        return max(self._had.token_ids, self._ledger.token_ids(), key=len)
 
     def _complete(self) -> bool:
         """Say whether the client has everything but the final [DONE]."""
@@ -197,27 +238,6 @@ class StreamRelay:
             return refusal.response()
         await self._client.write(refusal.event())
         return await self._client.end()
-
-    def _count_move(self, now: float) -> None:
-        assert self._moved_at is not None
-        (last_at, migrated), self._moved_at = self._moved_at, None
-        gap_s = now - last_at
-        interval_s = self.pace.mean_interval_s(len(self._had.token_ids))
-        self.pace.add_gap(gap_s)
-        if migrated:
-            speed = self._desk.fleet_seconds
-            self._desk.tally.moved(speed(gap_s), speed(max(0.0, gap_s - interval_s)))
-
-    def _count(self) -> None:
-        tokens = self.tokens() or sse.count_chunks(self._ledger.raw())
-        spent_s = self.pace.last_at - self.pace.first_at
-        seconds = self._desk.fleet_seconds
-        self._desk.tally.answered(
-            self._request.class_name,
-            seconds(self.pace.last_at - self._arrived_at),
-            tokens,
-            seconds(spent_s / (tokens - 1)) if tokens > 1 else None,
-        )
 
     def _on_instance_down(self) -> None:
         """Cut a silent leg: its instance hangs. One that still flows may flow on to its end."""
@@ -232,3 +252,6 @@ class StreamRelay:
         elif self._leg is not None:
             self._stalled = True
             self._leg.close()
+
+
+_SENT_BACK = Failure("broken", "it was sent back")

@@ -19,7 +19,8 @@ _NOT_TEXT = ("role",)
 class Transcript:
     """The content of a stream so far.
 
-    `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was.
+    `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was;
+    `call_ids` the ids of tool calls, by index.
     `finished` and `usage` say whether the finish reason and the usage chunk were among the events.
     """
 
@@ -27,6 +28,7 @@ class Transcript:
     token_ids: list[int] = field(default_factory=list)
     events: int = 0
     head: dict[str, Any] = field(default_factory=dict)
+    call_ids: dict[int, str] = field(default_factory=dict)
     finished: bool = False
     usage: bool = False
 
@@ -53,6 +55,8 @@ def read(raw: bytes) -> Transcript:
             continue
         for channel, holder, key in strings(choice):
             texts.setdefault(channel, []).append(holder[key])
+        for index, call_id in _call_ids(choice):
+            seen.call_ids.setdefault(index, call_id)
         seen.token_ids += choice.get("token_ids") or ()
         seen.finished = seen.finished or choice.get("finish_reason") is not None
     seen.texts = {channel: "".join(parts) for channel, parts in texts.items()}
@@ -65,6 +69,13 @@ def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None
     return choices[0]
+
+
+def _call_ids(choice: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    delta = choice.get("delta")
+    for call in (delta.get("tool_calls") or ()) if isinstance(delta, dict) else ():
+        if isinstance(call.get("id"), str):
+            yield call.get("index", 0), call["id"]
 
 
 def strings(choice: dict[str, Any]) -> Iterator[tuple[Channel, dict[str, Any], str]]:

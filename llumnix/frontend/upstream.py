@@ -13,7 +13,7 @@ from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.connection import Connection, ConnectionPool, Sink, Unreachable
 from llumnix.frontend.http_response import Head
 from llumnix.instances.instance import Instance
-from llumnix.request_table import ActiveRequest, nothing
+from llumnix.request_table import Cuttable, nothing
 
 _DETAIL_CHARACTERS = 300
 _NOW = 0.0
@@ -41,6 +41,7 @@ class Answer:
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+    instance: Instance
 
 
 class Leg:
@@ -98,18 +99,19 @@ class Upstream:
         headers: Mapping[str, str],
         *,
         streams: bool,
-        active: ActiveRequest,
+        waiting: Cuttable,
     ) -> Leg | Answer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
-        Server errors (5xx) are failures: somebody else may do better. `active.cut` ends the wait.
+        Server errors (5xx) are failures: somebody else may do better. `waiting` learns how to end
+        the wait.
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
         leg: Leg | None = None
         result: Leg | Answer | Failure | None = None
         try:
             async with asyncio.timeout(deadline_s) as deadline:
-                active.cut = partial(_cut, deadline)
+                waiting.cut_by(partial(_cut, deadline))
                 connection = await self._pool.ask(instance.url, path, headers, body)
                 leg = Leg(instance, self._pool, connection, _NO_HEAD)
                 leg.head = await connection.head()
@@ -124,7 +126,7 @@ class Upstream:
         except OSError as error:
             return Failure("broken", f"{instance.id} broke off: {error!r}")
         finally:
-            active.cut = nothing
+            waiting.cut_by(nothing)
             if leg is not None and result is not leg:
                 leg.close()
 
@@ -145,6 +147,6 @@ async def _receive(leg: Leg) -> Leg | Answer | Failure:
         parts.append(part)
     body = b"".join(parts)
     if status < 500:
-        return Answer(status, leg.head.headers, body)
+        return Answer(status, leg.head.headers, body, instance)
     text = body.decode(errors="replace")[:_DETAIL_CHARACTERS]
     return Failure("answered", f"{instance.id} answered {status}: {text}", status)

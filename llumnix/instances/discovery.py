@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from llumnix.instances.instance import Identity, Kind
+from llumnix.instances.exposition import LLUMLET, info, is_vllm
+from llumnix.instances.instance import VLLM, Identity, Kind
 from policies.types import InstanceId
 
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -19,6 +20,7 @@ class NotUnderstood(Exception):  # noqa: N818 - what the server said, not what w
 async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> Identity:
     """Ask a server who it is: one with our plugin tells, any other is untouched.
 
+    The emulated engine has a page for it; vLLM, whose pages are its own, tells among its metrics.
     Without the fleet's secret a plugged server could not be given orders, and counts as untouched.
     The caller bounds the time. Raises aiohttp.ClientError when it does not answer, NotUnderstood
     when it does not speak OpenAI.
@@ -28,8 +30,16 @@ async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> I
         async with session.get(f"{url}/llumnix/instance") as response:
             if response.status == 200:
                 return _plugged(await response.json(), models, url)
+    async with session.get(f"{url}/metrics") as response:
+        page = await response.text() if response.status == 200 else ""
+    llumlet = info(page, LLUMLET) if secret else None
     address = InstanceId(urlsplit(url).netloc)
-    return Identity(instance_id=address, kind=Kind.UNTOUCHED, models=models)
+    if llumlet is not None:
+        return _plugged(
+            {**llumlet, "instance_id": llumlet.get("instance_id") or address}, models, url
+        )
+    engine = VLLM if is_vllm(page) else ""
+    return Identity(instance_id=address, kind=Kind.UNTOUCHED, models=models, engine=engine)
 
 
 async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mapping[str, Any], ...]:
@@ -55,6 +65,7 @@ def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url
             control_host=(urlsplit(url).hostname or "") if host in _WILDCARDS else host,
             control_port=int(told["control_port"]),
             speed=float(told.get("speed", 1.0)),
+            engine=str(told.get("engine", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise NotUnderstood(f"GET /llumnix/instance lacks or garbles {error}") from error
+        raise NotUnderstood(f"what its llumlet says of itself lacks or garbles {error}") from error

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from migration.orders import MigrationEvent
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
+VLLM = "vllm"
+
 
 class Kind(enum.StrEnum):
     """What a server speaks: our plugin's contract, or plain OpenAI."""
@@ -30,7 +32,8 @@ class Identity:
     """What a server says about itself when first asked.
 
     `models` are the entries of its `/v1/models`, as they are. The control address is set for
-    plugged instances alone; `capacity_tokens` is None when the server does not tell.
+    plugged instances alone; `capacity_tokens` is None when the server does not tell. `engine` is
+    `vllm` for what is known to be vLLM, with our plugin or without.
     """
 
     instance_id: InstanceId
@@ -40,6 +43,7 @@ class Identity:
     control_host: str = ""
     control_port: int = 0
     speed: float | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,11 @@ class Instance:
     def plugged(self) -> bool:
         """Say whether requests can be moved from and to it, and resumed on it."""
         return self.identity is not None and self.identity.kind is Kind.PLUGGED
+
+    @property
+    def vllm(self) -> bool:
+        """Say whether it is known to be vLLM, and so to understand what vLLM does."""
+        return self.identity is not None and self.identity.engine == VLLM
 
     @property
     def state(self) -> State:

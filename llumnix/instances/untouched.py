@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llumnix.fleet_config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood, fetch_models
+from llumnix.instances.exposition import LLUMLET, PREFIXES, info
 from llumnix.instances.instance import Identity, Instance, Move, Watcher
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
-_PREFIXES = ("vllm:", "vllm_")
 _MODELS_EVERY = 15
 
 LocalCount = Callable[[], int]
@@ -25,7 +25,11 @@ LocalCount = Callable[[], int]
 
 
 class UntouchedLink:
-    """Polls a server until it stops answering."""
+    """Polls a server until it stops answering.
+
+    With `wants_llumlet` the server is given up, and so asked anew who it is, once its page says
+    that it has our plugin: a page may come before all that is on it.
+    """
 
     def __init__(
         self,
@@ -37,7 +41,10 @@ class UntouchedLink:
         now_s: Callable[[], float],
         local_count: LocalCount,
         class_index: int,
+        *,
+        wants_llumlet: bool = False,
     ) -> None:
+        self._wants_llumlet = wants_llumlet
         self._instance = instance
         self._id = identity.instance_id
         self._session = session
@@ -96,6 +103,9 @@ class UntouchedLink:
             self._instance.know_models(await fetch_models(self._session, self._instance.url))
         async with self._session.get(f"{self._instance.url}/metrics") as response:
             text = await response.text() if response.status == 200 else ""
+        if self._wants_llumlet and info(text, LLUMLET) is not None:
+            self.give_up("its llumlet has appeared")
+            return
         load = read_load(
             self._id,
             text,
@@ -142,7 +152,7 @@ def _read_gauges(text: str) -> Mapping[str, float]:
         return found
     usages: list[float] = []
     for family in families:
-        name = next((family.name[len(p) :] for p in _PREFIXES if family.name.startswith(p)), None)
+        name = next((family.name[len(p) :] for p in PREFIXES if family.name.startswith(p)), None)
         for sample in family.samples if name else ():
             if name == "cache_config_info":
                 tokens = _capacity(sample.labels)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llumnix.frontend.body import with_member, with_resume, without_forged_resume
+from llumnix.frontend.body import with_member, with_transfer, without_forged
 from llumnix.frontend.openai import Refusal
 from llumnix.frontend.request import Classes, ClientRequest, parse, request_id
 
@@ -55,20 +55,27 @@ def test_a_member_is_added_before_the_last_brace(raw: bytes, wanted: bytes) -> N
         ({"stream": True}, True),
         ({"stream": True, "return_token_ids": False}, True),
         ({"stream": True, "return_token_ids": True}, False),
-        ({"stream": False}, False),
-        ({}, False),
+        ({"stream": False}, True),
+        ({}, True),
+        ({"return_token_ids": True}, False),
         ({"stream": True, "n": 2}, False),
         ({"stream": True, "prompt": ["a", "b"]}, False),
         ({"stream": True, "prompt": [[1], [2]]}, False),
         ({"stream": True, "prompt": [[1, 2]]}, True),
         ({"stream": True, "prompt": [1, 2]}, True),
         ({"stream": True, "use_beam_search": True}, False),
+        ({"stream": True, "echo": True}, False),
+        ({"stream": True, "echo": False}, True),
+        ({"stream": True, "messages": [], "echo": True}, True),
+        ({"stream": True, "logprobs": 1, "prompt_logprobs": 0}, False),
+        ({"stream": True, "include_reasoning": False}, False),
+        ({"stream": True, "include_reasoning": True}, True),
     ],
 )
 def test_ids_are_asked_for_only_where_they_help_and_were_not_asked_for(
     body: dict[str, object], hides: bool
 ) -> None:
-    """Streams of one choice get token ids added and cut out again; others are left alone."""
+    """Answers of one choice get token ids added and cut out again; others are left alone."""
     request = parsed(body)
 
     assert request.hides_ids == hides
@@ -143,9 +150,10 @@ def test_what_cannot_be_meant_is_refused(body: object) -> None:
     assert refused(body).status == 400
 
 
-def test_a_forged_resume_field_is_taken_out() -> None:
-    """Resuming is ours to ask for: a client's own field goes, its other parameters stay."""
-    body = {"prompt": "\ud800", "kv_transfer_params": {"llumnix": {"request_id": "x"}, "other": 1}}
+@pytest.mark.parametrize("name", ["llumnix", "llumnix_request"])
+def test_a_forged_field_of_ours_is_taken_out(name: str) -> None:
+    """Resuming and tagging are ours: a client's own field goes, its other parameters stay."""
+    body = {"prompt": "\ud800", "kv_transfer_params": {name: {"request_id": "x"}, "other": 1}}
     request = parsed(body)
 
     assert request.forged
@@ -162,10 +170,11 @@ def test_a_forged_field_is_found_under_any_spelling() -> None:
     "raw",
     [b'{"a":1}', b'{"kv_transfer_params":{"b":2}}', b'{"kv\\u005ftransfer_params":{"b":2}}'],
 )
-def test_resume_fields_stand_beside_what_the_client_gave(raw: bytes) -> None:
-    body, forged = without_forged_resume(raw, json.loads(raw))
+def test_our_fields_stand_beside_what_the_client_gave(raw: bytes) -> None:
+    body, forged = without_forged(raw, json.loads(raw))
+    amid = "kv_transfer_params" in json.loads(raw)
     before = json.loads(raw)
-    after = json.loads(with_resume(body, {"x": [1, None]}))
+    after = json.loads(with_transfer(body, {"llumnix": {"x": [1, None]}}, amid=amid))
 
     assert not forged
     assert after["kv_transfer_params"].pop("llumnix") == {"x": [1, None]}

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from llumnix.frontend import sse
+from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.splice import Diverged
 from llumnix.frontend.sse import Redirect
-from llumnix.frontend.strand import Overlong, Strand
+from llumnix.frontend.strand import Overlong, Strand, as_it_is
 from llumnix.frontend.transcript import Transcript, read
 from tests.llumnix.frontend.chunks import DONE, Writer, event, full_text, text_of
 
@@ -14,7 +16,10 @@ TOKENS = 12
 
 
 def strand(had: Transcript | None = None, *, hides: bool = True, plugged: bool = True) -> Strand:
-    return Strand(had or Transcript(), plugged=plugged, hides_ids=hides, event_limit_bytes=1 << 20)
+    hide = sse.without_token_ids if hides and plugged else as_it_is
+    return Strand(
+        had or Transcript(), KeptTokens(), plugged=plugged, hide=hide, event_limit_bytes=1 << 20
+    )
 
 
 def pieces(stream: bytes, size: int) -> list[bytes]:
@@ -91,7 +96,7 @@ def test_a_moved_stream_equals_one_that_stayed(chat: bool, moved_after: int, mer
     for size in (1, 17, 10_000):
         one = strand()
         got = b"".join(one.feed(p) for p in pieces(first + writer.redirect("m1"), size))
-        assert one.redirect == Redirect("m1")
+        assert one.let_go == Redirect("m1")
         had = read(one.ledger.raw())
         two = strand(had)
         got += b"".join(two.feed(p) for p in pieces(replay, size))
@@ -176,7 +181,7 @@ def test_a_natural_stop_at_a_string_like_a_redirect_is_none() -> None:
     leg = strand()
 
     assert leg.feed(sent) == sent
-    assert leg.redirect is None
+    assert leg.let_go is None
 
 
 def test_an_untouched_server_cannot_redirect() -> None:
@@ -184,11 +189,11 @@ def test_an_untouched_server_cannot_redirect() -> None:
     leg = strand(plugged=False)
 
     assert leg.feed(sent) == sent
-    assert leg.redirect is None
+    assert leg.let_go is None
 
 
 def test_an_endless_event_is_refused() -> None:
-    leg = Strand(Transcript(), plugged=True, hides_ids=True, event_limit_bytes=100)
+    leg = Strand(Transcript(), KeptTokens(), plugged=True, hide=as_it_is, event_limit_bytes=100)
     with pytest.raises(Overlong):
         leg.feed(b"data: " + b"x" * 200)
 

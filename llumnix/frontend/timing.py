@@ -1,0 +1,53 @@
+"""Timing one client's stream: first token, pace, and the pauses its moves make."""
+
+from llumnix.frontend.desk import Desk
+from llumnix.frontend.ledger import Pace
+
+
+class Timing:
+    """Notes when a stream's bytes go out, and tells the tally. Times are wall seconds."""
+
+    def __init__(self, desk: Desk, class_name: str, arrived_at: float) -> None:
+        self.pace = Pace()
+        self._desk = desk
+        self._class_name = class_name
+        self._arrived_at = arrived_at
+        self._moved_at: tuple[float, bool] | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Say whether the stream stands still because it is being moved."""
+        return self._moved_at is not None
+
+    def first(self, now: float) -> None:
+        """Note the stream's first bytes."""
+        self.pace.first_at = now
+        waited_s = self._desk.fleet_seconds(now - self._arrived_at)
+        self._desk.tally.first_token(self._class_name, waited_s)
+
+    def left(self, *, migrated: bool) -> None:
+        """Note that the stream has left its instance; a pause has one cause, its first."""
+        if self._moved_at is None:
+            self._moved_at = self.pace.last_at, migrated
+
+    def goes_on(self, now: float, tokens: int) -> None:
+        """Note the first new bytes after a move; `tokens` had been sent before it."""
+        assert self._moved_at is not None, "only after a move"
+        (last_at, migrated), self._moved_at = self._moved_at, None
+        gap_s = now - last_at
+        interval_s = self.pace.mean_interval_s(tokens)
+        self.pace.add_gap(gap_s)
+        if migrated:
+            speed = self._desk.fleet_seconds
+            self._desk.tally.moved(speed(gap_s), speed(max(0.0, gap_s - interval_s)))
+
+    def finished(self, tokens: int) -> None:
+        """Note the stream's end."""
+        spent_s = self.pace.last_at - self.pace.first_at
+        seconds = self._desk.fleet_seconds
+        self._desk.tally.answered(
+            self._class_name,
+            seconds(self.pace.last_at - self._arrived_at),
+            tokens,
+            seconds(spent_s / (tokens - 1)) if tokens > 1 else None,
+        )
