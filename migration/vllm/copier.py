@@ -33,7 +33,7 @@ class Ticket:
 
 
 class Copier(Protocol):
-    """Gathers blocks into slots and scatters slots into blocks. Used from one thread only.
+    """Gathers blocks into slots and scatters slots into blocks, in order. For one thread only.
 
     Bad numbers raise ValueError before anything is copied.
     """
@@ -49,10 +49,10 @@ class Copier(Protocol):
         """Copy slot i to block i, once the work launched so far is through with the blocks."""
 
     def done(self, ticket: Ticket) -> bool:
-        """Say whether the copy is complete, without waiting."""
+        """Say whether the copy and all before it are complete, without waiting."""
 
     def wait(self, ticket: Ticket) -> None:
-        """Wait until the copy is complete."""
+        """Wait until the copy and all before it are complete."""
 
     def fence(self, ticket: Ticket) -> None:
         """Have what is launched from now on wait for the copy, on the device, not here."""

@@ -5,6 +5,7 @@ buffer, a few kernels a chunk, and cross to the host's memory in long rows; and 
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import gcd
@@ -74,6 +75,7 @@ class DeviceCopier:
                 staging = torch.empty(padded, dtype=torch.uint8, device=shape.device)
             self._rows = staging[: self._chunk * shape.block_bytes].view(self._chunk, -1)
             self._lanes = [self._views(lane, staging) for lane in shape.lanes]
+        self._open: deque[Ticket] = deque()
         self._pinned = streams.pin(flat)
         if not self._pinned:
             log.warning("the staging memory cannot be pinned: KV goes through another buffer")
@@ -125,13 +127,17 @@ class DeviceCopier:
                 for row, slot, n in paired_runs(rows, slots):
                     self._arena[slot : slot + n].copy_(host[row : row + n])
 
-        return Ticket(event, finish)
+        ticket = Ticket(event, finish)
+        self._open.append(ticket)
+        return ticket
 
     def scatter(self, slots: Sequence[int], block_ids: Sequence[int]) -> Ticket:
         """Copy slot i to block i, once the work launched so far is through with the blocks."""
         check_numbers(self, block_ids, slots)
         if not slots:
             return Ticket()
+        if self._open:
+            self.wait(self._open[-1])  # the slots may be theirs
         host, rows = self._host(slots)
         with torch.inference_mode(), self._streams.aside():
             if host is not self._arena:
@@ -153,21 +159,28 @@ class DeviceCopier:
         return self._streams.pinned(len(slots), self.shape.block_bytes), range(len(slots))
 
     def done(self, ticket: Ticket) -> bool:
-        """Say whether the copy is complete, without waiting."""
+        """Say whether the copy, and with it every earlier one, is complete, without waiting."""
         if ticket.event is not None and not ticket.event.query():
             return False
         self._finish(ticket)
         return True
 
     def wait(self, ticket: Ticket) -> None:
-        """Wait until the copy is complete."""
+        """Wait until the copy, and with it every earlier one, is complete."""
         if ticket.event is not None:
             ticket.event.synchronize()
         self._finish(ticket)
 
     def _finish(self, ticket: Ticket) -> None:
-        finish, ticket.finish, ticket.event = ticket.finish, None, None
-        if finish is not None:
+        """Do what is left of this copy and, since they come to their end in order, of earlier ones.
+
+        A caller that splits a long copy need only ask for the last part.
+        """
+        ticket.event = None
+        while ticket.finish is not None:
+            earlier = self._open.popleft()
+            finish, earlier.finish, earlier.event = earlier.finish, None, None
+            assert finish is not None, "what is open has not been finished"
             finish()
 
     def fence(self, ticket: Ticket) -> None:

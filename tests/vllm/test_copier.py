@@ -297,6 +297,28 @@ def test_a_copy_is_done_when_the_device_is_and_its_rest_here() -> None:
     assert len(streams.fenced) == 1, "what is done needs no fence"
 
 
+def test_waiting_for_the_last_of_several_copies_is_enough(make: Make) -> None:
+    caches = views()
+    whole, parts = make(caches, 6), make(caches, 6)
+    whole.wait(whole.gather([1, 2, 3, 4], [0, 1, 2, 3]))
+    parts.gather([1, 2], [0, 1])
+    parts.gather([3], [2])
+    parts.wait(parts.gather([4], [3]))
+
+    assert bytes(parts.buffer) == bytes(whole.buffer)
+
+
+def test_a_gathered_slot_can_be_scattered_without_waiting(make: Make) -> None:
+    caches = views()
+    expected = caches.twin()
+    expected.copy_directly([1], [5])
+    copier = make(caches, 2)
+    copier.gather([1], [1])
+    copier.wait(copier.scatter([1], [5]))
+
+    assert torch.equal(caches.raw, expected.raw)
+
+
 def test_nothing_to_copy_is_done_at_once(make: Make) -> None:
     copier = make(views(), 1)
 
