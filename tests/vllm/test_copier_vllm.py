@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip(
-    "torch", reason="torch is not installed here: the copier is not tested (make test-vllm is)"
+    "torch", reason="torch is not installed here: the copier is not tested (make test-vllm does)"
 )
 interface = pytest.importorskip(
     "vllm.v1.kv_cache_interface", reason="vLLM is not installed here: its layouts are not tested"
