@@ -67,8 +67,7 @@ class Departures:
             host.hooks.layout(),
         )
         bandwidth = self._bandwidths.setdefault(peer.instance_id, Bandwidth())
-        can_reattach = host.hooks.can_reattach()
-        source = Source(trip, host.config, bandwidth, can_reattach=can_reattach)
+        source = Source(trip, host.config, bandwidth, abilities=host.hooks.abilities())
         departure = Departure(source, peer, order.reason, host.clock())
         self._by_id[order.migration_id] = departure
         self._by_request[request_id] = order.migration_id

@@ -39,6 +39,21 @@ class RequestState:
     params: dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an engine can do with a request besides stepping it.
+
+    `reattach`: put a detached request back; without it the frontend must see to the request.
+    `recompute`: compute, in the first step after `attach`, what KV the last tokens lack.
+    """
+
+    reattach: bool = True
+    recompute: bool = False
+
+
+PAUSABLE = Abilities()
+
+
 class EngineListener(Protocol):
     """What an engine tells its llumlet. Calls come from the engine's event loop."""
 
@@ -113,8 +128,8 @@ class EngineHooks(Protocol):
 
     # --- what only engines whose KV memory lies in other processes or devices care about ---
 
-    def can_reattach(self) -> bool:
-        """Say whether a detached request can be put back; if not, the frontend must see to it."""
+    def abilities(self) -> Abilities:
+        """Say what this engine can do."""
 
     def departing(self, request_id: RequestId, redirect: str) -> None:
         """Note that a migration of this request begins; `redirect` would end its stream here."""
@@ -140,11 +155,11 @@ class EngineHooks(Protocol):
 
 
 class DirectMemory:
-    """The last part of `EngineHooks` for engines whose KV memory can be read and written in place."""
+    """The last part of `EngineHooks`, for engines whose KV is read and written in place."""
 
-    def can_reattach(self) -> bool:
+    def abilities(self) -> Abilities:
         """See EngineHooks."""
-        return True
+        return PAUSABLE
 
     def departing(self, request_id: RequestId, redirect: str) -> None:
         """See EngineHooks."""

@@ -28,6 +28,23 @@ class Finish:
     n_blocks: int
 
 
+def tail_is_copied(
+    *,
+    tail_tokens: int,
+    block_tokens: int,
+    block_bytes: int,
+    bandwidth: "Bandwidth",
+    step_s: float,
+) -> bool:
+    """Say whether the last tokens' KV reaches the destination faster by copy than by computing it.
+
+    A tail of up to two blocks is computed within the destination's first step, which is taken in
+    any case: it costs about one step more of a small batch. A longer one is always copied.
+    """
+    copy_s = bandwidth.seconds_for(blocks_for(tail_tokens, block_tokens) * block_bytes)
+    return tail_tokens > 2 * block_tokens or copy_s is None or not step_s or copy_s <= step_s
+
+
 class Average:
     """An exponentially weighted average; None until something was observed."""
 

@@ -9,17 +9,18 @@
 Whatever fails before the commit was sent ends with the request in the batch here (UNDOING waits
 for a detach that cannot be called back). After it, only an explicit refusal brings the request
 back; without any answer the source lets go and the frontend, which holds the stream, arbitrates.
-So it does, at once, with an engine that cannot take back what it has detached (`can_reattach`).
+So it does, at once, with an engine that cannot take back what it has detached (`Abilities`).
 """
 
 import enum
+from dataclasses import replace
 
 from migration import events as ev
 from migration import instructions as do
 from migration import messages as say
 from migration import pacing
 from migration.config import MigrationConfig
-from migration.engine import RequestState
+from migration.engine import PAUSABLE, Abilities, RequestState
 from migration.machine import Action, Machine, Table, late, rows
 from migration.trip import Trip
 
@@ -58,10 +59,10 @@ class Source(Machine[State]):
         config: MigrationConfig,
         bandwidth: pacing.Bandwidth,
         *,
-        can_reattach: bool = True,
+        abilities: Abilities = PAUSABLE,
     ) -> None:
         super().__init__(State.NEW, trip.epoch)
-        self._can_reattach = can_reattach
+        self._abilities = abilities
         self.trip = trip
         self.config = config
         self.stage = -1
@@ -161,12 +162,27 @@ class Source(Machine[State]):
     # --- the last stage ---
 
     def _detached(self, event: ev.Detached) -> Todo:
-        self.held, self.detached_s = event.state, self._moment.now_s
+        self.held, self.detached_s = self._with_tail(event.state), self._moment.now_s
         needed = self._needed_blocks()
         if needed > self._reserved_blocks:
             self.stage += 1
             return self._reserve(State.RESERVING_REST, needed)
         return self._copy_last()
+
+    def _with_tail(self, state: RequestState) -> RequestState:
+        """Leave the last tokens' KV behind where computing it anew is predicted to be faster."""
+        layout = self.trip.layout
+        copied_tokens = self.copied_blocks * layout.block_tokens
+        copies = pacing.tail_is_copied(
+            tail_tokens=state.kv_tokens - copied_tokens,
+            block_tokens=layout.block_tokens,
+            block_bytes=layout.block_bytes,
+            bandwidth=self._bandwidth,
+            step_s=self._moment.step_s,
+        )
+        if copies or not self._abilities.recompute:
+            return state
+        return replace(state, kv_tokens=copied_tokens)
 
     def _needed_blocks(self) -> int:
         assert self.held is not None, list(self.story)
@@ -240,7 +256,7 @@ class Source(Machine[State]):
 
     def _take_back(self, verdict: do.Ended) -> Todo:
         """Put a detached request back, or leave it to the frontend where that cannot be done."""
-        if self._can_reattach:
+        if self._abilities.reattach:
             return [do.Reattach(), *self._end(verdict)]
         return self._let_go(do.Outcome.HANDED_OVER, verdict.reason)
 

@@ -21,9 +21,7 @@ HELLO_BYTES = len(MAGIC) + 1 + NONCE_BYTES
 CHALLENGE_BYTES = NONCE_BYTES + PROOF_BYTES
 
 MAX_AGE_S = 600.0
-RESUME_FIELDS = frozenset(
-    {"request_id", "migration_id", "output_token_ids", "issued_at", "early"}
-)
+RESUME_FIELDS = frozenset({"request_id", "migration_id", "output_token_ids", "issued_at", "early"})
 
 
 def new_nonce() -> bytes:

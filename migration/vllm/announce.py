@@ -2,7 +2,8 @@
 
 The port is known in the engine's process, `/metrics` is served by another. Both know the
 connector's `engine_id`, so the engine writes one small file under that name and the API server's
-collector reads it at every scrape. (`build_prom_metrics`, vLLM's hook for connector metrics, is where it is made.)
+collector reads it at every scrape. (It is made in `build_prom_metrics`, vLLM's hook for metrics of
+connectors.)
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from migration.engine import RequestState
+from migration.engine import Abilities, RequestState
 from migration.errors import LinkError
 from migration.layout import Layout
 from migration.vllm.arena import Arena, Slots
@@ -78,9 +78,9 @@ class VllmHooks:
 
     # --- moving away ---
 
-    def can_reattach(self) -> bool:
+    def abilities(self) -> Abilities:
         """See EngineHooks; vLLM can end a request at an exact token, but not pause it."""
-        return False
+        return Abilities(reattach=False, recompute=True)
 
     def departing(self, request_id: RequestId, redirect: str) -> None:
         """See EngineHooks."""
@@ -189,7 +189,7 @@ class VllmHooks:
         return True
 
     def reattach(self, request_id: RequestId) -> None:
-        """See EngineHooks; never called (`can_reattach`)."""
+        """See EngineHooks; never called (`abilities`)."""
         raise AssertionError(f"{request_id} cannot be reattached")
 
     def release(self, request_id: RequestId, redirect: str) -> None:

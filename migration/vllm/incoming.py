@@ -220,12 +220,11 @@ class Incoming:
             return
         arriving.committed = arriving.bound = True
         tail = theirs[len(ours) :]
-        computed = request.num_tokens - 1 + len(tail)
         self._extend(request, tail)
         if arriving.allocated:
             self._feed_grammar(arriving)
-            if tail and self._core.grow(request, len(tail)):
-                request.num_computed_tokens = computed
+            if not tail or self._core.grow(request, len(tail)):
+                request.num_computed_tokens = min(commit.kv_tokens, request.num_tokens - 1)
 
     def _extend(self, request: Request, token_ids: list[int]) -> None:
         if not token_ids:

@@ -113,6 +113,8 @@ class WorkerSide:
 
     def close(self) -> None:
         """Let the arena go."""
+        if self._copier is not None:
+            self._copier.close()
         if self._arena is not None:
             self._arena.unlink()
 

@@ -40,6 +40,7 @@ class FakeEngine(DirectMemory):
         self.running: dict[RequestId, FakeRequest] = {}
         self.unclaimed_finished: dict[MigrationId, FakeRequest] = {}
         self.terminating = False
+        self.redirects: dict[RequestId, str] = {}
         self.denies_room = False
         self.denies_attach = False
         self._arrivals = 0
@@ -62,6 +63,7 @@ class FakeEngine(DirectMemory):
             if request.wants_detach:
                 request.wants_detach, request.phase = False, "detached"
                 assert self.listener is not None
+                self._let_stand(request)
                 self.listener.detached(request.request_id, self._state(request))
         for request in list(self.running.values()):
             if request.phase == "queued" and self._grow(request):
@@ -70,6 +72,9 @@ class FakeEngine(DirectMemory):
                 self._advance(request)
         if self.listener is not None:
             self.listener.stepped()
+
+    def _let_stand(self, request: FakeRequest) -> None:
+        """Do what else this engine does with a request that leaves the batch."""
 
     def can_step(self) -> bool:
         """Say whether a step would change anything."""

@@ -11,16 +11,19 @@ from migration import instructions as do
 from migration import messages as say
 from migration.destination import Destination
 from migration.source import Source
+from tests.migration.ending_engine import EndingEngine
 from tests.migration.explorer import BrokenLawError, explore
+from tests.migration.fake_engine import FakeEngine
 from tests.migration.moves import FAULTS
 from tests.migration.world import CONFIG, World
 
 AWAY, IN = source.State, destination.State
 
 
-def one_migration() -> World:
+def one_migration(engine: type[FakeEngine] = FakeEngine) -> World:
     """A request of two tokens on its way from A to B, where it will have to ask for more room."""
-    world = World(n_blocks=8, config=replace(CONFIG, max_stages=2, slack_blocks=0))
+    config = replace(CONFIG, max_stages=2, slack_blocks=0)
+    world = World(n_blocks=8, config=config, engine=engine)
     world.request("A", "r", 2, 4)
     world.migrate("m", "r", "A", "B")
     return world
@@ -46,6 +49,18 @@ def test_one_migration_with_any_one_fault(capsys: pytest.CaptureFixture[str]) ->
     assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
     transient = {AWAY.NEW, AWAY.ENDED, IN.NEW, IN.RESERVING, IN.ATTACHING}
     assert {*AWAY, *IN} - transient == explored.seen - transient
+
+
+def test_one_migration_between_engines_that_cannot_take_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same laws where what is detached has ended, as on vLLM: the frontend sees to it."""
+    explored = explore(one_migration(EndingEngine), faults_allowed=1)
+
+    with capsys.disabled():
+        print(f"\n  the same on engines that cannot take back: {explored.told()}")
+    assert explored.states > 4_500
+    assert explored.outcomes.keys() == {"committed", "aborted", "refused"}
 
 
 def test_two_crossing_migrations(capsys: pytest.CaptureFixture[str]) -> None:

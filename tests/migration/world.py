@@ -70,10 +70,15 @@ class Site:
     """An instance: engine, llumlet and armed timers."""
 
     def __init__(
-        self, name: str, n_blocks: int, frontend: Frontend, config: MigrationConfig
+        self,
+        name: str,
+        n_blocks: int,
+        frontend: Frontend,
+        config: MigrationConfig,
+        engine: type[FakeEngine],
     ) -> None:
         self.name = InstanceId(name)
-        self.engine = FakeEngine(self.name, n_blocks, frontend)
+        self.engine = engine(self.name, n_blocks, frontend)
         self.llumlet = Llumlet(self.engine, config, self.name, StoppedClock().now_s)
         self.engine.listener = self.llumlet
         self.timers: dict[TimerKey, str] = {}
@@ -84,12 +89,18 @@ class World:
     """Everything there is; picklable, so that it can be copied and tried again."""
 
     def __init__(
-        self, *, n_blocks: int = 8, frame_blocks: int = 1, config: MigrationConfig = CONFIG
+        self,
+        *,
+        n_blocks: int = 8,
+        frame_blocks: int = 1,
+        config: MigrationConfig = CONFIG,
+        engine: type[FakeEngine] = FakeEngine,
     ) -> None:
         self.frontend = Frontend()
         self.frame_blocks = frame_blocks
         self.sites = {
-            InstanceId(name): Site(name, n_blocks, self.frontend, config) for name in ("A", "B")
+            InstanceId(name): Site(name, n_blocks, self.frontend, config, engine)
+            for name in ("A", "B")
         }
         self.letters: list[Letter] = []
         self.notices: list[Notice] = []
