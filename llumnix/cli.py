@@ -19,6 +19,7 @@ from llumnix import (
     serve_command,
     show_config,
     top,
+    vllm_command,
     workload,
 )
 from llumnix.errors import LlumnixError
@@ -51,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         help="how much to log on stderr (default: warning)",
     )
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for module in (serve_command, demo, replay, top, fleet_commands, emulate, workload):
+    for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
+        module.add_arguments(commands)
+    for module in (emulate, workload):
         module.add_arguments(commands)
     dashboards.add_arguments(commands)
     show_config.add_arguments(commands)
