@@ -83,9 +83,10 @@ class Stage:
         scheduler: SchedulerConfig | None = None,
         secret: bytes = SECRET,
         link: bool = True,
+        engine: type[StubInstance] = StubInstance,
         **config: Any,
     ) -> None:
-        self.stubs = [StubInstance("abcdefgh"[i], plugged=plugged) for i in range(instances)]
+        self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
         self.links: dict[str, StubLink] = {}
         self._scheduler = scheduler or SchedulerConfig(
             dispatch=PolicySpec("round-robin"), migration=False
@@ -169,6 +170,7 @@ class Stage:
         source: str,
         destination: str,
         copied_bytes: int = 0,
+        why: str = "",
     ) -> None:
         """Let a llumlet say what became of a migration."""
         self.fleet.heard(
@@ -178,7 +180,7 @@ class Stage:
                 request_id,
                 InstanceId(source),
                 InstanceId(destination),
-                "",
+                why,
                 copied_bytes=copied_bytes,
             )
         )

@@ -72,6 +72,7 @@ class StubInstance:
             [
                 web.get("/v1/models", self._models),
                 web.get("/llumnix/instance", self._instance),
+                web.get("/metrics", self._metrics),
                 web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._complete),
                 web.route("*", "/echo/{rest:.*}", self._echo),
@@ -102,6 +103,14 @@ class StubInstance:
                 "speed": 1.0,
             }
         )
+
+    async def _metrics(self, http: web.Request) -> web.Response:
+        page = self.metrics()
+        return web.Response(text=page, status=200 if page else 404)
+
+    def metrics(self) -> str:
+        """The metrics page; there is none when it is empty."""
+        return ""
 
     async def _echo(self, http: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=207, headers={"X-Method": http.method})
