@@ -11,6 +11,8 @@ up to a step, where one more live stage leaves only what one step grows: measure
 128 KiB, 6 ms instead of 41 (benchmarks/RESULTS.md).
 """
 IDLE_S = 2.0
+SHORT_TAIL_TOKENS = 32
+"""So many tokens cost a decoding batch little more than one does (two blocks of most GPUs')."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,11 @@ def tail_is_copied(
 ) -> bool:
     """Say whether the last tokens' KV reaches the destination faster by copy than by computing it.
 
-    A tail of up to two blocks is computed within the destination's first step, which is taken in
-    any case: it costs about one step more of a small batch. A longer one is always copied.
+    A few tokens are computed within the destination's first step, which is taken in any case, for
+    about the time of a step more. A longer tail is always copied.
     """
     copy_s = bandwidth.seconds_for(blocks_for(tail_tokens, block_tokens) * block_bytes)
-    return tail_tokens > 2 * block_tokens or copy_s is None or not step_s or copy_s <= step_s
+    return tail_tokens > SHORT_TAIL_TOKENS or copy_s is None or not step_s or copy_s <= step_s
 
 
 class Average:

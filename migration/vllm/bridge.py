@@ -1,9 +1,13 @@
 """Between two threads: the engine's, where vLLM calls us, and the agent's, where sockets are."""
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+_SLICE_S = 0.0005
 
 
 class Bridge:
@@ -15,6 +19,7 @@ class Bridge:
     def __init__(self) -> None:
         self._to_engine: deque[Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = threading.Event()
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the agent's event loop; until then what is sent there is dropped."""
@@ -23,11 +28,26 @@ class Bridge:
     def to_engine(self, work: Callable[[], None]) -> None:
         """Have this done on the engine's thread, in the order sent."""
         self._to_engine.append(work)
+        self._news.set()
 
     def read(self) -> None:
         """Do what was sent to the engine; called on its thread."""
         while self._to_engine:
             self._to_engine.popleft()()
+
+    def linger(self, longest_s: float, has_input: Callable[[], bool]) -> None:
+        """Wait on the engine's thread for news from the agent's, or until vLLM itself has some.
+
+        An engine that only waits for KV would otherwise turn over as fast as it can.
+        """
+        until_s = time.monotonic() + longest_s
+        while not (self._news.wait(_SLICE_S) or has_input() or time.monotonic() > until_s):
+            pass
+        self._news.clear()
+
+    def ring(self) -> None:
+        """End a `linger`, from any thread: there is something to do."""
+        self._news.set()
 
     def to_agent(self, work: Callable[..., None], *args: Any) -> None:
         """Have this done on the agent's thread, soon and in order."""

@@ -58,6 +58,15 @@ class EngineCore:
         return int(self._scheduler.kv_cache_manager.block_pool.get_num_free_blocks())
 
     @property
+    def computing(self) -> bool:
+        """Say whether any request is in the batch."""
+        return bool(self._scheduler.running)
+
+    def has_input(self) -> bool:
+        """Say whether the API server has sent something the engine has not looked at yet."""
+        return not self._core.input_queue.empty()
+
+    @property
     def block_tokens(self) -> int:
         """How many tokens a KV block holds."""
         return int(self._scheduler.block_size)

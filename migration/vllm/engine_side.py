@@ -22,6 +22,8 @@ from migration.vllm.staged import Shelf
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
 REFUSED = "llumnix:refused:"
+LINGER_S = 0.005
+"""So long an engine that has nothing but requests waiting for KV stands still at a time."""
 
 
 class Listener:
@@ -113,7 +115,10 @@ class EngineSide:
             self._bridge.to_agent(self.listener.stepped)
         if self.incoming:
             received = self.incoming.plan()
-        return StepOrders(self._copies.take(), received, flush=bool(received))
+        jobs = self._copies.take()
+        if self.incoming and not (received or jobs or self._core.computing):
+            self._bridge.linger(LINGER_S, self._core.has_input)
+        return StepOrders(jobs, received, flush=bool(received))
 
     def results(self, output: Any) -> None:
         """See `update_connector_output`."""

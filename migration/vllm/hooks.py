@@ -237,6 +237,7 @@ class VllmHooks:
     def arrived(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
         """See EngineHooks."""
         self._engine.shelf.arrived(migration_id, first_block, n_blocks)
+        self._bridge.ring()
 
     def free_reservation(self, migration_id: MigrationId) -> None:
         """See EngineHooks; what has come in is kept a while, for a claim that may follow."""
@@ -246,6 +247,7 @@ class VllmHooks:
     def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
         """See EngineHooks; the request runs as soon as its claim and all of its KV are here."""
         taken = self._engine.shelf.commit(migration_id, state)
+        self._bridge.ring()
         self._expire_later(migration_id)
         return taken
 
