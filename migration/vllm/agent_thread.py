@@ -117,17 +117,23 @@ class AgentThread:
     def _announce(self, agent: LlumletAgent) -> None:
         stats = agent.stats()
         counts = dict(self._engine.counts)
-        for group in ("migrations_out", "migrations_in", "refused", "dropped", "active"):
+        for group in ("migrations_out", "migrations_in", "refused", "dropped"):
             for what, value in stats[group].items():
                 counts[f"{group}.{what}"] = value
+        active = stats["active"]
+        levels = {
+            "migrations_out": active["out"],
+            "migrations_in": active["in"],
+            "staging_slots": self._engine.slots_taken(),
+        }
         labels = {
             "instance_id": self._settings.instance_id,
-            "control_host": self._settings.control_host,
-            "control_port": str(self._port),
+            "control_host": self._settings.advertise_host or self._settings.control_host,
+            "control_port": str(self._settings.advertise_port or self._port),
             "capacity_tokens": str(self._capacity_tokens),
             "engine": "vllm",
         }
         try:
-            announce(self._engine_id, labels, counts)
+            announce(self._engine_id, labels, counts, levels)
         except OSError as error:
             log.warning("event=announce_failed error=%s", error)

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 INFO = "llumnix_llumlet_info"
 COUNTS = "llumnix_plugin_events"
+LEVELS = "llumnix_plugin_now"
 
 
 def path_for(engine_id: str) -> Path:
@@ -28,10 +29,16 @@ def path_for(engine_id: str) -> Path:
     return folder / f"{engine_id}.json"
 
 
-def announce(engine_id: str, labels: Mapping[str, str], counts: Mapping[str, int]) -> None:
-    """Write, or write anew, what `/metrics` shows of this engine."""
+def announce(
+    engine_id: str,
+    labels: Mapping[str, str],
+    counts: Mapping[str, int],
+    levels: Mapping[str, int],
+) -> None:
+    """Write, or write anew, what `/metrics` shows of this engine: counts only grow, levels vary."""
     path = path_for(engine_id)
-    text = json.dumps({"labels": dict(labels), "counts": dict(counts)})
+    told = {"labels": dict(labels), "counts": dict(counts), "levels": dict(levels)}
+    text = json.dumps(told)
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -67,6 +74,10 @@ class Announcement:
         for what, value in sorted(told["counts"].items()):
             counts.add_metric([what], value)
         yield counts
+        levels = GaugeMetricFamily(LEVELS, "What the plugin has in hand.", labels=["what"])
+        for what, value in sorted(told["levels"].items()):
+            levels.add_metric([what], value)
+        yield levels
 
 
 def show(engine_id: str) -> None:

@@ -58,6 +58,7 @@ class EngineSide:
         self._bridge = bridge
         self._secret = secret
         self._copies = Copies(ranks)
+        self._slots = (slots_out, slots_in)
         self.shelf = Shelf(slots_in, time.monotonic)
         self.outgoing = Outgoing(core, self._copies, slots_out, self._detached, self._preempted)
         self.incoming = Incoming(
@@ -153,6 +154,10 @@ class EngineSide:
         waits = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
         if waits and not request.num_output_tokens and self.incoming.of(request) is None:
             self.incoming.reject(tracked, tags.REQUEUE)
+
+    def slots_taken(self) -> int:
+        """Count staging slots in use; asked on the agent's thread."""
+        return sum(len(slots) - slots.free for slots in self._slots)
 
     def has_room(self, migration_id: MigrationId, n_blocks: int) -> bool:
         """Say whether a request of so many blocks may move in; asked on the agent's thread."""

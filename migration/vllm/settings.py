@@ -29,6 +29,13 @@ class PluginSettings:
         metadata={"help": "address the control port listens on; 0.0.0.0 for a fleet of hosts"},
     )
     control_port: int = field(default=0, metadata={"help": "control port; 0 picks a free one"})
+    advertise_host: str = field(
+        default="", metadata={"help": "address the fleet is told; unset: control_host"}
+    )
+    advertise_port: int = field(
+        default=0,
+        metadata={"help": "port the fleet is told, where one is mapped; 0: the control port"},
+    )
     secret_file: str = field(
         default="",
         metadata={"help": f"file with the fleet's shared secret; unset: {SECRET_VARIABLE}"},
@@ -58,8 +65,9 @@ class PluginSettings:
             raise SettingsError(f"copy_share must be within (0, 1], not {self.copy_share}")
         if self.staging_bytes <= 0 or self.hold_s <= 0:
             raise SettingsError("staging_bytes and hold_s must be positive")
-        if not 0 <= self.control_port <= 65535:
-            raise SettingsError(f"control_port must be a port, not {self.control_port}")
+        for name in ("control_port", "advertise_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise SettingsError(f"{name} must be a port, not {getattr(self, name)}")
 
 
 def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
