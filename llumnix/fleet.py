@@ -44,7 +44,8 @@ class Ask:
     """A request looking for an instance.
 
     Instances in `avoided` failed it and are taken only for want of others; those in `barred` are
-    never taken. `plugged_only` is set for streams that only such an instance can carry on.
+    never taken. `plugged_only` is set for streams that only such an instance can carry on; with
+    `or_vllm` a vLLM without our plugin can as well.
     """
 
     request: DispatchRequest
@@ -52,6 +53,12 @@ class Ask:
     avoided: frozenset[InstanceId] = frozenset()
     barred: frozenset[InstanceId] = frozenset()
     plugged_only: bool = False
+    or_vllm: bool = False
+
+    def fits(self, instance: Instance) -> bool:
+        """Say whether an instance can do what is asked, whatever else speaks against it."""
+        able = instance.plugged or (self.or_vllm and instance.vllm)
+        return able or not self.plugged_only
 
 
 class Fleet:
@@ -220,7 +227,7 @@ class Fleet:
                 left_out[each.id] = str(each.state)
             elif each.id in ask.barred:
                 left_out[each.id] = "it refused this request"
-            elif ask.plugged_only and not each.plugged:
+            elif not ask.fits(each):
                 left_out[each.id] = "it cannot carry on a stream that has begun"
             elif ask.model is not None and ask.model not in each.model_ids:
                 left_out[each.id] = f"it does not serve {ask.model}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from llumnix.instances.instance import Instance
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
 _REQUESTS_EXPLAINED = 4096
@@ -31,6 +32,12 @@ class Follower(Protocol):
     def ended(self, migration_id: MigrationId) -> None:
         """A migration came to nothing: the request stays where it is."""
 
+    def can_be_handed_to(self, target: Instance) -> bool:
+        """Say whether the request can be carried on by recompute at an instance, by us."""
+
+    async def hand_over(self, target: Instance) -> bool:
+        """Carry the request on there, from now on; say whether it has come to that."""
+
 
 class _Nobody:
     """Follows no request."""
@@ -40,6 +47,16 @@ class _Nobody:
 
     def ended(self, migration_id: MigrationId) -> None:
         """Do nothing."""
+
+    def can_be_handed_to(self, target: Instance) -> bool:
+        """Say no."""
+        del target
+        return False
+
+    async def hand_over(self, target: Instance) -> bool:
+        """Say no."""
+        del target
+        return False
 
 
 NOBODY: Follower = _Nobody()

@@ -12,6 +12,7 @@ from llumnix.frontend.desk import Desk
 from llumnix.frontend.headers import to_client
 from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.openai import Refusal
+from llumnix.frontend.request import ClientRequest
 from llumnix.frontend.route import Route
 from llumnix.frontend.sse import Redirect, Refused
 from llumnix.frontend.strand import hider
@@ -90,10 +91,10 @@ class AnswerRelay:
         return Answer(answer.status, answer.headers, body, answer.instance)
 
 
-def response(answer: Answer, request_id: str, *, hides_ids: bool) -> web.Response:
+def response(answer: Answer, request_id: str, *, request: ClientRequest) -> web.Response:
     """Give a client an instance's answer, byte for byte, less the token ids only we asked for."""
     headers = to_client(answer.headers, request_id, streams=True)
-    body = hider(answer.instance, asked=hides_ids)(answer.body)
+    body = hider(answer.instance, asked=request.asks_ids(answer.instance))(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.handover import HandOver
 from llumnix.frontend.route import Route
 from llumnix.frontend.upstream import Answer, Failure, Leg
 from llumnix.instances.instance import Instance
@@ -80,6 +81,7 @@ class Claims:
         self._waiting: EarlyClaim | None = None
         self._followed: EarlyClaim | None = None
         self._failed: EarlyClaim | None = None
+        self._hand_over: HandOver | None = None
         self._patient_until = 0.0
         self._over: set[str] = set()
 
@@ -87,6 +89,18 @@ class Claims:
     def unproven(self) -> bool:
         """Say whether a claim is being followed that has brought nothing new yet."""
         return self._followed is not None
+
+    def hand_over_by(self, hand_over: HandOver) -> None:
+        """Learn how the request's stream is handed over without a llumlet."""
+        self._hand_over = hand_over
+
+    def can_be_handed_to(self, target: Instance) -> bool:
+        """Say whether the request can be carried on by recompute at an instance, by us."""
+        return self._hand_over is not None and self._hand_over.can_go_to(target)
+
+    async def hand_over(self, target: Instance) -> bool:
+        """Carry the request on there, from now on; say whether it has come to that."""
+        return self._hand_over is not None and await self._hand_over.go(target)
 
     def started(self, migration_id: MigrationId, source: InstanceId) -> None:
         """Claim the request where it is about to go, if it still runs where it is taken from."""

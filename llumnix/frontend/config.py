@@ -43,6 +43,9 @@ class FrontendConfig:
         "longest wait, after a redirect, for what was claimed early; then it is asked anew",
         "s",
     )
+    helper_timeout_s: float = _option(
+        10.0, "deadline for what a server is asked around a move: decode ids, warm its cache", "s"
+    )
     max_attempts: int = _count(8, "failures in a row, without progress, a request survives")
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
     shutdown_grace_s: float = _option(30.0, "time open streams get to end at shutdown", "s")

@@ -111,4 +111,4 @@ async def _answer(
     if outcome == "finished":
         spent_s = desk.fleet_seconds(time.monotonic() - arrived_at)
         desk.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
-    return answers.response(opened, active.request_id, hides_ids=request.hides_ids), outcome
+    return answers.response(opened, active.request_id, request=request), outcome

@@ -9,6 +9,8 @@ from typing import Any
 
 from llumnix.frontend.body import TRANSFER_PARAMS, with_member, without_forged
 from llumnix.frontend.openai import Refusal
+from llumnix.frontend.recompute import Recipe, recipe
+from llumnix.instances.instance import Instance
 
 CLASS_HEADERS = ("X-Llumnix-Class", "X-Request-Priority")
 _CHARACTERS_PER_TOKEN = 4
@@ -32,6 +34,7 @@ class ClientRequest:
     the same with token ids asked for, which the client did not ask for if `hides_ids`. Only a
     `resumable` one (see `_movable`) can be carried on by another instance. `prompt_tokens` is exact
     for token ids, else an estimate. `has_params`: the client gives transfer parameters of its own.
+    `recipe` says how a server without our plugin can carry it on; None when it cannot.
     """
 
     path: str
@@ -47,6 +50,21 @@ class ClientRequest:
     hides_ids: bool
     wants_usage: bool
     has_params: bool
+    recipe: Recipe | None
+
+    def asks_ids(self, instance: Instance) -> bool:
+        """Say whether an instance is asked for token ids that the client did not ask for.
+
+        An emulated engine's whole answer moves with the request; a vLLM's is asked for anew. A
+        server without our plugin is asked where it is known to understand, and it helps.
+        """
+        if instance.plugged:
+            return self.hides_ids and (self.streams or instance.vllm)
+        return self.hides_ids and instance.vllm and self.recipe is not None
+
+    def original(self, instance: Instance) -> bytes:
+        """Give the body of a request that starts at an instance."""
+        return self.body_ids if self.asks_ids(instance) else self.body
 
 
 def parse(
@@ -84,6 +102,7 @@ def parse(
         hides_ids=hides_ids,
         wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         has_params=TRANSFER_PARAMS in parsed,
+        recipe=recipe(parsed) if streams and resumable else None,
     )
 
 

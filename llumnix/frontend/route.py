@@ -39,7 +39,7 @@ class Route:
         self._headers = headers
         self._active = active
         self._arrived_at_s = active.since_s
-        self._claim: tuple[MigrationId, Instance] | None = None
+        self._claim: tuple[MigrationId | None, Instance] | None = None
         self._moving: str | None = None
         self._avoided: set[InstanceId] = set()
         self._barred: set[InstanceId] = set()
@@ -48,26 +48,35 @@ class Route:
         self._bounces = 0
 
     async def open(
-        self, token_ids: Sequence[int] | None, *, begun: bool = False
+        self,
+        token_ids: Sequence[int] | None,
+        *,
+        begun: bool = False,
+        prompt_ids: Sequence[int] | None = None,
     ) -> Leg | Answer | Refusal:
         """Find an instance, send it the request and wait for its first bytes.
 
         `token_ids` are the output so far of a request to be carried on, None for one that starts
-        afresh. `begun` says that the client has part of the stream.
+        afresh. `begun` says that the client has part of the stream; then a server without our
+        plugin can carry it on only if `prompt_ids` are given.
         """
         while True:
             claim, self._claim = self._claim, None
-            target = claim[1] if claim else await self._place(len(token_ids or ()), begun=begun)
+            known, grafts = len(token_ids or ()), prompt_ids is not None
+            target = claim[1] if claim else await self._place(known, begun=begun, grafts=grafts)
             if isinstance(target, Refusal):
                 return self._opened(target)
             self._active.state = "moving" if begun else "starting"
             self._active.instance_id = target.id
-            body = self._body(target, claim[0] if claim else None, token_ids)
+            if begun and not target.plugged:
+                body = self._graft_body(token_ids, prompt_ids)
+            else:
+                body = self._body(target, claim[0] if claim else None, token_ids)
             result = await self._send(target, body, self._active)
             if begun:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
-                if claim:
+                if claim and claim[0] is not None:
                     self._desk.fleet.mover.book.claimed(self._active.request_id, claim[0])
                 self._active.state = "running"
                 return self._opened(result)
@@ -108,6 +117,11 @@ class Route:
         self._claim = None
         self._active.state = "running"
         self._carried_on(ok=True)
+
+    def handed_over(self, target: Instance) -> None:
+        """Note that the stream was cut on purpose, to be carried on there."""
+        self._leave("migrated")
+        self._claim = (None, target) if target.alive else None
 
     def salvage(self, migration_id: MigrationId, instance: Instance, failure: Failure) -> None:
         """Note that an early claim gave nothing: the destination is asked anew, then all others.
@@ -188,7 +202,7 @@ class Route:
             )
         return None
 
-    async def _place(self, output_tokens: int, *, begun: bool) -> Instance | Refusal:
+    async def _place(self, output_tokens: int, *, begun: bool, grafts: bool) -> Instance | Refusal:
         ask = Ask(
             DispatchRequest(
                 self._active.request_id,
@@ -200,6 +214,7 @@ class Route:
             frozenset(self._avoided),
             frozenset(self._barred),
             plugged_only=begun,
+            or_vllm=grafts,
         )
         if not begun:
             self._active.state = "queued"
@@ -232,7 +247,7 @@ class Route:
     ) -> bytes:
         request = self._request
         if not target.plugged or not request.resumable:
-            return request.body
+            return request.original(target)
         request_id = self._active.request_id
         tag = {"request_id": request_id, "class_index": request.class_index}
         fields: dict[str, object] = {TAG_FIELD: tag}
@@ -245,9 +260,14 @@ class Route:
                 "early": early,
             }
             fields[RESUME_FIELD] = sign_resume(self._desk.fleet.secret, resume)
-        # An emulated engine's whole answer moves with the request; a vLLM's is asked for anew.
-        body = request.body_ids if request.streams or target.vllm else request.body
-        return with_transfer(body, fields, amid=request.has_params)
+        return with_transfer(request.original(target), fields, amid=request.has_params)
+
+    def _graft_body(
+        self, token_ids: Sequence[int] | None, prompt_ids: Sequence[int] | None
+    ) -> bytes:
+        recipe = self._request.recipe
+        assert recipe is not None, "a server without our plugin was asked for"
+        return recipe.body(self._request.body, prompt_ids or (), token_ids or ())
 
     def _given_up(self, refusal: Refusal | None) -> Refusal | None:
         if refusal is not None:

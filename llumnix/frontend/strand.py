@@ -7,11 +7,10 @@ redirect, one entry in the ledger, one cut of token ids.
 from collections.abc import Callable
 
 from llumnix.frontend import sse
+from llumnix.frontend.graft import Grafter
 from llumnix.frontend.ledger import Ledger
-from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.splice import Splicer
 from llumnix.frontend.sse import Redirect, Refused
-from llumnix.frontend.transcript import Transcript
 from llumnix.instances.instance import Instance
 
 Hide = Callable[[bytes], bytes]
@@ -37,15 +36,14 @@ class Overlong(Exception):  # noqa: N818 - the instance's fault, acted on by the
 class Strand:
     """Forwards whole events only, so that a stream can be cut over at any moment.
 
-    `had` is what the client has from earlier legs, `kept` what earlier legs said of tokens it has
-    not. `let_go` is set once the instance says that the request went on elsewhere, or that it does
-    not take it; what it sends from then on is swallowed.
+    `joiner` joins it to what the client has: a Splicer if it replays that, a Grafter if it goes on
+    from it, None if there is nothing yet. `let_go` is set once the instance says that the request
+    went on elsewhere, or that it does not take it; what it sends from then on is swallowed.
     """
 
     def __init__(
         self,
-        had: Transcript,
-        kept: KeptTokens,
+        joiner: Splicer | Grafter | None,
         *,
         plugged: bool,
         hide: Hide,
@@ -53,7 +51,7 @@ class Strand:
     ) -> None:
         self.ledger = Ledger()
         self.let_go: Redirect | Refused | None = None
-        self._splicer = Splicer(had, kept) if had.events else None
+        self._joiner = joiner
         self._plugged = plugged
         self._hide = hide
         self._limit = event_limit_bytes
@@ -75,11 +73,23 @@ class Strand:
                 return b""
         if self._plugged and sse.lets_go(data):
             data, self.let_go = sse.until_let_go(data)
+        joiner = self._joiner
+        if isinstance(joiner, Grafter):
+            data = joiner.feed(data)
         self.ledger.add(data)
-        splicer = self._splicer
-        if splicer is not None:
-            data = splicer.relabel(data) if splicer.caught_up else splicer.feed(data)
+        if isinstance(joiner, Splicer):
+            data = joiner.relabel(data) if joiner.caught_up else joiner.feed(data)
         return self._hide(data)
+
+    @property
+    def grafted(self) -> bool:
+        """Say whether the ledger begins after what the client has, rather than with it."""
+        return isinstance(self._joiner, Grafter)
+
+    @property
+    def ended(self) -> bool:
+        """Say whether the answer is complete, whatever the instance may still send."""
+        return isinstance(self._joiner, Grafter) and self._joiner.ended
 
     def end(self, *, cut_off: bool) -> bytes | None:
         """Take note that the connection is over (`cut_off`: by an error).

@@ -10,22 +10,25 @@ from typing import Literal
 from aiohttp import web
 
 from llumnix.frontend import sse
+from llumnix.frontend.carrying import Carrying
 from llumnix.frontend.claim import Claims, Impatient
 from llumnix.frontend.client import ClientStream
 from llumnix.frontend.desk import Desk
+from llumnix.frontend.handover import HandOver
 from llumnix.frontend.headers import to_client
 from llumnix.frontend.idle import IdleWatch
-from llumnix.frontend.ledger import Ledger
-from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.openai import Refusal
+from llumnix.frontend.record import Record
 from llumnix.frontend.request import ClientRequest
 from llumnix.frontend.route import Route
 from llumnix.frontend.splice import Diverged
 from llumnix.frontend.sse import Redirect, Refused
-from llumnix.frontend.strand import Overlong, Strand, hider
+from llumnix.frontend.strand import Overlong, Strand
 from llumnix.frontend.timing import Timing
-from llumnix.frontend.transcript import Transcript, read
+from llumnix.frontend.transcript import Transcript
 from llumnix.frontend.upstream import Answer, Failure, Leg
+from llumnix.frontend.warm import Helper
+from llumnix.instances.instance import Instance
 from llumnix.request_table import ActiveRequest
 
 _SILENT_S = 1.0
@@ -55,29 +58,30 @@ class StreamRelay:
         self._claims = claims
         self._timing = Timing(desk, request.class_name, arrived_at)
         self._pace = self._timing.pace
-        self._had = Transcript()
-        self._kept = KeptTokens()
-        self._ledger = Ledger()
+        self._record = Record()
+        helper = Helper(desk.upstream.session, request.model, http.headers)
+        self._carrying = Carrying(desk.config, request, helper)
+        self._hand_over = HandOver(desk.config, helper, self._record.so_far, self._able)
         self._leg: Leg | None = None
         self._watch = IdleWatch(desk.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
         self._fault: Diverged | Overlong | None = None
-        active.tokens = self.tokens
-        claims.token_ids = self._token_ids
-
-    def tokens(self) -> int:
-        """Count the output tokens sent so far."""
-        return max(len(self._had.token_ids), self._ledger.tokens())
+        active.tokens = self._record.tokens
+        claims.token_ids = self._record.token_ids
+        claims.hand_over_by(self._hand_over)
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
         """Relay from the first leg to the end of the stream, wherever that is."""
-        with self._watch:
-            refusal = await self._follow(leg)
+        try:
+            with self._watch:
+                refusal = await self._follow(leg)
+        finally:
+            self._hand_over.goes_on(None)
         if refusal is not None:
             return await self._fail(refusal), "failed"
         response = await self._client.end()
-        self._timing.finished(self.tokens() or sse.count_chunks(self._ledger.raw()))
+        self._timing.finished(self._record.tokens() or self._record.chunks())
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
@@ -85,6 +89,7 @@ class StreamRelay:
         while True:
             self._leg = leg
             self._active.cut = self._on_instance_down
+            self._hand_over.goes_on(leg)
             try:
                 end = await self._pump(leg)
                 if end is None:
@@ -113,21 +118,21 @@ class StreamRelay:
             followed = await self._claims.follow(end.migration_id, patient=False)
             if followed is not None:
                 return followed
-        ids = self._kept.after(self._had.token_ids)
-        opened = await self._route.open(ids, begun=self._had.events > 0)
+        had, ids = self._record.had, self._record.known_ids()
+        grafts = self._carrying.by_graft(had, ids)
+        opened = await self._route.open(
+            ids, begun=had.events > 0, prompt_ids=had.prompt_ids if grafts else None
+        )
         self._claims.close()
         return opened
 
     async def _pump(self, leg: Leg) -> End | None:
         """Forward one leg; None when the stream has ended as it should."""
-        strand = Strand(
-            self._had,
-            self._kept,
-            plugged=leg.instance.plugged,
-            hide=hider(leg.instance, asked=self._request.hides_ids and leg.instance.plugged),
-            event_limit_bytes=self._desk.config.event_limit_bytes,
-        )
-        self._ledger = strand.ledger
+        record = self._record
+        strand = await self._carrying.strand(leg, record.had, record.kept, record.known_ids())
+        if isinstance(strand, Failure):
+            return strand
+        record.follow(strand)
         self._stalled = False
         data, broken = leg.first, ""
         try:
@@ -135,7 +140,7 @@ class StreamRelay:
                 data = strand.feed(data)
                 if data:
                     await self._send(data, leg)
-                if self._claims.unproven and self._ledger.tokens() > len(self._had.token_ids):
+                if self._claims.unproven and record.shown() > len(record.had.token_ids):
                     self._claims.prove()
                 if self._flows and strand.let_go is None:
                     await leg.pour(lambda some: self._pass_on(some, strand))
@@ -143,6 +148,8 @@ class StreamRelay:
                     raise self._fault
                 if strand.let_go is not None:
                     return self._let_go(strand.let_go, leg)
+                if strand.ended:
+                    return None
                 try:
                     data = await self._claims.read(leg)
                 except OSError as error:
@@ -176,7 +183,7 @@ class StreamRelay:
         if data:
             self._pace.last_at = self._watch.touched_at = time.monotonic()
             self._client.push(data)
-        return strand.let_go is None and self._client.flows
+        return strand.let_go is None and not strand.ended and self._client.flows
 
     async def _send(self, data: bytes, leg: Leg) -> None:
         now = time.monotonic()
@@ -185,7 +192,7 @@ class StreamRelay:
             await self._client.begin(leg.head.status, headers)
             self._timing.first(now)
         elif self._timing.paused:
-            self._timing.goes_on(now, len(self._had.token_ids))
+            self._timing.goes_on(now, len(self._record.had.token_ids))
         self._pace.last_at = self._watch.touched_at = now
         self._writing = True
         await self._client.write(data)
@@ -196,25 +203,26 @@ class StreamRelay:
         if isinstance(how, Refused):
             self._desk.tally.forged("resume_refused")
             return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
-        self._kept.keep(how.choice, self._ledger.tokens())
+        self._record.keep(how.choice)
         return how
 
     def _note_end(self, end: End) -> Refusal | None:
         """Take stock of what the client has, and tell the route why this leg ended."""
-        seen = read(self._ledger.raw())
-        if seen.size() > self._had.size():
-            seen.head = self._had.head or seen.head
-            self._had = seen
+        if self._record.note():
             self._route.progressed()
-        if self._had.events and not self._resumable():
+        handed_to = self._hand_over.take_target()
+        if self._record.had.events and not self._resumable():
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
             return Refusal(502, f"the stream broke and cannot be carried on: {detail}", "broken")
-        migrated = isinstance(end, Redirect) and end.migration_id is not None
+        moved = isinstance(end, Redirect) and end.migration_id is not None
         if self._client.begun:
-            self._timing.left(migrated=migrated)
+            self._timing.left(migrated=moved or handed_to is not None)
         if isinstance(end, Redirect) and end.migration_id is not None:
             self._claims.prove()
             self._route.migrated(end.migration_id)
+            return None
+        if handed_to is not None:
+            self._route.handed_over(handed_to)
             return None
         if self._claims.unproven:
             self._claims.fail(end if isinstance(end, Failure) else _SENT_BACK)
@@ -222,16 +230,25 @@ class StreamRelay:
         return self._route.broke(end) if isinstance(end, Failure) else self._route.requeued()
 
     def _resumable(self) -> bool:
-        # Resuming on servers without our plugin (by recompute from text) would begin here.
-        return self._request.resumable and self._leg is not None and self._leg.instance.plugged
+        """Say whether anybody can carry on what the client has."""
+        assert self._leg is not None
+        had = self._record.had
+        if self._carrying.by_graft(had, self._record.known_ids()):
+            return True
+        plugged = self._leg.instance.plugged or self._desk.fleet.instances.any_plugged()
+        return plugged and self._carrying.by_replay(self._leg.instance, had)
 
-    def _token_ids(self) -> list[int]:
-        """List the output token ids so far."""
-        return max(self._had.token_ids, self._ledger.token_ids(), key=len)
+    def _able(self, target: Instance, had: Transcript) -> bool:
+        """Say whether an instance can carry on what the client has by now."""
+        assert self._leg is not None
+        if target.plugged:
+            return self._carrying.by_replay(self._leg.instance, had)
+        return target.vllm and self._carrying.by_graft(had, had.token_ids)
 
     def _complete(self) -> bool:
         """Say whether the client has everything but the final [DONE]."""
-        return self._had.finished and (self._had.usage or not self._request.wants_usage)
+        had = self._record.had
+        return had.finished and (had.usage or not self._request.wants_usage)
 
     async def _fail(self, refusal: Refusal) -> web.StreamResponse:
         if not self._client.begun:

@@ -21,7 +21,9 @@ class Transcript:
 
     `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was;
     `call_ids` the ids of tool calls, by index.
-    `finished` and `usage` say whether the finish reason and the usage chunk were among the events.
+    `prompt_ids` are the prompt's, where the server told; `bare` says that some text came without
+    token ids. `finished` and `usage` say whether the finish reason and the usage chunk were among
+    the events.
     """
 
     texts: dict[Channel, str] = field(default_factory=dict)
@@ -29,6 +31,8 @@ class Transcript:
     events: int = 0
     head: dict[str, Any] = field(default_factory=dict)
     call_ids: dict[int, str] = field(default_factory=dict)
+    prompt_ids: list[int] = field(default_factory=list)
+    bare: bool = False
     finished: bool = False
     usage: bool = False
 
@@ -36,6 +40,21 @@ class Transcript:
         """Order transcripts of one stream by how far they got."""
         text = sum(map(len, self.texts.values()))
         return (text, len(self.token_ids), self.finished, self.usage, self.events)
+
+    def joined(self, more: "Transcript") -> "Transcript":
+        """Give this with what came after it."""
+        channels = [*self.texts, *(each for each in more.texts if each not in self.texts)]
+        return Transcript(
+            texts={each: self.texts.get(each, "") + more.texts.get(each, "") for each in channels},
+            token_ids=[*self.token_ids, *more.token_ids],
+            events=self.events + more.events,
+            head=self.head or more.head,
+            call_ids={**more.call_ids, **self.call_ids},
+            prompt_ids=self.prompt_ids or more.prompt_ids,
+            bare=self.bare or more.bare,
+            finished=self.finished or more.finished,
+            usage=self.usage or more.usage,
+        )
 
 
 def read(raw: bytes) -> Transcript:
@@ -50,11 +69,15 @@ def read(raw: bytes) -> Transcript:
         if not seen.head:
             seen.head = {key: chunk[key] for key in ("id", "created") if key in chunk}
         choice = only_choice(chunk)
+        if not seen.prompt_ids:
+            told = chunk.get("prompt_token_ids") or (choice or {}).get("prompt_token_ids")
+            seen.prompt_ids = told or []
         if choice is None:
             seen.usage = seen.usage or chunk.get("usage") is not None
             continue
         for channel, holder, key in strings(choice):
             texts.setdefault(channel, []).append(holder[key])
+            seen.bare = seen.bare or bool(holder[key] and choice.get("token_ids") is None)
         for index, call_id in _call_ids(choice):
             seen.call_ids.setdefault(index, call_id)
         seen.token_ids += choice.get("token_ids") or ()

@@ -42,6 +42,10 @@ class InstanceTable:
         """List the instances that take requests."""
         return [each for each in self._instances if each.state is State.UP]
 
+    def any_plugged(self) -> bool:
+        """Say whether there is an instance, up or not, that has our plugin."""
+        return any(each.plugged for each in self._instances)
+
     def snapshot(self, instances: Sequence[Instance]) -> FleetSnapshot:
         """Give the snapshot of these instances (all alive) at this moment."""
         loads = [each.load for each in instances if each.load is not None]

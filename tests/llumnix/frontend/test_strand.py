@@ -6,7 +6,7 @@ import pytest
 
 from llumnix.frontend import sse
 from llumnix.frontend.logprobs import KeptTokens
-from llumnix.frontend.splice import Diverged
+from llumnix.frontend.splice import Diverged, Splicer
 from llumnix.frontend.sse import Redirect
 from llumnix.frontend.strand import Overlong, Strand, as_it_is
 from llumnix.frontend.transcript import Transcript, read
@@ -18,7 +18,10 @@ TOKENS = 12
 def strand(had: Transcript | None = None, *, hides: bool = True, plugged: bool = True) -> Strand:
     hide = sse.without_token_ids if hides and plugged else as_it_is
     return Strand(
-        had or Transcript(), KeptTokens(), plugged=plugged, hide=hide, event_limit_bytes=1 << 20
+        Splicer(had, KeptTokens()) if had is not None and had.events else None,
+        plugged=plugged,
+        hide=hide,
+        event_limit_bytes=1 << 20,
     )
 
 
@@ -193,7 +196,7 @@ def test_an_untouched_server_cannot_redirect() -> None:
 
 
 def test_an_endless_event_is_refused() -> None:
-    leg = Strand(Transcript(), KeptTokens(), plugged=True, hide=as_it_is, event_limit_bytes=100)
+    leg = Strand(None, plugged=True, hide=as_it_is, event_limit_bytes=100)
     with pytest.raises(Overlong):
         leg.feed(b"data: " + b"x" * 200)
 

@@ -1,0 +1,47 @@
+"""Finding stop strings in text that two servers wrote: neither sees one that straddles the cut."""
+
+from collections.abc import Sequence
+
+
+class Stopper:
+    """Gives text out as vLLM would: cut at a stop string, what may become one held back.
+
+    `sent` is the text the client has, `held` what follows it and has been held back so far. Only a
+    string that ends in new text counts: in what is known already there was none.
+    """
+
+    def __init__(self, stops: Sequence[str], *, include: bool, sent: str, held: str) -> None:
+        longest = max(map(len, stops), default=1)
+        self._stops = stops
+        self._include = include
+        self._hold = 0 if include else longest - 1
+        self._before = sent[len(sent) - longest + 1 :] if longest > 1 else ""
+        self._context = longest - 1
+        self._held = held
+
+    def feed(self, text: str, *, last: bool, stops: bool = True) -> tuple[str, str | None]:
+        """Take new text; give what goes out, and the stop string that has been found.
+
+        `last`: no more comes, so nothing is held back. `stops` is False for text too early for a
+        stop string to count.
+        """
+        known = self._before + self._held
+        whole, start = known + text, len(self._before)
+        found = self._find(whole, len(known)) if stops else None
+        if found is not None:
+            at, stop = found
+            end = at + len(stop) if self._include else at
+            return whole[start:end], stop
+        end = len(whole) if last else max(start, len(whole) - self._hold)
+        out, self._held = whole[start:end], whole[end:]
+        self._before = whole[max(0, end - self._context) : end]
+        return out, None
+
+    def _find(self, whole: str, new_from: int) -> tuple[int, str] | None:
+        """Find the stop string that is complete first, reading character by character."""
+        hits = []
+        for rank, stop in enumerate(self._stops):
+            at = whole.find(stop, max(0, new_from - len(stop) + 1))
+            if at >= 0:
+                hits.append((at + len(stop), rank, at, stop))
+        return min(hits)[2:] if hits else None
