@@ -70,7 +70,7 @@ class ServerOptions:
             *(f"--block-size={self.block_tokens}", f"--num-gpu-blocks-override={self.blocks}"),
             *(f"--max-model-len={self.max_context}", "--max-num-seqs=32"),
             # vLLM 0.32 on a CPU: a seeded request whose prefill is chunked kills the engine.
-            f"--max-num-batched-tokens={self.max_context}",
+            f"--max-num-batched-tokens={max(32768, self.max_context)}",
         ]
         if self.plugin:
             config = json.dumps(connector_config(self.plugin_settings))
@@ -127,7 +127,7 @@ class VllmServer:
         options = self.options
         version = options.environment.version
         write_overlay(self._overlay, version, async_scheduling=options.async_scheduling)
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -248,7 +248,8 @@ def _causes(log: str) -> str:
     return causes[:_SHOWN_CHARACTERS]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on now."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as tried:
             try:
