@@ -120,6 +120,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Let go of all instances."""
+        self.mover.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llumnix.clock import FleetClock
 from llumnix.event_ring import EventRing
+from llumnix.hand_overs import HandOvers
 from llumnix.instances.instance import Instance, Move, State
 from llumnix.instances.table import InstanceTable
 from llumnix.migrations import Migration, MigrationBook
@@ -51,12 +52,16 @@ class Mover:
         self._tally = tally
         self._now_s = now_s
         self._order_timeout_s = order_timeout_s
+        self._hand_overs = HandOvers(
+            self.book, instances, requests, now_s, self._started, self._handed_over
+        )
 
     async def run(self, clock: FleetClock) -> None:
         """Rebalance at every interval, until cancelled."""
         while True:
             await clock.sleep_s(self._scheduler.config.rebalance.interval_s)
             self._drop_overdue()
+            self._hand_overs.empty(self._freest_but)
             rows = [each for each in self._instances.alive() if each.plugged]
             snapshot = self._instances.snapshot(rows)
             for order in self._scheduler.rebalance(snapshot, self._now_s()):
@@ -80,16 +85,20 @@ class Mover:
             return Impossible(
                 missing if destination else "no other instance is up", unknown=bool(destination)
             )
-        for each in (origin, target):
-            if not each.plugged or not each.alive:
-                return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
         if origin is target:
             return Impossible(f"it is at {origin.id} already")
+        wanted = RequestId(request_id) if request_id else None
+        for each in (origin, target):
+            if not each.alive or (origin.plugged and not each.plugged):
+                return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
+        if not origin.plugged:
+            handed = self._hand_overs.order(origin, target, wanted, "manual")
+            return handed or Impossible(f"no such stream can be carried on at {target.id}")
         order = MigrateOrder(
             origin.id, target.id, _NO_LIMIT_TOKENS, "manual", Explanation("manual")
         )
         self._scheduler.order_started(order, self._now_s())
-        moving = await self._order(order, RequestId(request_id) if request_id else None)
+        moving = await self._order(order, wanted)
         return moving or Impossible(f"{origin.id} could not be told")
 
     async def drain(self, instance: Instance, *, on: bool) -> None:
@@ -98,6 +107,7 @@ class Mover:
         self._note("drain", f"{instance.id} {'is being drained' if on else 'takes requests again'}")
         if instance.link is not None:
             await instance.link.drain(on)
+        self._hand_overs.empty(self._freest_but)
 
     def heard(self, event: MigrationEvent) -> None:
         """Take in what a llumlet tells of a migration."""
@@ -105,6 +115,9 @@ class Mover:
         if event.kind == "started":
             migration = self.book.started(event, now_s)
             self._started(migration)
+            active = self._requests.active.get(RequestId(event.request_id))
+            if active is not None:
+                active.follower.started(migration.migration_id, migration.source)
             return
         ended = self.book.ended(MigrationId(event.migration_id), moved=event.redirected)
         if ended is None:
@@ -124,6 +137,10 @@ class Mover:
                 self._stays(migration)
             self._end(migration, "aborted", f"{instance_id} is gone")
         self._scheduler.instance_gone(instance_id)
+
+    def close(self) -> None:
+        """Give no more orders."""
+        self._hand_overs.close()
 
     async def _order(self, order: MigrateOrder, request_id: RequestId | None) -> Migration | None:
         source = self._instances.get(order.source)
@@ -161,7 +178,6 @@ class Mover:
                 self._now_s(), "migrate", migration.destination, migration.explanation
             )
             self._requests.decided(active.request_id, decision)
-            active.follower.started(migration.migration_id, migration.source)
 
     def _stays(self, migration: Migration) -> None:
         """Tell who follows the request that it stays where it is."""
@@ -190,6 +206,9 @@ class Mover:
         detail = f" ({why})" if result != "committed" and why else ""
         self._note(f"migration_{result}", text + detail, **migration.as_json(), **figures)
 
+    def _handed_over(self, migration: Migration, moved: bool) -> None:
+        self._end(migration, "committed" if moved else "aborted", "it ended, or could not go on")
+
     def _drop_overdue(self) -> None:
         for migration in self.book.overdue(self._now_s() - self._order_timeout_s):
             self.book.ended(migration.migration_id, moved=True)
@@ -199,7 +218,10 @@ class Mover:
         others = [
             each
             for each in self._instances.alive()
-            if each is not origin and each.plugged and each.state is State.UP
+            if each is not origin
+            and each.state is State.UP
+            # A llumlet moves to its like alone; other streams go to whatever understands token ids.
+            and (each.plugged or (each.vllm and not origin.plugged))
         ]
         if not others:
             return None

@@ -87,9 +87,10 @@ class Strand:
         return isinstance(self._joiner, Grafter)
 
     @property
-    def ended(self) -> bool:
-        """Say whether the answer is complete, whatever the instance may still send."""
-        return isinstance(self._joiner, Grafter) and self._joiner.ended
+    def over(self) -> bool:
+        """Say whether nothing more is to be had, whatever the instance may still send."""
+        complete = isinstance(self._joiner, Grafter) and self._joiner.ended
+        return complete or self.let_go is not None
 
     def end(self, *, cut_off: bool) -> bytes | None:
         """Take note that the connection is over (`cut_off`: by an error).

@@ -142,13 +142,13 @@ class StreamRelay:
                     await self._send(data, leg)
                 if self._claims.unproven and record.shown() > len(record.had.token_ids):
                     self._claims.prove()
-                if self._flows and strand.let_go is None:
+                if self._flows and not strand.over:
                     await leg.pour(lambda some: self._pass_on(some, strand))
                 if self._fault is not None:
                     raise self._fault
                 if strand.let_go is not None:
                     return self._let_go(strand.let_go, leg)
-                if strand.ended:
+                if strand.over:
                     return None
                 try:
                     data = await self._claims.read(leg)
@@ -183,7 +183,7 @@ class StreamRelay:
         if data:
             self._pace.last_at = self._watch.touched_at = time.monotonic()
             self._client.push(data)
-        return strand.let_go is None and not strand.ended and self._client.flows
+        return not strand.over and self._client.flows
 
     async def _send(self, data: bytes, leg: Leg) -> None:
         now = time.monotonic()

@@ -36,6 +36,20 @@ class Scene:
         """Count the stays at an instance."""
         return len(self._vllm(name).stays)
 
+    async def next_stay(self, *before: Stay) -> Stay:
+        """Wait for a stay, anywhere, that is none of these."""
+
+        def found() -> Stay | None:
+            stays = [
+                each for name in "abc"[: len(self.stage.stubs)] for each in self._vllm(name).stays
+            ]
+            return next((each for each in stays if each not in before), None)
+
+        await until(found)
+        stay = found()
+        assert stay is not None
+        return stay
+
     async def arrived(self, name: str, count: int = 1) -> Stay:
         """Wait until an instance has been sent the request so many times."""
         await until(lambda: self.stays(name) >= count)
@@ -54,6 +68,10 @@ class Scene:
     def end(self, kind: str, why: str = "", migration_id: str = "m") -> None:
         """Let the source say what became of the migration."""
         self.stage.ended(migration_id, kind, REQUEST, "a", "b", why=why)
+
+    def url_of(self, name: str) -> str:
+        """Give the id of an instance that has no name for itself."""
+        return self._vllm(name).url.removeprefix("http://")
 
     def resumes(self, name: str) -> list[tuple[str | None, bool, int]]:
         """List what an instance was asked to carry on: migration, early, tokens known."""
@@ -86,11 +104,12 @@ async def scene(
     chat: bool = False,
     stream: bool = True,
     instances: int = 2,
+    plugged: bool = True,
     **config: Any,
 ) -> AsyncIterator[Scene]:
     """Set the scene: the request has arrived at `a`."""
     config = {"claim_patience_s": 20.0, **config}
-    async with Stage(instances, engine=VllmInstance, **config) as stage:
+    async with Stage(instances, engine=VllmInstance, plugged=plugged, **config) as stage:
         made = Scene(stage, body or {}, chat=chat, stream=stream)
         try:
             await made.arrived("a")

@@ -73,6 +73,7 @@ class StubInstance:
                 web.get("/v1/models", self._models),
                 web.get("/llumnix/instance", self._instance),
                 web.get("/metrics", self._metrics),
+                web.post("/detokenize", self._decode),
                 web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._complete),
                 web.route("*", "/echo/{rest:.*}", self._echo),
@@ -107,6 +108,9 @@ class StubInstance:
     async def _metrics(self, http: web.Request) -> web.Response:
         page = self.metrics()
         return web.Response(text=page, status=200 if page else 404)
+
+    async def _decode(self, http: web.Request) -> web.Response:
+        return web.Response(status=404)
 
     def metrics(self) -> str:
         """The metrics page; there is none when it is empty."""

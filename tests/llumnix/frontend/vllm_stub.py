@@ -7,9 +7,20 @@ from typing import Any
 from aiohttp import web
 
 from migration.links.auth import verify_resume
-from tests.llumnix.frontend.chunks import DONE, event
+from tests.llumnix.frontend.chunks import DONE, event, text
 from tests.llumnix.frontend.stub import SECRET, Heard, StubInstance
-from tests.llumnix.frontend.vllm_chunks import VllmWriter
+from tests.llumnix.frontend.vllm_chunks import PROMPT, VllmWriter
+
+
+def prompt_of(body: dict[str, Any]) -> list[int]:
+    """Give the prompt's token ids, where they are given."""
+    params = body.get("kv_transfer_params") or {}
+    return list(params.get("prompt_token_ids") or body.get("prompt") or ())
+
+
+def decoded(token_id: int) -> str:
+    """Give the text of a token, of the prompt or of the answer."""
+    return f"<{token_id}>" if token_id in PROMPT else text((token_id - 1000) // 7)
 
 
 class Stay:
@@ -18,6 +29,7 @@ class Stay:
     def __init__(self, heard: Heard, writer: VllmWriter) -> None:
         self.heard = heard
         self.writer = writer
+        self.base = 0
         self.sent = 0
         self.cancelled = asyncio.Event()
         self.orders: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
@@ -47,7 +59,9 @@ class Stay:
         last = self.writer.tokens(after - 1, after, finish, stop)
         self.orders.put_nowait(("bytes", last))
         usage = (self.heard.body.get("stream_options") or {}).get("include_usage")
-        counts = {"prompt_tokens": 3, "completion_tokens": after, "total_tokens": 3 + after}
+        own = after - self.base
+        counts = {"prompt_tokens": 3 + self.base, "completion_tokens": own}
+        counts["total_tokens"] = 3 + after
         last = event({**self.writer.head, "choices": [], "usage": counts})
         self.orders.put_nowait(("bytes", last if usage else b""))
         self.orders.put_nowait(("end", DONE))
@@ -58,10 +72,10 @@ class Stay:
 
     def let_go(self, stop: str) -> None:
         """End without a token: sent back, or refused."""
-        text = self.writer.tokens(0, 0, "abort", stop)
+        last = self.writer.tokens(0, 0, "abort", stop)
         if not self.heard.body.get("stream"):
-            text = self.writer.answer(0, "abort", stop)
-        self.orders.put_nowait(("bytes", text))
+            last = self.writer.answer(0, "abort", stop)
+        self.orders.put_nowait(("bytes", last))
         self.orders.put_nowait(("end", DONE if self.heard.body.get("stream") else b""))
 
     def die(self) -> None:
@@ -78,6 +92,10 @@ class VllmInstance(StubInstance):
     def __init__(self, name: str, *, plugged: bool = True) -> None:
         super().__init__(name, plugged=plugged)
         self.stays: list[Stay] = []
+        self.warmed: list[dict[str, Any]] = []
+        self.warm = asyncio.Event()
+        self.warm.set()
+        self.decodes = True
         self.status = 200
         self.silent = asyncio.Event()
         self.silent.set()
@@ -96,6 +114,10 @@ class VllmInstance(StubInstance):
         resume = (body.get("kv_transfer_params") or {}).get("llumnix")
         if resume is not None:
             assert verify_resume(SECRET, resume, resume["issued_at"]) is None
+        if body.get("max_tokens") == 1 and not body.get("stream"):
+            self.warmed.append(body)
+            await self.warm.wait()
+            return web.json_response({"choices": [{"text": "x"}]})
         heard = Heard(body, raw, http.headers, resume)
         known = len((resume or {}).get("output_token_ids") or ())
         created = len(self.name) + ord(self.name[0]) + len(self.stays)
@@ -103,6 +125,7 @@ class VllmInstance(StubInstance):
             body, created=created, request_id=http.headers["X-Request-Id"], dummies=known
         )
         stay = Stay(heard, writer)
+        stay.base = stay.sent = max(0, len(prompt_of(body)) - len(PROMPT))
         if resume is not None and known and body.get("stream"):
             stay.merge(known)
         self.heard.append(heard)
@@ -115,6 +138,12 @@ class VllmInstance(StubInstance):
         except asyncio.CancelledError:
             stay.cancelled.set()
             raise
+
+    async def _decode(self, http: web.Request) -> web.Response:
+        if not self.decodes:
+            return web.json_response({"error": {"message": "no"}}, status=404)
+        ids = (await http.json())["tokens"]
+        return web.json_response({"prompt": "".join(map(decoded, ids))})
 
     async def _obey(self, stay: Stay, http: web.Request) -> web.StreamResponse:
         streams = stay.heard.body.get("stream")
