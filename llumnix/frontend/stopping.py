@@ -15,7 +15,7 @@ class Stopper:
         self._stops = stops
         self._include = include
         self._hold = 0 if include else longest - 1
-        self._before = sent[len(sent) - longest + 1 :] if longest > 1 else ""
+        self._before = sent[max(0, len(sent) - longest + 1) :]
         self._context = longest - 1
         self._held = held
 
