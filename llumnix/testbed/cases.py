@@ -15,7 +15,7 @@ from llumnix.testbed.tokenizer import THINK_END_ID
 Body = dict[str, Any]
 
 OUTPUT_TOKENS = 160
-STOP_LETTERS = 24
+STOP_LETTERS = 32
 REASONING_PARSERS = ("granite", "deepseek_r1")
 GRANITE_ARGUMENTS = (
     "--reasoning-parser=granite",

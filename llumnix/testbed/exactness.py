@@ -13,6 +13,9 @@ from llumnix.testbed.cases import STOP_LETTERS, Case
 from llumnix.testbed.moves import Cut, Fleet, Ride
 from llumnix.testbed.recorder import Recording, differences
 
+_ATTEMPTS = 3
+"""How often a request is asked until a move came before its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -144,22 +147,23 @@ class Comparison:
 
     async def _move(self, job: Job) -> None:
         reference = self._references[job.key]
-        body = await self._body(job)
-        cuts = self._cuts(job, reference)
-        ride = await self._fleet.ride(job.case.path, body, cuts)
-        self._judge(job, reference.recording, ride)
+        for attempt in range(_ATTEMPTS):
+            ride = await self._fleet.ride(
+                job.case.path, await self._body(job), self._cuts(job, reference, attempt)
+            )
+            self._judge(job, reference.recording, ride)
+            if ride.moves:
+                return
 
-    def _cuts(self, job: Job, reference: Ride) -> list[Cut]:
+    def _cuts(self, job: Job, reference: Ride, attempt: int) -> list[Cut]:
+        """Say when to order moves; earlier at each attempt, since this one may have been late."""
+        shares = [share / (1 + attempt) for share in job.cuts]
         if not job.stream:
-            return [Cut(after_s=share * reference.seconds) for share in job.cuts]
-        usage = reference.recording.seen.get("usage") or {}
-        length = int(usage.get("completion_tokens") or 0)
-        cuts = [Cut(letters=max(1, int(share * length))) for share in job.cuts]
-        if job.case.stop_of is not None and len(cuts) == 1:
-            # Into the middle of the stop string, which ends the answer.
-            middle = length - STOP_LETTERS // 2
-            cuts = [Cut(letters=max(1, middle - self._fleet.lag))]
-        return cuts
+            return [Cut(after_s=share * reference.seconds) for share in shares]
+        length = _tokens(reference.recording, "completion_tokens")
+        if job.case.stop_of is not None:
+            return [Cut(letters=max(1, length - STOP_LETTERS + 1))]
+        return [Cut(letters=max(1, int(share * length))) for share in shares]
 
     def _judge(self, job: Job, expected: Recording, ride: Ride) -> None:
         verdict = self.verdict
@@ -173,9 +177,17 @@ class Comparison:
                 f"{job.name} ({ride.request_id}, {len(ride.moves)} moves of {job.cuts}): "
                 f"{'; '.join(found)}"
             )
-        if job.case.stop_of is not None and ride.moves:
-            usage = ride.recording.seen.get("usage") or {}
-            length = int(usage.get("completion_tokens") or 0)
-            cut = ride.moves[-1]["copied_tokens"] - int(usage.get("prompt_tokens") or 0)
-            straddled = length - STOP_LETTERS < cut < length
-            verdict.stops_straddled += straddled and ride.recording.seen["finish_reason"] == "stop"
+        if job.case.stop_of is not None and ride.moves and ride.recording.seen:
+            seen = ride.recording
+            length = _tokens(seen, "completion_tokens")
+            # What had come, or was copied, when the request left: it left later than that.
+            left_after = max(
+                ride.moves[-1]["copied_tokens"] - _tokens(seen, "prompt_tokens"),
+                ride.moves[-1]["ordered_letters"],
+            )
+            straddled = length - STOP_LETTERS < left_after < length
+            verdict.stops_straddled += straddled and seen.seen["finish_reason"] == "stop"
+
+
+def _tokens(recording: Recording, key: str) -> int:
+    return int((recording.seen.get("usage") or {}).get(key) or 0)

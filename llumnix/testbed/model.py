@@ -134,7 +134,7 @@ def _loudness() -> FloatArray:
 
     Output is mostly text with stray bytes in it, and never ends or calls a tool unless asked to.
     """
-    loudness = np.full((VOCABULARY_SIZE, 1), 0.8, dtype=np.float32)
+    loudness = np.full((VOCABULARY_SIZE, 1), 0.6, dtype=np.float32)
     loudness[0x20:0x7F] = 1.2
     loudness[256:] = 0.0
     return loudness

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-import statistics
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -31,7 +29,8 @@ class Cut:
 class Ride:
     """One request that was carried through a frontend, and its moves.
 
-    `moves` are the events of migrations that brought KV; `failures` why others did not.
+    `moves` are the events of migrations that brought KV, each with how many letters of a stream had
+    come when it was ordered; `failures` why others did not.
     """
 
     request_id: str
@@ -46,7 +45,6 @@ class Fleet:
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self.session, self.url = session, url
-        self.lags: deque[int] = deque(maxlen=50)
         self._ended: dict[str, dict[str, Any]] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -69,11 +67,6 @@ class Fleet:
         """Order something."""
         async with self.session.post(f"{self.url}{path}", json=body) as answer:
             return answer.status, await answer.json()
-
-    @property
-    def lag(self) -> int:
-        """How many tokens a request makes between the order and the cut, as lately seen."""
-        return int(statistics.median(self.lags)) if self.lags else 12
 
     async def up(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until so many instances are up and can take part in migrations."""
@@ -106,35 +99,31 @@ class Fleet:
                 await moving
         moving.cancel()
         await asyncio.gather(moving, return_exceptions=True)
-        self._note_lags(ride, cuts)
         return ride
-
-    def _note_lags(self, ride: Ride, cuts: Sequence[Cut]) -> None:
-        prompt_tokens = (ride.recording.seen.get("usage") or {}).get("prompt_tokens")
-        for cut, move in zip(cuts, ride.moves, strict=False):
-            if prompt_tokens is not None and cut.letters:
-                self.lags.append(max(0, move["copied_tokens"] - prompt_tokens - cut.letters))
 
     async def _move(self, ride: Ride, cuts: Sequence[Cut], progress: "_Progress") -> None:
         for cut in cuts:
             if not await progress.reached(cut):
                 return
             while not progress.ended:
-                event = await self._order(ride.request_id, progress)
+                letters = progress.letters
+                event = await self._order(ride, progress)
                 if event is None:
                     break
                 if event["kind"] == "migration_committed" and event.get("copied_tokens"):
-                    ride.moves.append(event)
+                    ride.moves.append({**event, "ordered_letters": letters})
                     break
                 ride.failures.append(event["text"].partition("(")[2].rstrip(")") or event["text"])
                 await asyncio.sleep(_POLL_S)
 
-    async def _order(self, request_id: str, progress: "_Progress") -> dict[str, Any] | None:
+    async def _order(self, ride: Ride, progress: "_Progress") -> dict[str, Any] | None:
         """Order one move and wait for its end; None when the request ended before."""
         while not progress.ended:
-            status, answer = await self.post("/llumnix/migrate", {"request_id": request_id})
+            body = {"request_id": ride.request_id}
+            status, answer = await self.post("/llumnix/migrate", body)
             if status == 200:
                 return await self._end_of(answer["migration_id"])
+            ride.failures.append(f"not ordered: {answer['error']['message']}")
             await asyncio.sleep(_POLL_S)
         return None
 
@@ -163,12 +152,12 @@ class _Progress:
     def __init__(self) -> None:
         self.ended = False
         self._began_s = time.monotonic()
-        self._letters = 0
+        self.letters = 0
         self._news = asyncio.Event()
 
     def at(self, letters: int) -> None:
         """So much has come."""
-        self._letters = letters
+        self.letters = letters
         self._news.set()
 
     def over(self) -> None:
@@ -180,7 +169,7 @@ class _Progress:
         """Wait until a cut is due; False when the answer ended before."""
         while not self.ended:
             due_in_s = self._began_s + cut.after_s - time.monotonic()
-            if self._letters >= cut.letters and due_in_s <= 0:
+            if self.letters >= cut.letters and due_in_s <= 0:
                 return True
             self._news.clear()
             with contextlib.suppress(TimeoutError):

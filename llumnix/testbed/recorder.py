@@ -17,6 +17,7 @@ Watch = Callable[[int], None]
 """Told how many letters (or, if more, token ids) have come."""
 
 _TOLERANCE = 2e-3
+_SHOWN_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -174,7 +175,7 @@ def differences(expected: Recording, got: Recording) -> list[str]:
     for key in keys:
         one, other = expected.seen.get(key), got.seen.get(key)
         if not _equal(one, other):
-            found.append(f"{key}: {_first_difference(one, other)}")
+            found.append(f"{key}: {_first_difference(one, other)}"[:_SHOWN_CHARACTERS])
     return found
 
 
@@ -189,6 +190,10 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _first_difference(one: object, other: object) -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(one.keys() | other.keys())
+        unlike = next(key for key in keys if not _equal(one.get(key), other.get(key)))
+        return f"{unlike}: {_first_difference(one.get(unlike), other.get(unlike))}"
     if isinstance(one, str | list) and isinstance(other, str | list):
         same = 0
         for left, right in zip(one, other, strict=False):
@@ -197,6 +202,6 @@ def _first_difference(one: object, other: object) -> str:
             same += 1
         return (
             f"lengths {len(one)} and {len(other)}, unlike from {same}: expected "
-            f"{one[same : same + 20]!r}, got {other[same : same + 20]!r}"
+            f"{one[same : same + 12]!r}, got {other[same : same + 12]!r}"
         )
     return f"expected {one!r}, got {other!r}"

@@ -45,8 +45,9 @@ def connector_config(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
 class ServerOptions:
     """How to run one server. Servers that migrate between each other share `secret`.
 
-    `plugin_settings` are the plugin's own; `arguments` further ones of `vllm serve`, winning over
-    ours; `variables` further environment variables.
+    `dtype` must be said: of a float32 model vLLM would make a bfloat16 one. `plugin_settings` are
+    the plugin's own; `arguments` further ones of `vllm serve`, winning over ours; `variables`
+    further environment variables.
     """
 
     environment: Environment
@@ -54,6 +55,7 @@ class ServerOptions:
     plugin: bool = False
     secret: str = ""
     plugin_settings: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
     blocks: int = 512
     block_tokens: int = 32
     max_context: int = 8192
@@ -66,7 +68,12 @@ class ServerOptions:
         command = [
             *(str(self.environment.python), "-m", "llumnix.testbed.serve_child"),
             *("serve", str(self.model), f"--port={port}", "--host=127.0.0.1"),
-            *(f"--served-model-name={MODEL_NAME}", "--enforce-eager", "--seed=0"),
+            *(
+                f"--served-model-name={MODEL_NAME}",
+                "--enforce-eager",
+                "--seed=0",
+                f"--dtype={self.dtype}",
+            ),
             *(f"--block-size={self.block_tokens}", f"--num-gpu-blocks-override={self.blocks}"),
             *(f"--max-model-len={self.max_context}", "--max-num-seqs=32"),
             # vLLM 0.32 on a CPU: a seeded request whose prefill is chunked kills the engine.
@@ -226,6 +233,7 @@ def fleet_options(
     arguments: tuple[str, ...] = (),
     async_scheduling: bool = False,
     blocks: int = 512,
+    dtype: str = "float32",
 ) -> list[ServerOptions]:
     """Describe equal servers that can migrate between each other."""
     one = ServerOptions(
@@ -236,6 +244,7 @@ def fleet_options(
         arguments=arguments,
         async_scheduling=async_scheduling,
         blocks=blocks,
+        dtype=dtype,
     )
     return [one] * count
 
