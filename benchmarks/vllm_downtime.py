@@ -1,0 +1,188 @@
+"""What live migration between real vLLM servers costs: its own client, and everybody else.
+
+Two pairs of vLLM servers on this machine's CPU (8 KiB of KV a token, bf16), each behind a
+frontend; one pair is set to stop-and-copy. Streams of each context length are moved, stopped and
+copied, and recomputed, in turn; their client keeps the time of every token. Then a 4k stream is
+moved between servers that decode four other streams each, and these are compared with themselves
+a moment before. Nothing is found in a prefix cache. Servers start before any clock does (a minute
+or two; the test bed's environment is built at the first run); `--quick` takes less than 60 s from
+there.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vllm_others import OTHERS, Neighbours, summed_up
+from vllm_pairs import Pair, Sample, launched_pairs, moved, recomputed
+
+from harness import Bar, finish
+from llumnix.testbed import VERSIONS, ServerOptions, ensure_environment, write_model
+from llumnix.testbed.model import MID
+
+CONTEXTS = (256, 1024, 2048, 4096, 8192)
+BUSY_CONTEXT = 4096
+MODES: dict[str, tuple[int, Callable[[Pair, int], Awaitable[Sample]]]] = {
+    "live": (0, moved),
+    "stop-and-copy": (1, moved),
+    "recompute": (0, recomputed),
+}
+"""Which pair, and what is done there."""
+
+Samples = dict[str, dict[int, list[Sample]]]
+"""By mode and context."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two lengths, few repeats, < 60 s")
+    parser.add_argument("--repeats", type=int, default=7, help="moves a length and mode")
+    parser.add_argument("--busy-repeats", type=int, default=12, help="moves beside other streams")
+    parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
+    parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.busy_repeats = 2, 3
+    return args
+
+
+def options(version: str, model: Path) -> list[ServerOptions]:
+    """Describe one server of the pair that migrates live, and of the one that stops to copy."""
+    live = ServerOptions(
+        ensure_environment(version),
+        model,
+        plugin=True,
+        secret=secrets.token_hex(16),
+        blocks=1024,
+        max_context=2 * CONTEXTS[-1],
+    )
+    return [live, replace(live, plugin_settings={"migration": {"max_stages": 0}})]
+
+
+async def measure(args: argparse.Namespace, folder: Path) -> tuple[Samples, list[Sample]]:
+    contexts = CONTEXTS[:: len(CONTEXTS) - 1] if args.quick else CONTEXTS
+    model = write_model(folder / "model", MID)
+    got: Samples = {mode: {context: [] for context in contexts} for mode in MODES}
+    busy: list[Sample] = []
+    async with launched_pairs(options(args.vllm, model), args.log_dir or folder) as pairs:
+        for pair in pairs:
+            for _ in pair.servers:  # the first move each way finds cold caches and no links
+                await moved(pair, contexts[0])
+        for number in range(args.repeats):
+            for context in contexts:
+                for mode in _turned(list(MODES), number):
+                    at, measured = MODES[mode]
+                    sample = await measured(pairs[at], context)
+                    got[mode][context].append(sample)
+                    _say(f"{mode:<14}{context:>6} tokens", sample)
+        async with Neighbours(pairs[0]) as neighbours:
+            for _ in range(args.busy_repeats):
+                busy.append(await neighbours.moved_beside(BUSY_CONTEXT))
+                _say(f"beside {OTHERS} others each", busy[-1])
+    return got, busy
+
+
+def _turned(modes: list[str], number: int) -> list[str]:
+    turn = number % len(modes)
+    return modes[turn:] + modes[:turn]
+
+
+def _say(what: str, sample: Sample) -> None:
+    figures = "  ".join(f"{key} {value:.4g}" for key, value in sample.items())
+    print(f"{what}  {figures}", file=sys.stderr, flush=True)
+
+
+def p50(got: Samples, mode: str, context: int, what: str) -> float:
+    return median(sample[what] for sample in got[mode][context])
+
+
+def table(got: Samples, busy: Sequence[Sample]) -> None:
+    """Print what a reader wants to see."""
+    contexts = list(got["live"])
+    rows = [
+        ("one interval of the stream", "live", "normal_ms"),
+        ("longest wait, not moved", "live", "still_ms"),
+        ("gap, live", "live", "gap_ms"),
+        ("gap less one interval, live", "live", "downtime_ms"),
+        ("gap, stop-and-copy", "stop-and-copy", "gap_ms"),
+        ("gap, recompute", "recompute", "gap_ms"),
+        ("order to commit, live", "live", "took_ms"),
+    ]
+    _print(f"{'ms, p50':<32}" + "".join(f"{context:>9}" for context in contexts))
+    for title, mode, what in rows:
+        figures = "".join(f"{p50(got, mode, c, what):9.1f}" for c in contexts)
+        _print(f"{title:<32}{figures}")
+    _print(f"\n{OTHERS} others on each server, {BUSY_CONTEXT} tokens moved: mean interval, ms")
+    for side, sums in summed_up(busy).items():
+        _print(f"{side:<14}" + "  ".join(f"{name} {value:.3g}" for name, value in sums.items()))
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def judge(got: Samples, busy: Sequence[Sample]) -> list[Bar]:
+    """Hold the medians against the bars of the issue."""
+    contexts = list(got["live"])
+    short, long = contexts[0], contexts[-1]
+    gap_ms, itl_ms = p50(got, "live", long, "gap_ms"), p50(got, "live", long, "normal_ms")
+    flat = gap_ms / p50(got, "live", short, "gap_ms")
+    recompute = p50(got, "recompute", long, "gap_ms") / gap_ms
+    bars = [
+        Bar(
+            f"gap at {long} tokens / interval",
+            round(gap_ms / itl_ms, 2),
+            "<= 2",
+            gap_ms <= 2 * itl_ms,
+        ),
+        Bar(f"flat: gap at {long} / at {short}", round(flat, 2), "<= 2", flat <= 2),
+        Bar(f"recompute / gap at {long}", round(recompute, 1), ">= 50", recompute >= 50),
+    ]
+    for side, figures in summed_up(busy).items():
+        ratio, worst = figures["ratio"], figures["worst / interval"]
+        bars += [
+            Bar(
+                f"others at the {side}: interval / before", round(ratio, 3), "<= 1.20", ratio <= 1.2
+            ),
+            Bar(f"others at the {side}: worst / interval", round(worst, 2), "<= 3", worst <= 3),
+        ]
+    return bars
+
+
+def figures_of(got: Samples, busy: Sequence[Sample], args: argparse.Namespace) -> dict[str, Any]:
+    whats = ("gap_ms", "downtime_ms", "normal_ms")
+    return {
+        "vllm": args.vllm,
+        "kv_bytes_per_token": MID.kv_bytes_per_token,
+        "repeats": args.repeats,
+        "p50": {
+            mode: {
+                what: {c: round(p50(got, mode, c, what), 2) for c in got[mode]} for what in whats
+            }
+            for mode in got
+        },
+        "live_gaps_ms": {
+            c: sorted(round(one["gap_ms"], 1) for one in rows) for c, rows in got["live"].items()
+        },
+        "others": summed_up(busy),
+        "others_repeats": [dict(one) for one in busy],
+    }
+
+
+def main() -> int:
+    args = arguments()
+    with tempfile.TemporaryDirectory(prefix="llumnix-downtime-") as folder:
+        got, busy = asyncio.run(measure(args, Path(folder)))
+    table(got, busy)
+    return finish("vllm_downtime", judge(got, busy), figures_of(got, busy, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
