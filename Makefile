@@ -1,11 +1,14 @@
-# `make demo` and `make test` do all their own set-up: a virtual environment in .venv and the
-# project installed in it, once, and again whenever pyproject.toml changes.
+# `make demo`, `make test` and `make test-vllm` do all their own set-up: a virtual environment in
+# .venv and the project installed in it, once, and again whenever pyproject.toml changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types layers unit dashboards bench clean
+# What `make test-vllm` runs against: the first with the whole suite, the others with its core.
+VLLM_VERSIONS := 0.32.0 0.30.0
+
+.PHONY: demo test test-vllm lint types layers unit dashboards bench clean
 
 demo: $(STAMP)
 	$(BIN)/llumnix demo --report report.html --json out.json
@@ -23,7 +26,12 @@ layers: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/vllm
+
+# Real vLLM servers on this machine's CPU; builds their environments first (some minutes, once).
+test-vllm: $(STAMP)
+	$(BIN)/python -m llumnix.testbed.environment $(VLLM_VERSIONS)
+	$(BIN)/python -m tests.vllm $(VLLM_VERSIONS)
 
 dashboards: $(STAMP)
 	$(BIN)/llumnix dashboards --out dashboards
@@ -38,4 +46,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis report.html out.json
+	rm -rf $(VENV) .venv-vllm-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis report.html out.json

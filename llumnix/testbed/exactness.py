@@ -13,7 +13,7 @@ from llumnix.testbed.cases import STOP_LETTERS, Case
 from llumnix.testbed.moves import Cut, Fleet, Ride
 from llumnix.testbed.recorder import Recording, differences
 
-_ATTEMPTS = 3
+_ATTEMPTS = 4
 """How often a request is asked until a move came before its end."""
 
 
@@ -162,7 +162,8 @@ class Comparison:
             return [Cut(after_s=share * reference.seconds) for share in shares]
         length = _tokens(reference.recording, "completion_tokens")
         if job.case.stop_of is not None:
-            return [Cut(letters=max(1, length - STOP_LETTERS + 1))]
+            window = length - STOP_LETTERS + 1 - job.case.held_letters
+            return [Cut(letters=max(1, window - attempt * STOP_LETTERS // 2))]
         return [Cut(letters=max(1, int(share * length))) for share in shares]
 
     def _judge(self, job: Job, expected: Recording, ride: Ride) -> None:
@@ -183,7 +184,7 @@ class Comparison:
             # What had come, or was copied, when the request left: it left later than that.
             left_after = max(
                 ride.moves[-1]["copied_tokens"] - _tokens(seen, "prompt_tokens"),
-                ride.moves[-1]["ordered_letters"],
+                ride.moves[-1]["ordered_letters"] + job.case.held_letters,
             )
             straddled = length - STOP_LETTERS < left_after < length
             verdict.stops_straddled += straddled and seen.seen["finish_reason"] == "stop"

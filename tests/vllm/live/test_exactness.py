@@ -1,0 +1,40 @@
+"""What clients see of requests that are moved between real servers is what they see of others."""
+
+from pathlib import Path
+
+import pytest
+
+from llumnix.testbed import Environment
+from llumnix.testbed.plan import Setting, measure, settings
+
+CORE = ("plain", "async")
+LEAST_MOVES = 60
+
+
+def _params() -> list[object]:
+    return [
+        pytest.param(each, id=each.name, marks=[pytest.mark.core] if each.name in CORE else [])
+        for each in settings(quick=True)
+    ]
+
+
+@pytest.mark.parametrize("setting", _params())
+async def test_no_client_can_tell(
+    setting: Setting, environment: Environment, model: Path, tmp_path: Path
+) -> None:
+    """Every kind of request moves with its KV, and is answered as if it had not."""
+    measured = await measure(setting, environment, model, tmp_path)
+    print(measured.as_json())
+
+    verdict = measured.verdict
+    assert verdict.control_unlike == []
+    assert verdict.unlike == []
+    assert measured.leaked == {}
+    assert measured.mismatches == 0
+    assert sorted(verdict.stayed.keys() - verdict.moved.keys()) == []
+    if setting.name == "plain":
+        assert verdict.moves >= LEAST_MOVES
+        assert verdict.stops_straddled >= 1
+        assert max(verdict.chained) > 1
+    if setting.name == "pressure":
+        assert measured.preemptions >= 1
