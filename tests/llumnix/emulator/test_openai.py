@@ -144,18 +144,20 @@ def test_an_unknown_model_is_not_found() -> None:
 
 
 @pytest.mark.parametrize("outputs", [None, [], [300, 301]])
-def test_a_resume_is_read_as_it_was_signed(outputs: list[int] | None) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_resume_is_read_as_it_was_signed(outputs: list[int] | None, early: bool) -> None:
     """Its fields are kept whole, for the signature to be checked."""
     fields: dict[str, object] = {
         "request_id": "r",
         "migration_id": "m",
         "output_token_ids": outputs,
         "issued_at": 1.5,
+        "early": early,
         "signature": "00",
     }
     call = read(prompt="a", kv_transfer_params={"llumnix": fields})
     expected = None if outputs is None else tuple(outputs)
-    assert call.resume == Resume(fields, "r", "m", expected)
+    assert call.resume == Resume(fields, "r", "m", expected, early)
 
 
 def test_other_transfer_parameters_are_not_ours() -> None:
