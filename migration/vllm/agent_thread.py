@@ -1,16 +1,18 @@
 """The thread beside the engine: an event loop with the llumlet's agent in it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from migration.agent import LlumletAgent
 from migration.config import MigrationConfig
 from migration.engine import Gone, RequestState
 from migration.layout import Layout
-from migration.vllm.announce import announce
+from migration.vllm.announce import announce, withdraw
 from migration.vllm.arena import Arena, Slots
 from migration.vllm.bridge import Bridge
 from migration.vllm.engine_side import EngineSide
@@ -22,6 +24,19 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 10.0
 ANNOUNCE_S = 1.0
+STOP_TIMEOUT_S = 2.0
+
+
+def fitted(config: MigrationConfig, layout: Layout, slots: int) -> MigrationConfig:
+    """Bound frames by the staging memory: two at a time must find room, and one block must pass."""
+    most_blocks = max(1, slots // 2)
+    return replace(
+        config,
+        max_payload_bytes=max(config.max_payload_bytes, layout.block_bytes),
+        chunk_bytes=min(
+            config.chunk_bytes, config.max_payload_bytes, most_blocks * layout.block_bytes
+        ),
+    )
 
 
 class AgentThread:
@@ -46,6 +61,7 @@ class AgentThread:
         self._engine_id = engine_id
         self._capacity_tokens = capacity_tokens
         self._started = threading.Event()
+        self._over = asyncio.Event()
         self._failure: BaseException | None = None
         self._port = 0
         instance_id = InstanceId(settings.instance_id or engine_id)
@@ -63,10 +79,16 @@ class AgentThread:
             raise OSError(f"the llumlet cannot start: {self._failure}") from self._failure
         return self._port
 
+    def stop(self) -> None:
+        """Tell the peers, end, and take the announcement back; does not wait long."""
+        self._bridge.to_agent(self._over.set)
+        self._thread.join(STOP_TIMEOUT_S)
+        withdraw(self._engine_id)
+
     def _build(
         self, arenas: Sequence[Arena], slots_out: Slots, layout: Layout, instance_id: InstanceId
     ) -> tuple[VllmHooks, LlumletAgent]:
-        config: MigrationConfig = self._settings.migration
+        config = fitted(self._settings.migration, layout, len(slots_out))
         hooks = VllmHooks(
             self._engine,
             self._bridge,
@@ -75,6 +97,7 @@ class AgentThread:
             layout,
             instance_id,
             config.stage_timeout_s,
+            config.claim_timeout_s,
         )
         agent = LlumletAgent(hooks, config, self._secret, time.monotonic, instance_id)
         return hooks, agent
@@ -87,6 +110,7 @@ class AgentThread:
             log.exception("event=llumlet_died")
         finally:
             self._started.set()
+            withdraw(self._engine_id)
 
     async def _live(self) -> None:
         self._bridge.join(asyncio.get_running_loop())
@@ -95,9 +119,12 @@ class AgentThread:
         self._port = await agent.start(self._settings.control_host, self._settings.control_port)
         self._announce(agent)
         self._started.set()
-        while True:
-            await asyncio.sleep(ANNOUNCE_S)
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await self._over.wait()
             self._announce(agent)
+        await agent.close()
 
     def _listen(self, hooks: VllmHooks, agent: LlumletAgent) -> None:
         def detached(state: RequestState, tail_slots: dict[int, int]) -> None:

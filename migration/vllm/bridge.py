@@ -1,6 +1,7 @@
 """Between two threads: the engine's, where vLLM calls us, and the agent's, where sockets are."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -50,6 +51,7 @@ class Bridge:
         self._news.set()
 
     def to_agent(self, work: Callable[..., None], *args: Any) -> None:
-        """Have this done on the agent's thread, soon and in order."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(work, *args)
+        """Have this done on the agent's thread, soon and in order; nothing if that has ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(work, *args)

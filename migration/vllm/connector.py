@@ -4,6 +4,8 @@ Hooks and their order: vllm/distributed/kv_transfer/kv_connector/v1/base.py. vLL
 in the engine's process (role SCHEDULER) and one in each worker (role WORKER).
 """
 
+# ruff: noqa: ARG002, ARG003 (the signatures are vLLM's)
+
 import hashlib
 import logging
 from pathlib import Path
@@ -21,7 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from migration.layout import Layout
 from migration.vllm import collector, compat
 from migration.vllm.agent_thread import AgentThread
-from migration.vllm.announce import show, withdraw
+from migration.vllm.announce import show
 from migration.vllm.arena import Arena, Slots
 from migration.vllm.bridge import Bridge
 from migration.vllm.core import EngineCore
@@ -58,7 +60,9 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         self._engine_id = str(transfer.engine_id)
         self._runner = "v2" if getattr(vllm_config, "use_v2_model_runner", False) else "v1"
         self._engine: EngineSide | None = None
+        self._agent: AgentThread | None = None
         self._worker: WorkerSide | None = None
+        self._forward = self._due = False
         if role is KVConnectorRole.SCHEDULER:
             compat.check_names(compat.ENGINE_SIDE, version)
             self._secret = read_secret(self._settings)
@@ -103,8 +107,8 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         """Let go of what outlives the process."""
         if self._worker is not None:
             self._worker.close()
-        if self._engine is not None:
-            withdraw(self._engine_id)
+        if self._agent is not None:
+            self._agent.stop()
 
     # --- worker ---
 
@@ -119,8 +123,9 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         return self._worker.info()
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Note whether this step computes anything; the copies come in `wait_for_save`."""
+        """Note whether this step computes anything; the copies come after that."""
         self._forward = getattr(forward_context, "attn_metadata", None) is not None
+        self._due = True
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing is loaded layer by layer."""
@@ -131,7 +136,14 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         """Nothing is saved layer by layer."""
 
     def wait_for_save(self) -> None:
-        """See KVConnectorBase_V1; runs once a step, after the forward pass."""
+        """See KVConnectorBase_V1; runs after the forward pass, if there is one."""
+        self._copy()
+
+    def _copy(self) -> None:
+        """Do this step's copies, once; up to 0.31 only `get_finished` runs in every step."""
+        if not self._due:
+            return
+        self._due = False
         assert self._worker is not None
         orders = self._get_connector_metadata()
         assert isinstance(orders, StepOrders)
@@ -139,6 +151,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         """See KVConnectorBase_V1."""
+        self._copy()
         assert self._worker is not None
         return None, self._worker.received()
 
@@ -172,7 +185,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
             Slots(range(slots // 2, slots)),
         )
         core = self._core
-        thread = AgentThread(
+        self._agent = AgentThread(
             self._engine,
             self._bridge,
             arenas,
@@ -183,7 +196,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
             self._engine_id,
             core.total_blocks * core.block_tokens,
         )
-        port = thread.start()
+        port = self._agent.start()
         log.info("event=llumlet_up control_port=%d layout=%s", port, self._layout(ranks))
 
     def _layout(self, ranks: list[RankInfo]) -> Layout:

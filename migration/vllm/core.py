@@ -112,6 +112,15 @@ class EngineCore:
         manager = self._scheduler.kv_cache_manager
         return manager.allocate_slots(request, tokens, delay_cache_blocks=True) is not None
 
+    def start_from(self, request: Request, tokens: int) -> None:
+        """Have a request that waits for its KV start from that of so many tokens.
+
+        From none at all it starts like any newcomer, who has no blocks either.
+        """
+        request.num_computed_tokens = tokens
+        if not tokens:
+            self._scheduler.kv_cache_manager.free(request)
+
     def cache(self, request: Request, tokens: int) -> None:
         """Enter the full blocks of a request's first tokens into the prefix cache."""
         if tokens >= self.block_tokens and self._scheduler.kv_cache_manager.enable_caching:

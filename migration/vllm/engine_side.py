@@ -16,7 +16,7 @@ from migration.vllm.core import EngineCore
 from migration.vllm.incoming import Incoming
 from migration.vllm.orders import StepOrders, StepResults
 from migration.vllm.outgoing import Outgoing
-from migration.vllm.register import Register, Tracked
+from migration.vllm.register import Register, Tracked, is_movable
 from migration.vllm.settings import PluginSettings
 from migration.vllm.staged import Shelf
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -49,6 +49,7 @@ class EngineSide:
         ranks: int,
         slots_out: Slots,
         slots_in: Slots,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.register = Register()
         self.listener = Listener()
@@ -59,11 +60,9 @@ class EngineSide:
         self._secret = secret
         self._copies = Copies(ranks)
         self._slots = (slots_out, slots_in)
-        self.shelf = Shelf(slots_in, time.monotonic)
+        self.shelf = Shelf(slots_in, clock)
         self.outgoing = Outgoing(core, self._copies, slots_out, self._detached, self._preempted)
-        self.incoming = Incoming(
-            core, self._copies, self.shelf, time.monotonic, settings.hold_s, self.count
-        )
+        self.incoming = Incoming(core, self._copies, self.shelf, clock, settings.hold_s, self.count)
 
     def count(self, what: str) -> None:
         """Count something out of the ordinary."""
@@ -79,21 +78,30 @@ class EngineSide:
         resume = tags.read_resume(params, tag, self._secret, time.time())
         if tag is None and resume is None:
             return
-        tracked = self.register.add(request, tag or tags.Tag(RequestId(request.request_id), 0))
-        if isinstance(resume, tags.Unacceptable):
-            self.count("refused_resume")
-            self.incoming.reject(tracked, REFUSED + resume.reason)
+        refusal = self._refusal(request, resume)
+        if refusal is not None:  # at once: some requests vLLM starts without asking us again
+            self._core.end(request, refusal)
             return
-        if resume is None and self.terminating:
-            self.incoming.reject(tracked, tags.REQUEUE)
-            return
-        if resume is not None:
-            if not tracked.movable or not self._sensible(request, resume.output_token_ids):
-                self.count("refused_resume")
-                self.incoming.reject(tracked, REFUSED + "this request cannot be resumed")
-                return
+        assert tag is not None, "a resume field without a tag is refused"
+        tracked = self.register.add(request, tag)
+        if isinstance(resume, tags.Resume):
             self.incoming.begin(tracked, resume)
         self._bridge.to_agent(self.listener.arrived, tracked.request_id)
+
+    def _refusal(
+        self, request: Request, resume: tags.Resume | tags.Unacceptable | None
+    ) -> str | None:
+        """Give the stop reason of a request that is not taken in; None for one that is."""
+        if resume is None:
+            return tags.REQUEUE if self.terminating else None
+        if isinstance(resume, tags.Unacceptable):
+            reason = resume.reason
+        elif is_movable(request) and self._sensible(request, resume.output_token_ids):
+            return None
+        else:
+            reason = "this request cannot be resumed"
+        self.count("refused_resume")
+        return REFUSED + reason
 
     def matched(self, request: Request, local_tokens: int) -> tuple[int | None, bool]:
         """See `get_num_new_matched_tokens`."""
@@ -110,14 +118,15 @@ class EngineSide:
     def plan(self, scheduler_output: Any) -> StepOrders:
         """See `build_connector_meta`: what the workers are to do with this step."""
         self._bridge.read()
+        scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
         received: tuple[str, ...] = ()
         if self.outgoing:
-            self.outgoing.plan(scheduler_output.num_scheduled_tokens)
+            self.outgoing.plan(scheduled)
             self._bridge.to_agent(self.listener.stepped)
         if self.incoming:
-            received = self.incoming.plan()
+            received = self.incoming.plan(scheduled)
         jobs = self._copies.take()
-        if self.incoming and not (received or jobs or self._core.computing):
+        if self.incoming and not (received or self._copies.pending or self._core.computing):
             self._bridge.linger(LINGER_S, self._core.has_input)
         return StepOrders(jobs, received, flush=bool(received))
 
@@ -135,7 +144,10 @@ class EngineSide:
         if tracked is None:
             return
         self.incoming.finished(request)
-        if not self.outgoing.finished(request, tracked):
+        moved = self.outgoing.finished(request, tracked)
+        if self.register.get(tracked.request_id) is not None:
+            return  # another claim of it has taken its name
+        if not moved:
             aborted = request.status is RequestStatus.FINISHED_ABORTED
             why = Gone.CANCELLED if aborted else Gone.FINISHED
             self._bridge.to_agent(self.listener.gone, tracked.request_id, why)
@@ -153,7 +165,7 @@ class EngineSide:
         request = tracked.request
         waits = request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
         if waits and not request.num_output_tokens and self.incoming.of(request) is None:
-            self.incoming.reject(tracked, tags.REQUEUE)
+            self.incoming.send_back(tracked)
 
     def slots_taken(self) -> int:
         """Count staging slots in use; asked on the agent's thread."""

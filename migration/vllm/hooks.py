@@ -42,6 +42,7 @@ class VllmHooks:
         layout: Layout,
         instance_id: InstanceId,
         wait_s: float,
+        claim_s: float,
     ) -> None:
         self._engine = engine
         self._bridge = bridge
@@ -50,6 +51,7 @@ class VllmHooks:
         self._layout = layout
         self._instance_id = instance_id
         self._wait_s = wait_s
+        self._claim_s = claim_s
         self._departures: dict[RequestId, Departure] = {}
         self._freed = asyncio.Event()
 
@@ -65,7 +67,7 @@ class VllmHooks:
 
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks."""
-        return [tracked.view() for tracked in self._engine.register.all()]
+        return self._engine.register.views()
 
     def kv_tokens(self, request_id: RequestId) -> int | None:
         """See EngineHooks."""
@@ -201,8 +203,7 @@ class VllmHooks:
         """See EngineHooks; the blocks themselves are taken when the early claim is here."""
         if not self._engine.has_room(migration_id, n_blocks):
             return False
-        self._engine.shelf.open(migration_id)
-        return True
+        return self._engine.shelf.open(migration_id)
 
     def room(
         self, migration_id: MigrationId, first_block: int, n_blocks: int
@@ -215,6 +216,8 @@ class VllmHooks:
     async def _wait_for_room(
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> bool:
+        if n_blocks > self._engine.shelf.capacity:
+            raise LinkError(f"{n_blocks} blocks in a frame are more than the staging memory holds")
         try:
             async with asyncio.timeout(self._wait_s):
                 while not self._engine.shelf.place(migration_id, first_block, n_blocks):
@@ -253,7 +256,7 @@ class VllmHooks:
 
     def _expire_later(self, migration_id: MigrationId) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(self._wait_s, self._engine.shelf.expire, migration_id)
+        loop.call_later(self._claim_s, self._engine.shelf.expire, migration_id)
 
     # --- draining ---
 

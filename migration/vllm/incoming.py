@@ -6,50 +6,19 @@ vLLM's terms it loads external KV (WAITING_FOR_REMOTE_KVS, v1/core/sched/schedul
 run on the engine's thread.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 from vllm.v1.request import Request
 
 from migration.engine import RequestState
 from migration.pacing import blocks_for
 from migration.vllm import tags
+from migration.vllm.arriving import Arriving
 from migration.vllm.copies import Copies
 from migration.vllm.core import EngineCore
 from migration.vllm.register import Tracked
 from migration.vllm.staged import Shelf, Staged
 from migration.vllm.tags import Resume
-from policies.types import MigrationId
-
-
-@dataclass(slots=True, eq=False)
-class Arriving:
-    """One request on its way into the batch.
-
-    `bound`: all tokens it will start from are its outputs now; `committed`: by the source's word.
-    Blocks before `first_block` were in the prefix cache here. `over`: the stop reason it is to end
-    with. `received`: vLLM was told that its KV is complete.
-    """
-
-    tracked: Tracked
-    migration_id: MigrationId | None
-    early: bool
-    since_s: float
-    bound: bool
-    committed: bool = False
-    grammar_fed: int = 0
-    first_block: int = 0
-    allocated: bool = False
-    in_flight: set[int] = field(default_factory=set)
-    in_place: set[int] = field(default_factory=set)
-    over: str | None = None
-    ended: bool = False
-    received: bool = False
-
-    @property
-    def request(self) -> Request:
-        """vLLM's own request."""
-        return self.tracked.request
 
 
 class Incoming:
@@ -82,19 +51,25 @@ class Incoming:
     def begin(self, tracked: Tracked, resume: Resume) -> None:
         """Take a resumed request in: its tokens become outputs again, and are replayed at once.
 
-        A request to be recomputed passes by here too: `matched` is where its grammar is ready.
+        A request to be recomputed passes by here too: `matched` is where its grammar is ready. Of
+        several claims of one migration the newest is meant, but a final one before an early one.
         """
         self._extend(tracked.request, list(resume.output_token_ids))
         tracked.arriving = True
-        self._arriving[tracked.request.request_id] = Arriving(
+        arriving = self._arriving[tracked.request.request_id] = Arriving(
             tracked, resume.migration_id, resume.early, self._clock(), bound=not resume.early
         )
+        rivals = self._rivals(arriving)
+        if resume.early and any(not rival.early for rival in rivals):
+            rivals = [arriving]
+        for rival in rivals:  # what it has here goes to the prefix cache
+            rival.over = rival.over or tags.REQUEUE
 
-    def reject(self, tracked: Tracked, stop_reason: str) -> None:
-        """End a request with this stop reason at the next step, without computing anything."""
+    def send_back(self, tracked: Tracked) -> None:
+        """End a request that waits to begin, at the next step, so that it begins elsewhere."""
         tracked.arriving = True
         self._arriving[tracked.request.request_id] = Arriving(
-            tracked, None, early=False, since_s=self._clock(), bound=True, over=stop_reason
+            tracked, None, early=False, since_s=self._clock(), bound=True, over=tags.REQUEUE
         )
 
     def matched(self, request: Request, local_tokens: int) -> tuple[int | None, bool]:
@@ -107,13 +82,11 @@ class Incoming:
         if arriving.over is None and record is not None and record.commit is not None:
             self._bind(arriving, record.commit)
         self._feed_grammar(arriving)
-        if arriving.over is not None or self._must_wait(arriving, record):
-            return None, False
+        unknown = arriving.early and not arriving.bound and record is None
+        if arriving.over is not None or unknown or self._rivals(arriving):
+            return None, False  # `plan` ends it, or its rivals, or waiting for a reservation
         arriving.first_block = local_tokens // self._core.block_tokens
-        tokens = request.num_tokens - 1
-        if arriving.bound:
-            until = arriving.first_block if record is None else record.until(arriving.first_block)
-            tokens = min(tokens, until * self._core.block_tokens)
+        tokens = self._loadable(arriving, record)
         if tokens > local_tokens:
             return tokens - local_tokens, True
         if not arriving.bound:
@@ -123,26 +96,40 @@ class Incoming:
         self._enter(arriving)
         return 0, False
 
+    def _loadable(self, arriving: Arriving, record: Staged | None) -> int:
+        """Say of how many tokens the KV is here or, for a request still to be bound, will be."""
+        tokens, block_tokens = arriving.request.num_tokens - 1, self._core.block_tokens
+        if not arriving.bound:
+            return tokens
+        if record is None:
+            return 0
+        if record.commit is not None:
+            tokens = min(tokens, record.commit.kv_tokens)
+        return min(tokens, record.until(arriving.first_block) * block_tokens)
+
     def allocated(self, request: Request, external_tokens: int) -> None:
         """Note that a request has its blocks and waits for their KV."""
         arriving = self._arriving.get(request.request_id)
         if arriving is not None and external_tokens > 0:
             arriving.allocated = True
 
-    def plan(self) -> tuple[str, ...]:
+    def plan(self, scheduled: Mapping[str, int]) -> tuple[str, ...]:
         """Go on with every request; gives those whose KV is complete once all copies are done."""
         received: list[str] = []
         for arriving in list(self._arriving.values()):
             record = self._shelf.claim(arriving.migration_id)
             self._look_after(arriving, record)
             if arriving.over is not None and not arriving.ended:
+                if arriving.request.request_id in scheduled:
+                    self._enter(arriving)  # it was to be sent back, but has just begun
+                    continue
                 self._core.end(arriving.request, arriving.over)
             if arriving.received or not arriving.allocated:
                 continue
-            if not arriving.ended and record is not None:
-                complete = self._put_in_place(arriving, record)
+            if arriving.ended:
+                complete = not arriving.in_flight
             else:
-                complete = arriving.ended and not arriving.in_flight
+                complete = self._put_in_place(arriving, record)
             if complete:
                 arriving.received = True
                 received.append(arriving.request.request_id)
@@ -171,15 +158,6 @@ class Incoming:
             self._leave(arriving)
 
     # --- within ---
-
-    def _must_wait(self, arriving: Arriving, record: Staged | None) -> bool:
-        """Say whether it is too early to decide where this request's KV comes from."""
-        if arriving.early and not arriving.committed:
-            return record is None  # the reservation is on its way; `_look_after` bounds the wait
-        rivals = self._rivals(arriving)
-        for rival in rivals:  # a final claim: what the early one has here goes to the prefix cache
-            rival.over = rival.over or tags.REQUEUE
-        return bool(rivals)
 
     def _look_after(self, arriving: Arriving, record: Staged | None) -> None:
         """Bind the tokens of a commit; give up what nobody brings any more."""
@@ -216,15 +194,25 @@ class Incoming:
         same_prompt = list(request.prompt_token_ids or ()) == list(commit.prompt_token_ids)
         if not same_prompt or theirs[: len(ours)] != ours:
             self._count("mismatched")
-            arriving.over = tags.REQUEUE
+            arriving.over, arriving.foreign = tags.REQUEUE, True
             return
         arriving.committed = arriving.bound = True
         tail = theirs[len(ours) :]
         self._extend(request, tail)
         if arriving.allocated:
             self._feed_grammar(arriving)
-            if not tail or self._core.grow(request, len(tail)):
-                request.num_computed_tokens = min(commit.kv_tokens, request.num_tokens - 1)
+            self._aim_for(arriving, min(commit.kv_tokens, request.num_tokens - 1))
+
+    def _aim_for(self, arriving: Arriving, tokens: int) -> None:
+        """Have a request that has blocks start from the KV of so many tokens, and compute the rest.
+
+        Blocks found in the prefix cache are in place whatever has come in.
+        """
+        request = arriving.request
+        tokens = max(tokens, arriving.first_block * self._core.block_tokens)
+        missing = tokens - request.num_computed_tokens
+        if missing <= 0 or self._core.grow(request, missing):
+            self._core.start_from(request, tokens)
 
     def _extend(self, request: Request, token_ids: list[int]) -> None:
         if not token_ids:
@@ -244,14 +232,14 @@ class Incoming:
             self._count("grammar_refused")
             arriving.over = arriving.over or tags.REQUEUE
 
-    def _put_in_place(self, arriving: Arriving, record: Staged) -> bool:
+    def _put_in_place(self, arriving: Arriving, record: Staged | None) -> bool:
         """Order copies of what has come in; True when, after them, all KV is in place."""
-        block_ids = self._core.block_ids(arriving.request)
+        request, block_tokens = arriving.request, self._core.block_tokens
+        block_ids = self._core.block_ids(request)
         until = len(block_ids)
         if arriving.bound:
-            tokens = arriving.request.num_computed_tokens
-            until = min(until, blocks_for(tokens, self._core.block_tokens))
-        taken = self._shelf.take(record, arriving.first_block, until)
+            until = min(until, blocks_for(request.num_computed_tokens, block_tokens))
+        taken = self._shelf.take(record, arriving.first_block, until) if record else {}
         if taken:
             arriving.in_flight.update(taken)
             self._copies.add(
@@ -261,8 +249,15 @@ class Incoming:
                 gather=False,
                 urgent=arriving.bound,
             )
-        here = arriving.in_flight | arriving.in_place
-        return arriving.bound and here.issuperset(range(arriving.first_block, until))
+        if not arriving.bound:
+            return False
+        gap = arriving.first_gap()
+        if gap < until:  # a rival took it: nobody brings it again
+            self._count("incomplete")
+            if not gap and arriving.in_flight:
+                return False
+            self._core.start_from(request, gap * block_tokens)
+        return True
 
     def _copied(self, arriving: Arriving, taken: dict[int, int]) -> None:
         arriving.in_flight.difference_update(taken)
@@ -271,21 +266,24 @@ class Incoming:
 
     def _salvage(self, arriving: Arriving) -> None:
         """Leave KV that came in for a request which does not go on to the prefix cache."""
-        block = arriving.first_block
-        while block in arriving.in_place:
-            block += 1
+        block = arriving.first_gap()
         tokens = min(block * self._core.block_tokens, arriving.request.num_tokens - 1)
-        if block > arriving.first_block:
+        if block > arriving.first_block and not arriving.foreign:
             self._core.cache(arriving.request, tokens)
             self._count("salvaged")
 
     def _enter(self, arriving: Arriving) -> None:
         """The request is one like any other from here on."""
         arriving.tracked.arriving = False
+        arriving.entered = True
         self._leave(arriving)
 
     def _leave(self, arriving: Arriving) -> None:
         rivals = self._rivals(arriving)
         del self._arriving[arriving.request.request_id]
-        if arriving.migration_id is not None and not rivals:
+        if arriving.migration_id is None or rivals:
+            return
+        if arriving.entered or arriving.foreign:
             self._shelf.forget(arriving.migration_id)
+        else:
+            self._shelf.let_go(arriving.migration_id)

@@ -26,7 +26,10 @@ Staged = Callable[[dict[int, int] | None], None]
 
 @dataclass(slots=True, eq=False)
 class Departing:
-    """One request on its way out. `tail_block`: where its last copy begins, once it is to end."""
+    """One request on its way out. `tail_block`: where its last copy begins, once it is to end.
+
+    `cap`: how many outputs it ends with, `kv_tokens`: of how many tokens KV was copied then.
+    """
 
     tracked: Tracked
     redirect: str
@@ -34,10 +37,11 @@ class Departing:
     max_tokens: int
     tail_block: int | None = None
     cap: int | None = None
+    kv_tokens: int = 0
     tail_slots: dict[int, int] = field(default_factory=dict)
     tail_copied: bool = False
     state: RequestState | None = None
-    preempted: bool = False
+    called_off: bool = False
 
 
 class Outgoing:
@@ -71,8 +75,8 @@ class Outgoing:
     def over(self, request_id: RequestId) -> None:
         """Note that the migration is over: a request that is to end, but has not, goes on."""
         departing = self._by_id.pop(request_id, None)
-        if departing is not None and departing.cap is None:
-            departing.tail_block = None
+        if departing is not None and departing.cap is not None:
+            self._call_off(departing)
 
     def end(self, request_id: RequestId, tail_block: int) -> None:
         """Have the request end here at its next step; blocks from `tail_block` on are copied."""
@@ -85,13 +89,14 @@ class Outgoing:
     ) -> None:
         """Copy full blocks of a running request to staging slots."""
         departing = self._by_id.get(request_id)
-        if departing is None or not self._runs(departing):
+        block_ids: list[int] = []
+        if departing is not None and self._runs(departing):
+            mine = self._core.block_ids(departing.tracked.request)
+            block_ids = mine[first_block : first_block + len(slots)]
+        if len(block_ids) < len(slots):  # it ended, or was preempted since this was asked for
             self._slots.release(slots)
             staged(None)
             return
-        request = departing.tracked.request
-        block_ids = self._core.block_ids(request)[first_block : first_block + len(slots)]
-        assert len(block_ids) == len(slots), "blocks beyond the request's"
         placed = dict(enumerate(slots, first_block))
         self._copies.add(block_ids, slots, lambda: staged(placed), gather=True)
 
@@ -99,6 +104,8 @@ class Outgoing:
         """Look at each request as a step is planned: `scheduled` tokens by vLLM's request id."""
         for departing in list(self._by_id.values()):
             request = departing.tracked.request
+            if request.is_finished():
+                continue
             if request.num_preemptions != departing.preemptions:
                 self._give_back(departing)
             elif departing.tail_block is not None and departing.cap is None:
@@ -110,7 +117,7 @@ class Outgoing:
         if departing is None or departing.tracked is not tracked or departing.cap is None:
             return False
         capped = request.status is RequestStatus.FINISHED_LENGTH_CAPPED
-        if not capped or request.num_output_tokens != departing.cap or departing.preempted:
+        if not capped or request.num_output_tokens != departing.cap:
             self._drop_tail(departing)
             return False
         request.stop_reason = departing.redirect
@@ -133,11 +140,14 @@ class Outgoing:
         natural = cap >= departing.max_tokens or computed + 1 >= self._core.max_model_len
         if not decodes or natural:  # not its turn, or it ends by itself with this token
             return
-        blocks = range(tail_block, blocks_for(computed, self._core.block_tokens))
+        block_tokens = self._core.block_tokens
+        until = min(blocks_for(computed, block_tokens), tail_block + len(self._slots))
+        blocks = range(tail_block, until)
         slots = self._slots.acquire(len(blocks))
         if slots is None:  # other copies are under way; the next step will do
             return
         departing.cap = request.max_tokens = cap
+        departing.kv_tokens = min(computed, until * block_tokens)
         departing.tail_slots = dict(zip(blocks, slots, strict=True))
         block_ids = self._core.block_ids(request)[blocks.start : blocks.stop]
         self._copies.add(
@@ -146,7 +156,7 @@ class Outgoing:
 
     def _tail_done(self, departing: Departing) -> None:
         departing.tail_copied = True
-        if departing.preempted:
+        if departing.called_off:
             self._drop_tail(departing)
         else:
             self._tell_when_complete(departing)
@@ -157,19 +167,22 @@ class Outgoing:
 
     def _give_back(self, departing: Departing) -> None:
         """Let a preempted request go on as if nothing had been."""
-        request = departing.tracked.request
-        departing.preempted = True
-        if not request.is_finished():
-            request.max_tokens = departing.max_tokens
-        self._drop_tail(departing)
+        self._call_off(departing)
         del self._by_id[departing.tracked.request_id]
         self._preempted(departing.tracked.request_id)
 
+    def _call_off(self, departing: Departing) -> None:
+        """Let a request that was to end here go on; one that has ended has."""
+        request = departing.tracked.request
+        if not request.is_finished():
+            request.max_tokens = departing.max_tokens
+            self._drop_tail(departing)
+
     def _drop_tail(self, departing: Departing) -> None:
-        if departing.tail_copied or not departing.tail_slots:
+        departing.called_off = True
+        if departing.tail_copied:  # else once it is
             self._slots.release(list(departing.tail_slots.values()))
             departing.tail_slots = {}
-        departing.preempted = True
 
     def _state(self, departing: Departing) -> RequestState:
         tracked = departing.tracked
@@ -180,6 +193,6 @@ class Outgoing:
             class_index=tracked.class_index,
             prompt_token_ids=tuple(prompt),
             output_token_ids=tuple(request.output_token_ids),
-            kv_tokens=request.num_tokens - 1,
+            kv_tokens=departing.kv_tokens,
             params={},
         )

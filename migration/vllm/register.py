@@ -1,12 +1,20 @@
 """The requests on this engine that came through a frontend, by both their names."""
 
-from dataclasses import dataclass
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import count
 
 from vllm.v1.request import Request, RequestStatus
 
 from migration.vllm.tags import Tag
 from policies.types import RequestId, RequestView
+
+_CHILD = re.compile(r"\d+_")
+"""How vLLM begins the names of the siblings an `n` above 1 makes (v1/engine/parallel_sampling.py).
+
+They have `n` = 1 and all parameters in common, the tag included.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +85,16 @@ class Register:
         """Find a request by vLLM's own name."""
         return self._by_request.get(request.request_id)
 
+    def views(self) -> list[RequestView]:
+        """Show all; those that share a name with another cannot be moved, being hard to tell."""
+        tracked = self.all()
+        bearers = Counter(each.request_id for each in tracked)
+        views = [each.view() for each in tracked]
+        return [
+            view if bearers[view.request_id] == 1 else replace(view, movable=False)
+            for view in views
+        ]
+
     def all(self) -> list[Tracked]:
         """List all."""
         return list(self._by_request.values())
@@ -86,13 +104,17 @@ def is_movable(request: Request) -> bool:
     """Say whether a request can be carried on elsewhere exactly.
 
     Not those with images or other inputs beside tokens, adapters, or prompt logprobs (the second
-    model runner does not compute them for a resumed request).
+    model runner does not compute them for a resumed request), nor any that vLLM starts without
+    asking for their KV, nor siblings, nor sessions whose input is still coming.
     """
     params = request.sampling_params
     return (
         params is not None
         and params.n == 1
         and params.prompt_logprobs is None
+        and not request.skip_reading_prefix_cache
+        and not _CHILD.match(request.request_id)
+        and not request.resumable
         and request.prompt_token_ids is not None
         and request.prompt_embeds is None
         and not request.mm_features

@@ -42,8 +42,9 @@ def patch(vocab_size: int) -> None:
 def resumed_outputs(state: Any) -> list[int]:
     """Read the outputs a request had elsewhere off what the scheduler sent; [] for any other."""
     extra = getattr(state.sampling_params, "extra_args", None) or {}
-    resume = (extra.get("kv_transfer_params") or {}).get(RESUME) or {}
-    return list(resume.get("output_token_ids") or ())
+    params = extra.get("kv_transfer_params")
+    resume = params.get(RESUME) if isinstance(params, dict) else None
+    return list(resume.get("output_token_ids") or ()) if isinstance(resume, dict) else []
 
 
 def advance(

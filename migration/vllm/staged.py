@@ -17,8 +17,9 @@ from policies.types import MigrationId
 class Staged:
     """What is here of one migration: blocks that still land, and blocks `waiting` for a request.
 
-    `over` says why no more will come; `touched_s` when something last came; `claimed` that a
-    request here has taken blocks of it, or is about to.
+    `receiving` while the llumlet takes more in: until then slots in `landing` may be written to at
+    any moment and are nobody else's. `over` says why nothing of it can be had any more; `touched_s`
+    when something last came; `claimed` that a request here takes blocks of it, or is about to.
     """
 
     migration_id: MigrationId
@@ -27,6 +28,7 @@ class Staged:
     waiting: dict[int, int] = field(default_factory=dict)
     commit: RequestState | None = None
     over: str | None = None
+    receiving: bool = True
     claimed: bool = False
 
     def until(self, first_block: int) -> int:
@@ -46,20 +48,30 @@ class Shelf:
         self._lock = threading.Lock()
         self._records: dict[MigrationId, Staged] = {}
 
+    @property
+    def capacity(self) -> int:
+        """Count the blocks that fit in at once."""
+        return len(self._slots)
+
     # --- the agent's thread ---
 
-    def open(self, migration_id: MigrationId) -> None:
-        """Begin a record."""
+    def open(self, migration_id: MigrationId) -> bool:
+        """Begin a record, or go on with one; False when requests here are done with it."""
         with self._lock:
-            if migration_id not in self._records:
-                self._records[migration_id] = Staged(migration_id, self._clock())
+            record = self._records.get(migration_id)
+            if record is not None and not record.receiving and not record.claimed:
+                self._forget(record)  # left by an earlier attempt
+                record = None
+            if record is None:
+                record = self._records[migration_id] = Staged(migration_id, self._clock())
+            return record.receiving and record.over is None
 
     def place(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> bool:
         """Give a frame's blocks slots to land in; False when there are not enough now."""
         with self._lock:
             record = self._records.get(migration_id)
-            if record is None or record.over is not None:
-                return True
+            if record is None or not record.receiving:
+                return True  # the llumlet throws this frame away
             blocks = range(first_block, first_block + n_blocks)
             missing = [block for block in blocks if block not in record.landing]
             slots = self._slots.acquire(len(missing)) if missing else []
@@ -80,19 +92,24 @@ class Shelf:
         """Note that a frame is all here."""
         with self._lock:
             record = self._records.get(migration_id)
-            if record is None or record.over is not None:
+            if record is None or not record.receiving:
                 return
             record.touched_s = self._clock()
-            for block in range(first_block, first_block + n_blocks):
-                record.waiting[block] = record.landing.pop(block)
+            blocks = range(first_block, first_block + n_blocks)
+            here = {block: record.landing.pop(block) for block in blocks}
+            if record.over is None:
+                record.waiting.update(here)
+            else:
+                self._give_back(here)
 
     def commit(self, migration_id: MigrationId, state: RequestState) -> bool:
-        """Note that the request is handed over; False when the record is gone."""
+        """Note that the request is handed over; False when nobody could take it any more."""
         with self._lock:
             record = self._records.get(migration_id)
-            if record is None or record.over is not None:
+            if record is None or record.over is not None or not record.receiving:
                 return False
-            record.commit, record.touched_s = state, self._clock()
+            record.commit, record.touched_s, record.receiving = state, self._clock(), False
+            self._give_back(record.landing)
             return True
 
     def drop(self, migration_id: MigrationId, reason: str) -> None:
@@ -101,14 +118,14 @@ class Shelf:
             record = self._records.get(migration_id)
             if record is None:
                 return
-            record.over = record.over or reason
+            record.over, record.receiving = record.over or reason, False
             self._give_back(record.landing)
 
     def expire(self, migration_id: MigrationId) -> None:
-        """Forget a record that no request has come for."""
+        """Forget a record that has ended and that no request has come for."""
         with self._lock:
             record = self._records.get(migration_id)
-            if record is not None and not record.claimed:
+            if record is not None and not record.claimed and not record.receiving:
                 self._forget(record)
 
     # --- the engine's thread ---
@@ -127,18 +144,32 @@ class Shelf:
             self._give_back(dict(taken))
 
     def claim(self, migration_id: MigrationId | None) -> Staged | None:
-        """Find a record, and keep it until `forget`."""
+        """Find a record, and keep it until `let_go` or `forget`."""
         with self._lock:
             record = self._records.get(migration_id) if migration_id is not None else None
             if record is not None:
                 record.claimed = True
             return record
 
-    def forget(self, migration_id: MigrationId) -> None:
-        """Give all slots of a record back, and forget it."""
+    def let_go(self, migration_id: MigrationId) -> None:
+        """Note that a request which had claimed a record ended; another may still come for it."""
         with self._lock:
             record = self._records.get(migration_id)
-            if record is not None:
+            if record is None:
+                return
+            record.claimed = False
+            if not record.receiving:
+                self._forget(record)
+
+    def forget(self, migration_id: MigrationId) -> None:
+        """Let nothing of a record be had any more; it goes as soon as the llumlet is done, too."""
+        with self._lock:
+            record = self._records.get(migration_id)
+            if record is None:
+                return
+            record.claimed, record.over = False, record.over or "forgotten"
+            self._give_back(record.waiting)
+            if not record.receiving:
                 self._forget(record)
 
     def active(self) -> int:

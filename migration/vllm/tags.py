@@ -39,9 +39,9 @@ class Unacceptable:
     reason: str
 
 
-def read_tag(params: Mapping[str, Any] | None) -> Tag | None:
+def read_tag(params: object) -> Tag | None:
     """Read a request's tag; None where there is none, or it is garbled."""
-    tag = (params or {}).get(TAG)
+    tag = params.get(TAG) if isinstance(params, Mapping) else None
     if not isinstance(tag, Mapping):
         return None
     request_id, class_index = tag.get("request_id"), tag.get("class_index", 0)
@@ -53,10 +53,10 @@ def read_tag(params: Mapping[str, Any] | None) -> Tag | None:
 
 
 def read_resume(
-    params: Mapping[str, Any] | None, tag: Tag | None, secret: bytes, now: float
+    params: object, tag: Tag | None, secret: bytes, now: float
 ) -> Resume | Unacceptable | None:
     """Read and verify a resume field; `now` is Unix seconds. None where there is none."""
-    fields = (params or {}).get(RESUME)
+    fields = params.get(RESUME) if isinstance(params, Mapping) else None
     if fields is None:
         return None
     if not isinstance(fields, Mapping):
