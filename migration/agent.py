@@ -57,6 +57,7 @@ class LlumletAgent:
     ) -> None:
         self._hooks = hooks
         self._config = config
+        self._clock = clock
         self.llumlet = Llumlet(
             hooks,
             config,
@@ -246,10 +247,12 @@ class LlumletAgent:
                 if departures.views(ship, first, n) is None:
                     return
                 sent_at_s = self._shaper.book(n * layout.block_tokens)
+                began_s = self._clock()
                 await link.send_blocks(blocks, views)
+                took_s = self._clock() - began_s
                 self._hooks.unstage(request_id, first, n)
                 await self._shaper.wait_until(sent_at_s)
-                self.llumlet.frame_sent(ship, n, n * layout.block_bytes)
+                self.llumlet.frame_sent(ship, n, n * layout.block_bytes, took_s)
                 self._pump()
         except LinkError as error:
             log.debug("event=ship_failed migration_id=%s error=%s", ship.migration_id, error)

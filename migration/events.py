@@ -41,10 +41,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class FrameSent:
-    """The driver handed some of a stage's blocks to the network."""
+    """The driver handed some of a stage's blocks to the network, which took `seconds`."""
 
     n_blocks: int
     n_bytes: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

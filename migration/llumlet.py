@@ -148,9 +148,9 @@ class Llumlet:
 
     # --- the driver ---
 
-    def frame_sent(self, ship: Ship, n_blocks: int, n_bytes: int) -> None:
-        """Note that some of a stage's blocks were handed to the network."""
-        event = ev.FrameSent(n_blocks, n_bytes)
+    def frame_sent(self, ship: Ship, n_blocks: int, n_bytes: int, seconds: float = 0.0) -> None:
+        """Note that some of a stage's blocks were handed to the network, and how long it took."""
+        event = ev.FrameSent(n_blocks, n_bytes, seconds)
         self._run(lambda: self.departures.feed_attempt(ship.migration_id, ship.epoch, event))
 
     def ask_failed(self, query: Query) -> None:

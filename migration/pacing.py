@@ -43,7 +43,7 @@ def tail_is_copied(
     A few tokens are computed within the destination's first step, which is taken in any case, for
     about the time of a step more. A longer tail is always copied.
     """
-    copy_s = bandwidth.seconds_for(blocks_for(tail_tokens, block_tokens) * block_bytes)
+    copy_s = bandwidth.sending_seconds_for(blocks_for(tail_tokens, block_tokens) * block_bytes)
     return tail_tokens > SHORT_TAIL_TOKENS or copy_s is None or not step_s or copy_s <= step_s
 
 
@@ -62,12 +62,28 @@ class Average:
 
 
 class Bandwidth:
-    """The measured speed of the way to one destination, from stage sent to stage acknowledged."""
+    """The measured speed of the way to one destination, from stage begun to stage acknowledged.
 
-    __slots__ = ("_seconds_per_byte",)
+    An engine that spreads its copies over steps has that in it; the last blocks of a request are
+    not spread, so for them the sending alone is measured as well.
+    """
+
+    __slots__ = ("_seconds_per_byte", "_sending_seconds_per_byte")
 
     def __init__(self) -> None:
         self._seconds_per_byte = Average()
+        self._sending_seconds_per_byte = Average()
+
+    def observe_sending(self, n_bytes: int, seconds: float) -> None:
+        """Learn from a frame whose sending took `seconds`."""
+        if n_bytes > 0 and seconds > 0:
+            self._sending_seconds_per_byte.observe(seconds / n_bytes)
+
+    def sending_seconds_for(self, n_bytes: int) -> float | None:
+        """Predict how long sending `n_bytes` takes; None while nothing was measured."""
+        if self._sending_seconds_per_byte.value is None:
+            return None
+        return n_bytes * self._sending_seconds_per_byte.value
 
     def observe(self, n_bytes: int, seconds: float) -> None:
         """Learn from a stage that took `seconds` for `n_bytes`."""

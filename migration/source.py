@@ -141,6 +141,7 @@ class Source(Machine[State]):
     def _frame_sent(self, event: ev.FrameSent) -> Todo:
         self._unsent_blocks -= event.n_blocks
         self.copied_bytes += event.n_bytes
+        self._bandwidth.observe_sending(event.n_bytes, event.seconds)
         assert self._unsent_blocks >= 0, list(self.story)
         if self._unsent_blocks:
             return self._wait(self.state, self.config.stage_timeout_s)

@@ -1,0 +1,213 @@
+"""One fault, at one moment of one migration between real servers: what becomes of the stream?"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llumnix.testbed.cases import Case
+from llumnix.testbed.chaos import Act, ChaosProxy, Seen, let_pass
+from llumnix.testbed.recorder import Recording, differences, record
+from llumnix.testbed.servers import VllmServer
+from llumnix.testbed.stack import Stack
+
+MOMENTS = (
+    "reserve",
+    "reserved",
+    "blocks",
+    "stage_done",
+    "stage_ack",
+    "last reserve",
+    "last blocks",
+    "commit",
+    "committed",
+)
+"""The messages of a migration in their order; a fault comes as one of them is under way."""
+CUT_LETTERS = 20
+_TIMEOUT_S = 60.0
+_HELD_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class FaultCase:
+    """What goes wrong, when, and with which kind of request."""
+
+    fault: str
+    moment: str
+    case: Case
+    prompt: str
+    stream: bool = True
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        how = "" if self.stream else " (whole)"
+        return f"{self.fault} at {self.moment}, {self.case.name}{how}"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it; `wrong` says what should not be."""
+
+    name: str
+    struck: bool
+    moved: bool
+    seconds: float
+    wrong: list[str] = field(default_factory=list)
+
+
+class Trap:
+    """Waits for a moment of a migration on the way to one server, and strikes once."""
+
+    def __init__(self, moment: str, strike: Callable[[], Awaitable[Act]]) -> None:
+        self.struck = False
+        self._moment = moment
+        self._strike = strike
+        self._reserves = 0
+
+    async def watch(self, seen: Seen) -> Act:
+        """Decide about a message."""
+        if seen.kind == "reserve":
+            self._reserves += 1
+        late = self._reserves > 1
+        moment = f"last {seen.kind}" if late and seen.kind in ("reserve", "blocks") else seen.kind
+        if self.struck or moment != self._moment:
+            return Act.PASS
+        self.struck = True
+        return await self._strike()
+
+
+class FaultRun:
+    """Runs fault cases on a stack whose servers each have a proxy before their control port."""
+
+    def __init__(self, stack: Stack, proxies: Mapping[str, ChaosProxy]) -> None:
+        self._stack = stack
+        self._proxies = proxies
+        self._references: dict[tuple[str, str, bool], Recording] = {}
+
+    async def run(self, case: FaultCase) -> Outcome:
+        """Play one case: the stream must be as if undisturbed, and nothing may be left over."""
+        expected = await self._reference(case)
+        request_id = f"fault-{secrets.token_hex(6)}"
+        began_s = time.monotonic()
+        asking = asyncio.create_task(self._ask(case, request_id))
+        trap = await self._disturb(case, request_id, asking)
+        outcome = Outcome(case.name, trap is not None and trap.struck, moved=False, seconds=0.0)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                got = await asking
+        except TimeoutError:
+            outcome.wrong.append(f"no end within {_TIMEOUT_S:g} s")
+        except asyncio.CancelledError:
+            if case.fault != "disconnect":
+                raise
+        else:
+            outcome.wrong += differences(expected, got)
+        for proxy in self._proxies.values():
+            proxy.watch = let_pass
+        outcome.seconds = time.monotonic() - began_s
+        outcome.moved = await self._was_moved(request_id)
+        outcome.wrong += await self._left_over()
+        await self._revive()
+        return outcome
+
+    async def _reference(self, case: FaultCase) -> Recording:
+        key = (case.case.name, case.prompt, case.stream)
+        if key not in self._references:
+            self._references[key] = await self._ask(case, f"reference-{secrets.token_hex(6)}")
+            assert not self._references[key].error, self._references[key].error
+        return self._references[key]
+
+    async def _ask(self, case: FaultCase, request_id: str) -> Recording:
+        fleet = self._stack.fleet
+        body = case.case.whole_body(case.prompt, stream=case.stream, salt=secrets.token_hex(4))
+        url = f"{fleet.url}{case.case.path}"
+        return await record(fleet.session, url, body, request_id, lambda _: None)
+
+    async def _disturb(
+        self, case: FaultCase, request_id: str, asking: "asyncio.Task[Recording]"
+    ) -> Trap | None:
+        """Set the trap at the destination's door and order the migration."""
+        source = await self._place_of(request_id, asking)
+        if source is None:
+            return None
+        names = [server.name for server in self._stack.servers]
+        destination = names[(names.index(source) + 1) % len(names)]
+        trap = Trap(case.moment, self._striker(case.fault, source, destination, asking))
+        self._proxies[destination].watch = trap.watch
+        await self._stack.fleet.post(
+            "/llumnix/migrate", {"request_id": request_id, "destination": destination}
+        )
+        return trap
+
+    async def _place_of(self, request_id: str, asking: "asyncio.Task[Recording]") -> str | None:
+        """Find the server that answers, once it has said a few words."""
+        while not asking.done():
+            for row in await self._stack.fleet.get("/llumnix/requests"):
+                if row["request_id"] == request_id and row["tokens"] >= CUT_LETTERS:
+                    return str(row["instance_id"])
+            await asyncio.sleep(0.02)
+        return None
+
+    def _striker(
+        self, fault: str, source: str, destination: str, asking: "asyncio.Task[Recording]"
+    ) -> Callable[[], Awaitable[Act]]:
+        async def strike() -> Act:
+            match fault:
+                case "kill source":
+                    await self._server(source).kill()
+                case "kill destination":
+                    await self._server(destination).kill()
+                case "disconnect":
+                    asking.cancel()
+                case "finish":
+                    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                        async with asyncio.timeout(_HELD_S):
+                            await asyncio.shield(asking)
+                case "cut":
+                    return Act.CUT
+                case "drop":
+                    return Act.DROP
+                case _:
+                    raise AssertionError(fault)
+            return Act.PASS
+
+        return strike
+
+    def _server(self, name: str) -> VllmServer:
+        return next(server for server in self._stack.servers if server.name == name)
+
+    async def _was_moved(self, request_id: str) -> bool:
+        events = (await self._stack.fleet.get("/llumnix/events"))["events"]
+        return any(
+            event["kind"] == "migration_committed" and event.get("request_id") == request_id
+            for event in events
+        )
+
+    async def _left_over(self) -> list[str]:
+        """Name what is still held on servers that live: KV blocks, staging memory, migrations."""
+        held = await self._stack.leaked()
+        return [f"{name} still holds {share:g}" for name, share in held.items()]
+
+    async def _revive(self) -> None:
+        dead = [server for server in self._stack.servers if not server.alive]
+        await asyncio.gather(*(server.start() for server in dead))
+        await self._stack.fleet.up(len(self._stack.servers))
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Give the figures of a run."""
+    struck = [outcome for outcome in outcomes if outcome.struck]
+    wrong = [outcome for outcome in outcomes if outcome.wrong]
+    return {
+        "cases": len(outcomes),
+        "struck": len(struck),
+        "moved_all_the_same": sum(outcome.moved for outcome in struck),
+        "wrong": len(wrong),
+        "wrong_examples": [f"{one.name}: {'; '.join(one.wrong)}" for one in wrong[:20]],
+        "not_struck": sorted(one.name for one in outcomes if not one.struck),
+        "longest_s": round(max((one.seconds for one in outcomes), default=0.0), 1),
+    }
