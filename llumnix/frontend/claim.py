@@ -7,7 +7,7 @@ reads from it before, so that what waits unread is bounded by socket buffers.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.handover import HandOver
@@ -18,6 +18,10 @@ from llumnix.request_table import ActiveRequest, Cuttable, nothing
 from policies.types import InstanceId, MigrationId
 
 Ask = Callable[[Cuttable], Awaitable[Leg | Answer | Failure]]
+
+
+async def _nothing_to_do() -> None:
+    return
 
 
 class Impatient(Exception):  # noqa: N818 - an outcome, acted on by the relay
@@ -68,13 +72,15 @@ class EarlyClaim:
 class Claims:
     """The early claims of one request: one at most is waiting, one at most is being followed.
 
-    `token_ids` gives the output so far. It hears of migrations from the mover. A claim that is
-    followed is `unproven` until it brings something new: patience with it is short, and it is kept
-    open while the destination is asked anew, since closing it would cancel what it may have.
+    `token_ids` gives the output so far; `prepare` does ahead of a move what can be done. It hears of
+    migrations from the mover. A claim that is followed is `unproven` until it brings something new:
+    patience with it is short, and it is kept open while the destination is asked anew, since
+    closing it would cancel what it may have.
     """
 
     def __init__(self, config: FrontendConfig, route: Route, active: ActiveRequest) -> None:
         self.token_ids: Callable[[], Sequence[int]] = list
+        self.prepare: Callable[[], Coroutine[None, None, None]] = _nothing_to_do
         self._config = config
         self._route = route
         self._active = active
@@ -82,6 +88,7 @@ class Claims:
         self._followed: EarlyClaim | None = None
         self._failed: EarlyClaim | None = None
         self._hand_over: HandOver | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._patient_until = 0.0
         self._over: set[str] = set()
 
@@ -117,6 +124,7 @@ class Claims:
             destination,
             lambda claim: self._route.claim_early(migration_id, destination, ids, claim),
         )
+        self._preparing = asyncio.create_task(self.prepare())
 
     def ended(self, migration_id: MigrationId) -> None:
         """Note that a migration came to nothing: the request stays where it is."""
@@ -191,3 +199,6 @@ class Claims:
             self._over.add(self._waiting.migration_id)
             self._waiting.close()
             self._waiting = None
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing = None

@@ -21,7 +21,7 @@ class Ledger:
         self.last = b""
         self._loose: list[bytes] = []
         self._loose_bytes = 0
-        self._packed: list[bytes] = []
+        self._packed: list[tuple[int, bytes]] = []
         self._packed_tokens = 0
 
     def add(self, data: bytes) -> None:
@@ -34,7 +34,17 @@ class Ledger:
 
     def raw(self) -> bytes:
         """Give back everything, byte for byte."""
-        return b"".join([*map(zlib.decompress, self._packed), *self._loose])
+        return self.after(0)
+
+    def after(self, size: int) -> bytes:
+        """Give back all but so many first bytes."""
+        parts, start = [], 0
+        for length, block in self._packed:
+            if start + length > size:
+                parts.append(zlib.decompress(block)[max(0, size - start) :])
+            start += length
+        loose = b"".join(self._loose)
+        return b"".join([*parts, loose[max(0, size - start) :]])
 
     def token_ids(self) -> list[int]:
         """List the output token ids these events carry."""
@@ -49,7 +59,7 @@ class Ledger:
 
     def _pack(self) -> None:
         block = b"".join(self._loose)
-        self._packed.append(zlib.compress(block, level=1))
+        self._packed.append((len(block), zlib.compress(block, level=1)))
         self._packed_tokens += sse.count_token_ids(block)
         self._loose.clear()
         self._loose_bytes = 0

@@ -1,12 +1,16 @@
 """What a stream's client has, over all its legs: the last word when the stream is carried on."""
 
+import asyncio
 from typing import Any
 
 from llumnix.frontend import sse
 from llumnix.frontend.ledger import Ledger
 from llumnix.frontend.logprobs import KeptTokens
 from llumnix.frontend.strand import Strand
-from llumnix.frontend.transcript import Transcript, read
+from llumnix.frontend.transcript import Reader, Transcript
+
+_AT_A_TIME = 20
+"""Events read before others get their turn: under half a millisecond."""
 
 
 class Record:
@@ -17,10 +21,12 @@ class Record:
         self.kept = KeptTokens()
         self._ledger = Ledger()
         self._grafted = False
+        self._reader = Reader()
+        self._read_bytes = 0
 
     def follow(self, strand: Strand) -> None:
         """Go on with the next leg."""
-        self._ledger, self._grafted = strand.ledger, strand.grafted
+        self._start(strand.ledger, grafted=strand.grafted)
 
     def tokens(self) -> int:
         """Count the output tokens sent so far."""
@@ -49,7 +55,8 @@ class Record:
 
     def so_far(self) -> Transcript:
         """Read what the client has now."""
-        seen = read(self._ledger.raw())
+        self._read(self._ledger.after(self._read_bytes))
+        seen = self._reader.transcript()
         if self._grafted:
             return self.had.joined(seen)
         if seen.size() <= self.had.size():
@@ -60,8 +67,27 @@ class Record:
     def note(self) -> bool:
         """Take stock at the end of a leg; say whether it has brought something new."""
         before, self.had = self.had.size(), self.so_far()
-        self._ledger, self._grafted = Ledger(), False
+        self._start(Ledger(), grafted=False)
         return self.had.size() > before
+
+    async def read_ahead(self) -> None:
+        """Read what there is, a bit at a time, so that little is left to read at the end."""
+        ledger, at = self._ledger, self._read_bytes
+        for number, event in enumerate(sse.events(ledger.after(at))):
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if self._ledger is not ledger or self._read_bytes != at:
+                return  # somebody else has read on: to the end
+            self._read(event)
+            at += len(event)
+
+    def _start(self, ledger: Ledger, *, grafted: bool) -> None:
+        self._ledger, self._grafted = ledger, grafted
+        self._reader, self._read_bytes = Reader(), 0
+
+    def _read(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._read_bytes += len(data)
 
     def keep(self, choice: dict[str, Any]) -> None:
         """Keep the tokens a leg ended with that the client was not sent."""

@@ -68,7 +68,7 @@ class StreamRelay:
         self._stalled = False
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
-        claims.token_ids = self._record.token_ids
+        claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._hand_over)
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:

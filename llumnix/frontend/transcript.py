@@ -6,7 +6,7 @@ merging; the text of a channel does not.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llumnix.frontend import sse
@@ -57,15 +57,28 @@ class Transcript:
         )
 
 
-def read(raw: bytes) -> Transcript:
-    """Read the events of a stream. Comments and what is not a chunk count as events, no more."""
-    seen = Transcript()
-    texts: dict[Channel, list[str]] = {}
-    for event in sse.events(raw):
-        seen.events += 1
-        chunk = sse.payload(event)
-        if chunk is None:
-            continue
+class Reader:
+    """Reads a stream's events bit by bit; what is no chunk counts as an event, no more."""
+
+    def __init__(self) -> None:
+        self._seen = Transcript()
+        self._texts: dict[Channel, list[str]] = {}
+
+    def feed(self, raw: bytes) -> None:
+        """Read whole events."""
+        for event in sse.events(raw):
+            self._seen.events += 1
+            chunk = sse.payload(event)
+            if chunk is not None:
+                self._chunk(chunk)
+
+    def transcript(self) -> Transcript:
+        """Give what has been read so far."""
+        texts = {channel: "".join(parts) for channel, parts in self._texts.items()}
+        return replace(self._seen, texts=texts, token_ids=list(self._seen.token_ids))
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        seen = self._seen
         if not seen.head:
             seen.head = {key: chunk[key] for key in ("id", "created") if key in chunk}
         choice = only_choice(chunk)
@@ -74,16 +87,21 @@ def read(raw: bytes) -> Transcript:
             seen.prompt_ids = told or []
         if choice is None:
             seen.usage = seen.usage or chunk.get("usage") is not None
-            continue
+            return
         for channel, holder, key in strings(choice):
-            texts.setdefault(channel, []).append(holder[key])
+            self._texts.setdefault(channel, []).append(holder[key])
             seen.bare = seen.bare or bool(holder[key] and choice.get("token_ids") is None)
         for index, call_id in _call_ids(choice):
             seen.call_ids.setdefault(index, call_id)
         seen.token_ids += choice.get("token_ids") or ()
         seen.finished = seen.finished or choice.get("finish_reason") is not None
-    seen.texts = {channel: "".join(parts) for channel, parts in texts.items()}
-    return seen
+
+
+def read(raw: bytes) -> Transcript:
+    """Read the events of a stream."""
+    reader = Reader()
+    reader.feed(raw)
+    return reader.transcript()
 
 
 def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
