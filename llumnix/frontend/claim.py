@@ -72,9 +72,9 @@ class EarlyClaim:
 class Claims:
     """The early claims of one request: one at most is waiting, one at most is being followed.
 
-    `token_ids` gives the output so far; `prepare` does ahead of a move what can be done. It hears of
-    migrations from the mover. A claim that is followed is `unproven` until it brings something new:
-    patience with it is short, and it is kept open while the destination is asked anew, since
+    `token_ids` gives the output so far; `prepare` does ahead of a move what can be done. It hears
+    of migrations from the mover. A claim that is followed is `unproven` until it brings something
+    new: patience with it is short, and it is kept open while the destination is asked anew, since
     closing it would cancel what it may have.
     """
 
