@@ -43,7 +43,12 @@ def kv(n_outputs: int) -> list[bytes]:
 def state(n_outputs: int, kv_tokens: int | None = None) -> RequestState:
     whole = len(PROMPT) + n_outputs - 1
     return RequestState(
-        R, 0, tuple(PROMPT), tuple(ANSWER[:n_outputs]), whole if kv_tokens is None else kv_tokens, {}
+        R,
+        0,
+        tuple(PROMPT),
+        tuple(ANSWER[:n_outputs]),
+        whole if kv_tokens is None else kv_tokens,
+        {},
     )
 
 
@@ -307,7 +312,7 @@ def test_a_resume_field_nobody_may_act_on(
 
 
 def test_prompt_logprobs_are_refused_without_being_started(engine: ToyEngine) -> None:
-    """VLLM 0.32 starts such a request though we ask it to wait; ending it then killed the engine."""
+    """VLLM 0.32 starts such a request at once, whatever we say: ending it then is too late."""
     resume = {"migration_id": None, "output_token_ids": ANSWER[:3]}
     stream = engine.submit("a", PROMPT, 20, request_id=R, resume=resume, prompt_logprobs=1)
     rest(engine)
