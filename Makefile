@@ -30,7 +30,7 @@ unit: $(STAMP)
 
 # Real vLLM servers on this machine's CPU; builds their environments first (some minutes, once).
 test-vllm: $(STAMP)
-	$(BIN)/python -m llumnix.testbed.environment $(VLLM_VERSIONS)
+	$(BIN)/python -m llumnix.testbed $(VLLM_VERSIONS)
 	$(BIN)/python -m tests.vllm $(VLLM_VERSIONS)
 
 dashboards: $(STAMP)
