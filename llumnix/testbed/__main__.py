@@ -1,0 +1,7 @@
+"""`python -m llumnix.testbed 0.32.0`: build an environment and print where it is."""
+
+import sys
+
+from llumnix.testbed.environment import main
+
+sys.exit(main())
