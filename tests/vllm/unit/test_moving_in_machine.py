@@ -31,6 +31,8 @@ PROMPTS = (
     (*range(1, 9), 40, 41, 42, 43),
 )
 MORE = 6
+SELDOM = st.sampled_from([False, False, False, True])
+"""For what would end most stories before they come to anything."""
 
 
 @dataclass(eq=False)
@@ -89,6 +91,7 @@ class MovingIn(RuleBasedStateMachine):
 
     # --- the source ---
 
+    @precondition(lambda self: len(self.all) < 3)
     @rule(target=moves, prompt=st.sampled_from(PROMPTS), n=st.integers(1, 9))
     def begin(self, prompt: tuple[int, ...], n: int) -> Move:
         move = Move(len(self.all), prompt, continuation(prompt, n))
@@ -115,6 +118,17 @@ class MovingIn(RuleBasedStateMachine):
         self.shelf.arrived(move.migration_id, first, n)
         move.sent, move.coming = move.coming.stop, None
 
+    @rule(move=moves, n=st.integers(1, 4))
+    def frame(self, move: Move, n: int) -> None:
+        self.frame_comes(move, n)
+        self.frame_is_here(move)
+
+    @rule(move=moves)
+    def rest_and_commit(self, move: Move) -> None:
+        self.frame_is_here(move)
+        self.frame(move, 99)
+        self.commit(move)
+
     @rule(move=moves)
     def commit(self, move: Move) -> None:
         if move.over or move.coming:
@@ -132,15 +146,16 @@ class MovingIn(RuleBasedStateMachine):
             self.shelf.drop(move.migration_id, "refused")
         move.over = True
 
-    @rule(move=moves)
-    def drop(self, move: Move) -> None:
-        if not move.over:
+    @rule(move=moves, really=SELDOM)
+    def drop(self, move: Move, really: bool = True) -> None:
+        if really and not move.over:
             self.shelf.drop(move.migration_id, "aborted")
             move.over, move.coming = True, None
 
-    @rule(move=moves)
-    def expire(self, move: Move) -> None:
-        self.shelf.expire(move.migration_id)
+    @rule(move=moves, really=SELDOM)
+    def expire(self, move: Move, really: bool = True) -> None:
+        if really:
+            self.shelf.expire(move.migration_id)
 
     # --- frontends and clients ---
 
@@ -158,6 +173,7 @@ class MovingIn(RuleBasedStateMachine):
         move.claims.append(name)
         return name
 
+    @precondition(lambda self: len(self.expected) < 8)
     @rule(
         target=names, prompt=st.sampled_from(PROMPTS), n=st.integers(1, 12), known=st.integers(0, 4)
     )
@@ -166,14 +182,16 @@ class MovingIn(RuleBasedStateMachine):
         resume = {"migration_id": None, "output_token_ids": ids}
         return self.submit(prompt, n, request_id=f"x{len(self.expected)}", resume=resume)
 
+    @precondition(lambda self: len(self.expected) < 8)
     @rule(target=names, prompt=st.sampled_from(PROMPTS), n=st.integers(1, 12), tagged=st.booleans())
     def request(self, prompt: tuple[int, ...], n: int, tagged: bool) -> str:
         name = f"x{len(self.expected)}" if tagged else None
         return self.submit(prompt, n, request_id=name)
 
-    @rule(name=names)
-    def client_leaves(self, name: str) -> None:
-        self.engine.abort(name)
+    @rule(name=names, really=SELDOM)
+    def client_leaves(self, name: str, really: bool) -> None:
+        if really:
+            self.engine.abort(name)
 
     @rule(name=names)
     def send_back(self, name: str) -> None:
@@ -182,9 +200,15 @@ class MovingIn(RuleBasedStateMachine):
         if tracked is not None:
             self.engine.bridge.to_engine(lambda: self.engine.side.requeue(tracked))
 
-    @rule()
-    def time_passes(self) -> None:
-        self.now_s += HOLD_S + 1
+    @rule(really=SELDOM)
+    def time_passes(self, really: bool = True) -> None:
+        self.now_s += HOLD_S + 1 if really else 0.1
+
+    @precondition(lambda self: not self.engine.idle)
+    @rule(move=moves, n=st.integers(1, 3))
+    def frame_and_steps(self, move: Move, n: int) -> None:
+        self.frame(move, n)
+        self.steps(n)
 
     @precondition(lambda self: not self.engine.idle)
     @rule(n=st.integers(1, 4))
@@ -193,9 +217,9 @@ class MovingIn(RuleBasedStateMachine):
             self.engine.step()
 
     @precondition(lambda self: not self.engine.idle)
-    @rule(name=names)
-    def client_leaves_within_a_step(self, name: str) -> None:
-        self.engine.step(lambda: self.engine.abort(name))
+    @rule(name=names, really=SELDOM)
+    def client_leaves_within_a_step(self, name: str, really: bool) -> None:
+        self.engine.step(lambda: self.engine.abort(name) if really else None)
 
     # --- laws ---
 
