@@ -95,7 +95,7 @@ class FaultRun:
         began_s = time.monotonic()
         asking = asyncio.create_task(self._ask(case, request_id))
         trap = await self._disturb(case, request_id, asking)
-        outcome = Outcome(case.name, trap is not None and trap.struck, moved=False, seconds=0.0)
+        outcome = Outcome(case.name, struck=False, moved=False, seconds=0.0)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 got = await asking
@@ -108,6 +108,7 @@ class FaultRun:
             outcome.wrong += differences(expected, got)
         for proxy in self._proxies.values():
             proxy.watch = let_pass
+        outcome.struck = trap is not None and trap.struck
         outcome.seconds = time.monotonic() - began_s
         outcome.moved = await self._was_moved(request_id)
         outcome.wrong += await self._left_over()
@@ -138,9 +139,10 @@ class FaultRun:
         destination = names[(names.index(source) + 1) % len(names)]
         trap = Trap(case.moment, self._striker(case.fault, source, destination, asking))
         self._proxies[destination].watch = trap.watch
-        await self._stack.fleet.post(
+        status, told = await self._stack.fleet.post(
             "/llumnix/migrate", {"request_id": request_id, "destination": destination}
         )
+        assert status == 200 or asking.done(), told
         return trap
 
     async def _place_of(self, request_id: str, asking: "asyncio.Task[Recording]") -> str | None:
