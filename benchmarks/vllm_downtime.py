@@ -4,7 +4,8 @@ Two pairs of vLLM servers on this machine's CPU (8 KiB of KV a token, bf16), eac
 frontend; one pair is set to stop-and-copy. Streams of each context length are moved, stopped and
 copied, and recomputed, in turn; their client keeps the time of every token. Then a 4k stream is
 moved between servers that decode four other streams each, and these are compared with themselves
-a moment before. Nothing is found in a prefix cache. Servers start before any clock does (a minute
+a moment before. The source has computed a prompt once, the destination never: what it has in its
+prefix cache is thrown away before each move. Servers start before any clock does (a minute
 or two; the test bed's environment is built at the first run); `--quick` takes less than 60 s from
 there.
 """
@@ -21,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from vllm_others import OTHERS, Neighbours, summed_up
-from vllm_pairs import Pair, Sample, launched_pairs, moved, recomputed
+from vllm_pairs import Cached, Pair, Sample, launched_pairs, moved, recomputed
 
 from harness import Bar, finish
 from llumnix.testbed import VERSIONS, ServerOptions, ensure_environment, write_model
@@ -29,7 +30,9 @@ from llumnix.testbed.model import MID
 
 CONTEXTS = (256, 1024, 2048, 4096, 8192)
 BUSY_CONTEXT = 4096
-MODES: dict[str, tuple[int, Callable[[Pair, int], Awaitable[Sample]]]] = {
+QUICK_CONTEXTS, QUICK_BUSY_CONTEXT = (256, 4096), 2048
+"""A prefill of 8k tokens takes half a minute on some CPUs."""
+MODES: dict[str, tuple[int, Callable[[Cached, Pair, int], Awaitable[Sample]]]] = {
     "live": (0, moved),
     "stop-and-copy": (1, moved),
     "recompute": (0, recomputed),
@@ -42,14 +45,17 @@ Samples = dict[str, dict[int, list[Sample]]]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two lengths, few repeats, < 60 s")
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter contexts, few repeats, < 60 s"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="moves a length and mode")
+    parser.add_argument("--recomputes", type=int, default=3, help="of them, a length")
     parser.add_argument("--busy-repeats", type=int, default=12, help="moves beside other streams")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
     args = parser.parse_args()
     if args.quick:
-        args.repeats, args.busy_repeats = 2, 3
+        args.repeats, args.recomputes, args.busy_repeats = 3, 1, 3
     return args
 
 
@@ -60,31 +66,35 @@ def options(version: str, model: Path) -> list[ServerOptions]:
         model,
         plugin=True,
         secret=secrets.token_hex(16),
-        blocks=1024,
+        dtype=MID.dtype,
+        blocks=2048,
         max_context=2 * CONTEXTS[-1],
     )
     return [live, replace(live, plugin_settings={"migration": {"max_stages": 0}})]
 
 
 async def measure(args: argparse.Namespace, folder: Path) -> tuple[Samples, list[Sample]]:
-    contexts = CONTEXTS[:: len(CONTEXTS) - 1] if args.quick else CONTEXTS
+    contexts = QUICK_CONTEXTS if args.quick else CONTEXTS
+    busy_context = QUICK_BUSY_CONTEXT if args.quick else BUSY_CONTEXT
     model = write_model(folder / "model", MID)
     got: Samples = {mode: {context: [] for context in contexts} for mode in MODES}
     busy: list[Sample] = []
     async with launched_pairs(options(args.vllm, model), args.log_dir or folder) as pairs:
-        for pair in pairs:
-            for _ in pair.servers:  # the first move each way finds cold caches and no links
-                await moved(pair, contexts[0])
+        caches = [Cached(pair) for pair in pairs]
+        for cached, pair in zip(caches, pairs, strict=True):
+            await moved(cached, pair, contexts[0])  # the first finds no links between servers
         for number in range(args.repeats):
             for context in contexts:
                 for mode in _turned(list(MODES), number):
                     at, measured = MODES[mode]
-                    sample = await measured(pairs[at], context)
+                    if mode == "recompute" and number >= args.recomputes:
+                        continue
+                    sample = await measured(caches[at], pairs[at], context)
                     got[mode][context].append(sample)
                     _say(f"{mode:<14}{context:>6} tokens", sample)
         async with Neighbours(pairs[0]) as neighbours:
             for _ in range(args.busy_repeats):
-                busy.append(await neighbours.moved_beside(BUSY_CONTEXT))
+                busy.append(await neighbours.moved_beside(busy_context))
                 _say(f"beside {OTHERS} others each", busy[-1])
     return got, busy
 
@@ -109,17 +119,18 @@ def table(got: Samples, busy: Sequence[Sample]) -> None:
     rows = [
         ("one interval of the stream", "live", "normal_ms"),
         ("longest wait, not moved", "live", "still_ms"),
+        ("longest wait while copying, live", "live", "copying_ms"),
         ("gap, live", "live", "gap_ms"),
         ("gap less one interval, live", "live", "downtime_ms"),
         ("gap, stop-and-copy", "stop-and-copy", "gap_ms"),
         ("gap, recompute", "recompute", "gap_ms"),
         ("order to commit, live", "live", "took_ms"),
     ]
-    _print(f"{'ms, p50':<32}" + "".join(f"{context:>9}" for context in contexts))
+    _print(f"{'ms, p50':<34}" + "".join(f"{context:>9}" for context in contexts))
     for title, mode, what in rows:
         figures = "".join(f"{p50(got, mode, c, what):9.1f}" for c in contexts)
         _print(f"{title:<32}{figures}")
-    _print(f"\n{OTHERS} others on each server, {BUSY_CONTEXT} tokens moved: mean interval, ms")
+    _print(f"\n{OTHERS} others on each server, one moved: mean interval, ms")
     for side, sums in summed_up(busy).items():
         _print(f"{side:<14}" + "  ".join(f"{name} {value:.3g}" for name, value in sums.items()))
 

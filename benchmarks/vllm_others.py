@@ -6,13 +6,13 @@ from statistics import mean
 from typing import Any, Self
 
 import numpy as np
-from vllm_pairs import BEFORE_TOKENS, Pair, Sample, end, new_stream, until
+from vllm_pairs import BEFORE_TOKENS, MAX_TOKENS, Pair, Sample, Story, end, until
 
 from harness import Stream
 
 OTHERS = 4
 """Streams on each server."""
-THEIR_TOKENS = 4000
+THEIR_PROMPT, THEIR_TOKENS = 16, 4000
 SETTLE_S = 0.3
 WINDOW_S = 1.0
 """How long the streams are watched before the first move; later as long as moves take."""
@@ -45,8 +45,9 @@ class Neighbours:
 
     async def moved_beside(self, context_tokens: int) -> Sample:
         """Move a stream and look at the others: during, and just as long before, twice."""
-        stream, extra = new_stream(context_tokens)
-        running = asyncio.create_task(stream.run(self._pair.session, self._pair.url, extra))
+        story = Story.new(context_tokens - BEFORE_TOKENS)
+        stream = Stream(story.prompt, MAX_TOKENS)
+        running = asyncio.create_task(stream.run(self._pair.session, self._pair.url, story.extra))
         try:
             await until(lambda: len(stream.token_ids) >= BEFORE_TOKENS // 4 or running.done())
             await asyncio.sleep(SETTLE_S + 2 * self._window_s)
@@ -89,9 +90,9 @@ class Neighbours:
 
     async def _decode(self, server: str) -> None:
         while True:
-            stream, extra = new_stream(1, THEIR_TOKENS)
+            stream = Stream(Story.new(THEIR_PROMPT).prompt, THEIR_TOKENS)
             self._streams[server].append(stream)
-            await stream.run(self._pair.session, self._pair.servers[server], extra)
+            await stream.run(self._pair.session, self._pair.servers[server], {"temperature": 0})
             assert not stream.error, stream.error
 
 

@@ -81,20 +81,26 @@ def arguments() -> argparse.Namespace:
 
 
 async def measure(args: argparse.Namespace, folder: Path) -> list[Round]:
-    model = write_model(folder / "model", SHAPES[args.model])
+    shape = SHAPES[args.model]
+    model = write_model(folder / "model", shape)
     plain = ServerOptions(
-        ensure_environment(args.vllm), model, secret=secrets.token_hex(16), max_context=4096
+        ensure_environment(args.vllm),
+        model,
+        secret=secrets.token_hex(16),
+        dtype=shape.dtype,
+        max_context=4096,
     )
     secret = folder / "secret"
     secret.write_text(plain.secret)
     logs = args.log_dir or folder
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
+    connector = aiohttp.TCPConnector(force_close=True)  # a server closes what stands idle
     async with (
         launched_vllm([plain, replace(plain, plugin=True)], logs) as servers,
         launched_frontend(
             ["--port=0", f"--secret-file={secret}", f"--instance={servers[1].url}"], logs
         ) as url,
-        aiohttp.ClientSession(timeout=timeout) as session,
+        aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
     ):
         await linked(session, url)
         bench = Bench(session, args.tokens)

@@ -19,9 +19,10 @@ from llumnix.testbed.servers import ServerOptions, launched_vllm
 from migration.links.auth import sign_resume
 
 BEFORE_TOKENS = 40
-AFTER_TOKENS = 12
+SWITCH_TOKENS = 34
+"""A move's switch is among so many tokens, as far as is known here."""
 MAX_TOKENS = 2000
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 FRONTEND = ("--port=0", "--policy=round-robin", "--no-migration")
 
 Sample = dict[str, float]
@@ -35,6 +36,16 @@ class Pair:
     url: str
     servers: dict[str, str]
     secret: bytes
+
+    @property
+    def first(self) -> str:
+        """The address of the server that streams are moved from."""
+        return next(iter(self.servers.values()))
+
+    @property
+    def second(self) -> str:
+        """The address of the server that streams are moved to."""
+        return list(self.servers.values())[1]
 
     async def up(self) -> None:
         """Wait until all servers can take part in migrations."""
@@ -50,6 +61,26 @@ class Pair:
         async with self.session.get(f"{self.url}{path}") as answer:
             answer.raise_for_status()
             return await answer.json()
+
+    async def turn_to_first(self) -> None:
+        """Have the frontend, which takes servers in turn, send the next request to the first."""
+        for _ in range(2 * len(self.servers)):
+            small = Stream([65], 1)
+            await small.run(self.session, self.url)
+            decided = (await self.get(f"/llumnix/explain/{small.request_id}"))["decisions"]
+            if self.servers[decided[-1]["instance_id"]] != self.first:
+                return
+        raise AssertionError("the frontend does not take its servers in turn")
+
+    async def forget_second(self) -> None:
+        """Empty the second server's prefix cache, as soon as nothing runs there."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with self.session.post(f"{self.second}/reset_prefix_cache") as answer:
+                    answer.raise_for_status()
+                    if (await answer.json())["success"]:
+                        return
+                await asyncio.sleep(0.05)
 
     async def move(self, request_id: str) -> "Moved":
         """Move a request to the other server; raises TimeoutError or AssertionError otherwise."""
@@ -90,13 +121,14 @@ async def launched_pairs(
         replace(
             each,
             plugin_settings={**each.plugin_settings, "instance_id": f"pair{number}-{side}"},
+            variables={**each.variables, "VLLM_SERVER_DEV_MODE": "1"},  # for `forget_second`
         )
         for number, each in enumerate(options)
         for side in "ab"
     ]
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=PATIENCE_S)
     async with AsyncExitStack() as stack:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         await stack.enter_async_context(session)
         servers = await stack.enter_async_context(launched_vllm(named, folder))
@@ -114,34 +146,72 @@ async def launched_pairs(
         yield pairs
 
 
-def new_stream(context_tokens: int, max_tokens: int = MAX_TOKENS) -> tuple[Stream, dict[str, Any]]:
-    """Give a stream that will have this context after BEFORE_TOKENS, and its body's extras.
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A prompt, with a cache salt of its own: only who has computed it finds it in a cache."""
 
-    Its cache salt is its own: no server finds any of its blocks in a prefix cache.
+    prompt: list[int]
+    salt: str
+
+    @classmethod
+    def new(cls, tokens: int) -> "Story":
+        """Make one up."""
+        draws = np.random.default_rng(secrets.randbits(32))
+        return cls([int(one) for one in draws.integers(32, 127, tokens)], secrets.token_hex(8))
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What its body has beside what every body has."""
+        return {"cache_salt": self.salt, "temperature": 0}
+
+
+class Cached:
+    """Streams of set lengths whose prompts the pair's first server has computed, and it alone."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._stories: dict[int, Story] = {}
+
+    async def story(self, context_tokens: int) -> Story:
+        """Give a prompt that is this context after BEFORE_TOKENS; the second server is cold."""
+        story = self._stories.get(context_tokens)
+        if story is None:
+            story = self._stories[context_tokens] = Story.new(context_tokens - BEFORE_TOKENS)
+            first = Stream(story.prompt, 1)
+            await first.run(self._pair.session, self._pair.first, story.extra)
+            assert not first.error, first.error
+        await self._pair.forget_second()
+        return story
+
+
+async def moved(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
+    """Move a running stream of this context; what its client saw, in ms.
+
+    `gap`, `pause` and `downtime` are those of the switch, `still` the same just before the order,
+    `copying` the longest wait for a token between the two.
     """
-    draws = np.random.default_rng(secrets.randbits(32))
-    prompt = [int(one) for one in draws.integers(32, 127, max(1, context_tokens - BEFORE_TOKENS))]
-    return Stream(prompt, max_tokens), {"cache_salt": secrets.token_hex(8), "temperature": 0}
-
-
-async def moved(pair: Pair, context_tokens: int) -> Sample:
-    """Move a running stream of this context; what its client saw, in ms."""
-    stream, extra = new_stream(context_tokens)
-    running = asyncio.create_task(stream.run(pair.session, pair.url, extra))
+    story = await cached.story(context_tokens)
+    await pair.turn_to_first()
+    stream = Stream(story.prompt, MAX_TOKENS)
+    running = asyncio.create_task(stream.run(pair.session, pair.url, story.extra))
     try:
         await until(lambda: len(stream.token_ids) >= BEFORE_TOKENS or running.done())
         move = await pair.move(stream.request_id)
-        reached = len(stream.token_ids) + AFTER_TOKENS
+        reached = len(stream.token_ids) + SWITCH_TOKENS
         await until(lambda: len(stream.token_ids) >= reached or running.done())
     finally:
         await end(running)
     assert not stream.error, stream.error
-    before_s = [one for one in stream.times_s if one < move.ordered_s]
-    normal_s = float(median(np.diff(before_s[2:])))
-    around_s = [one for one in stream.times_s if one > move.ordered_s]
+    # Its last tokens' KV may have been left to be computed at the destination: up to a block's.
+    switch = move.event["copied_tokens"] - len(stream.prompt)
+    times_s = stream.times_s
+    before_s = [one for one in times_s[2:] if one < move.ordered_s]
+    normal_s = float(median(np.diff(before_s)))
+    copying_s = times_s[len(before_s) + 2 : switch]
     return {
-        **waits(around_s, normal_s),
-        "still_ms": waits(before_s[2:], normal_s)["gap_ms"],
+        **waits(times_s[switch - 1 : switch + SWITCH_TOKENS], normal_s),
+        "still_ms": waits(before_s[-SWITCH_TOKENS:], normal_s)["gap_ms"],
+        "copying_ms": float(np.max(np.diff([before_s[-1], *copying_s]), initial=0)) * 1e3,
         "took_ms": (move.committed_s - move.ordered_s) * 1e3,
         "stages": move.event["stages"],
     }
@@ -165,11 +235,11 @@ def waits(times_s: Sequence[float], normal_s: float) -> Sample:
     }
 
 
-async def recomputed(pair: Pair, context_tokens: int) -> Sample:
+async def recomputed(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
     """Cut a stream off and have it recomputed at the other server; its client's wait, in ms."""
-    first, second = pair.servers.values()
-    start, extra = new_stream(context_tokens, BEFORE_TOKENS)
-    await start.run(pair.session, first, extra)
+    story = await cached.story(context_tokens)
+    start = Stream(story.prompt, BEFORE_TOKENS)
+    await start.run(pair.session, pair.first, story.extra)
     assert not start.error, start.error
     fields = {
         "request_id": start.request_id,
@@ -182,7 +252,7 @@ async def recomputed(pair: Pair, context_tokens: int) -> Sample:
     params = {"llumnix": sign_resume(pair.secret, fields), "llumnix_request": tag}
     again = Stream(start.prompt, BEFORE_TOKENS + 4)
     posted_s = time.monotonic()
-    await again.run(pair.session, second, {**extra, "kv_transfer_params": params})
+    await again.run(pair.session, pair.second, {**story.extra, "kv_transfer_params": params})
     assert again.token_ids[:BEFORE_TOKENS] == start.token_ids, again.error
     gap_s = again.times_s[BEFORE_TOKENS] - posted_s
     normal_s = float(median(start.intervals_s(2)))
