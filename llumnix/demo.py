@@ -1,4 +1,4 @@
-"""`llumnix demo`: the same workload under several policies, on emulated instances, side by side."""
+"""`llumnix demo`: the same workload under several policies, side by side."""
 
 import argparse
 import importlib.metadata
@@ -21,7 +21,9 @@ from llumnix.loadgen import OutputChecker, PromptSource
 from llumnix.report import RunReport, write_report
 from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
-from llumnix.trial import FleetShape, PolicyChoice, TrialOutcome, run_trial
+from llumnix.testbed import demo as real
+from llumnix.testbed.environment import VERSIONS
+from llumnix.trial import FleetShape, Launchable, PolicyChoice, TrialOutcome, run_trial
 from llumnix.workload import SOURCE_HELP, load_workload
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError
@@ -39,18 +41,25 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     """Add the `demo` command."""
     parser = commands.add_parser(
         "demo",
-        help="see it work: three policies on one workload, on emulated GPUs",
+        help="see it work: three policies on one workload, on emulated GPUs or real vLLM",
         description="Start emulated LLaMA-7B/A10 instances and a frontend, replay the same "
         "workload under several policies, each on a fresh fleet, compare every output token with "
         "what it must be, and print a table and an HTML report. Exit status: 0 every run valid "
         "and every token right, 1 otherwise, 2 not run.",
     )
+    parser.add_argument(
+        "--engine",
+        default="emulated",
+        choices=("emulated", "vllm"),
+        help="what the instances are: emulated GPUs, or real vLLM servers with a tiny model on "
+        "this machine's CPU (the first time, their environment is built: minutes, about 3 GB)",
+    )
     parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
     parser.add_argument(
-        "--requests", type=int, default=500, metavar="N", help="how many (default 500)"
+        "--requests", type=int, metavar="N", help="how many (default 500; with vLLM 80)"
     )
     parser.add_argument(
-        "--instances", type=int, default=4, metavar="N", help="emulated instances (default 4)"
+        "--instances", type=int, metavar="N", help="how many (default 4; with vLLM 2)"
     )
     parser.add_argument(
         "--policy",
@@ -62,7 +71,6 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--speed",
         type=float,
-        default=6.0,
         metavar="X",
         help="emulated seconds per wall second (default 6; a run too fast for this machine is "
         "marked invalid)",
@@ -113,19 +121,15 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run every policy, then report."""
-    if args.requests < 1 or args.instances < 1 or args.speed <= 0 or args.load <= 0:
-        raise ConfigError("--requests, --instances, --speed and --load must be positive")
-    if args.retries < 0:
-        raise ConfigError("--retries must be 0 or more")
+    _settle(args)
     report = Path(args.report)
     for target in (report, Path(args.json or "-")):
         if not target.parent.is_dir():
             raise ConfigError(f"there is no folder {target.parent} to write {target.name} into")
     choices = _choices(args)
-    requests = _workload(args)
     console = Console(stderr=args.json == "-")
-    console.print(_headline(args, requests), highlight=False)
-    outcomes = uvloop.run(_run_all(args, choices, requests))
+    on_engine = _on_vllm if args.engine == "vllm" else _on_emulators
+    requests, outcomes = uvloop.run(on_engine(args, choices, console))
     console.print(results_table([outcome.result for outcome in outcomes]))
     for outcome in outcomes:
         for problem in (*outcome.result.invalid_reasons, *outcome.result.errors):
@@ -134,6 +138,20 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"report: {report}", highlight=False)
     write_json(args.json, {"runs": [outcome.result.to_json() for outcome in outcomes]})
     return 0 if all(outcome.result.ok for outcome in outcomes) else 1
+
+
+def _settle(args: argparse.Namespace) -> None:
+    """Fill in what depends on the engine, and refuse what makes no sense."""
+    on_cpu = args.engine == "vllm"
+    if on_cpu and args.speed is not None:
+        raise ConfigError("--speed is for emulated instances: real ones run as fast as they do")
+    for name, emulated, cpu in (("requests", 500, 80), ("instances", 4, 2), ("speed", 6.0, 1.0)):
+        if getattr(args, name) is None:
+            setattr(args, name, cpu if on_cpu else emulated)
+    if args.requests < 1 or args.instances < 1 or args.speed <= 0 or args.load <= 0:
+        raise ConfigError("--requests, --instances, --speed and --load must be positive")
+    if args.retries < 0:
+        raise ConfigError("--retries must be 0 or more")
 
 
 def _choices(args: argparse.Namespace) -> list[PolicyChoice]:
@@ -148,11 +166,40 @@ def _choices(args: argparse.Namespace) -> list[PolicyChoice]:
     return choices
 
 
-async def _run_all(
-    args: argparse.Namespace, choices: Sequence[PolicyChoice], requests: Sequence[TraceRequest]
-) -> list[TrialOutcome]:
+Ran = tuple[Sequence[TraceRequest], list[TrialOutcome]]
+
+
+async def _on_emulators(
+    args: argparse.Namespace, choices: Sequence[PolicyChoice], console: Console
+) -> Ran:
+    requests = _workload(args)
+    _headline(args, requests, console)
     shape = FleetShape(args.instances, args.speed, args.preset, tuple(args.set), args.log_dir)
     checker = OutputChecker(PromptSource(args.seed), expected_output, decode, processes=CHECKERS)
+    return requests, await _run_all(args, choices, requests, shape, checker)
+
+
+async def _on_vllm(
+    args: argparse.Namespace, choices: Sequence[PolicyChoice], console: Console
+) -> Ran:
+    drawn = load_workload(args.trace, args.requests, args.rate, args.seed, args.high_share)
+    requests = real.cut_down(drawn)
+    settings = tuple(args.set)
+    async with real.launched_fleet(VERSIONS[0], args.instances, settings, args.log_dir) as fleet:
+        rehearsal = await real.rehearse(fleet, requests, args.seed)
+        if args.rate is None:
+            requests = real.at_load(requests, rehearsal, args.load)
+        _headline(args, requests, console)
+        return requests, await _run_all(args, choices, requests, fleet, rehearsal.checker)
+
+
+async def _run_all(
+    args: argparse.Namespace,
+    choices: Sequence[PolicyChoice],
+    requests: Sequence[TraceRequest],
+    shape: Launchable,
+    checker: OutputChecker,
+) -> list[TrialOutcome]:
     outcomes = []
     for choice in choices:
         label = f"{choice.dispatch}{' + migration' if choice.migration else ''}"
@@ -180,13 +227,21 @@ def _workload(args: argparse.Namespace) -> list[TraceRequest]:
     return load_workload(args.trace, args.requests, rate, args.seed, args.high_share)
 
 
-def _headline(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> str:
+def _headline(args: argparse.Namespace, requests: Sequence[TraceRequest], console: Console) -> None:
     span_s = requests[-1].arrival_s - requests[0].arrival_s
     rate = f"{(len(requests) - 1) / span_s:.2f} a second" if span_s > 0 else "at once"
-    return (
-        f"{len(requests)} requests of {args.trace}, {rate}, on {args.instances} emulated instances "
-        f"({args.preset}), {args.speed:g} times faster than real time; every output is checked"
+    how = f", {args.speed:g} times faster than real time" if args.engine == "emulated" else ""
+    console.print(
+        f"{len(requests)} requests of {args.trace}, {rate}, on {args.instances} "
+        f"{_instances(args)}{how}; every output is checked",
+        highlight=False,
     )
+
+
+def _instances(args: argparse.Namespace) -> str:
+    if args.engine == "vllm":
+        return f"vLLM {VERSIONS[0]} servers (CPU, a tiny model, lengths cut down)"
+    return f"emulated instances ({args.preset})"
 
 
 def _report(outcome: TrialOutcome) -> RunReport:
@@ -210,8 +265,11 @@ def _meta(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> dict[st
     span_s = requests[-1].arrival_s
     return {
         "workload": f"{Path(str(args.trace)).name}, {len(requests)} requests over {span_s:.0f} s",
-        "instances": f"{args.instances} emulated, {args.preset}: {preset(args.preset).source}",
-        "speed": f"{args.speed:g} emulated seconds per wall second",
+        "instances": f"{args.instances} {_instances(args)}"
+        + (f": {preset(args.preset).source}" if args.engine == "emulated" else ""),
+        "speed": f"{args.speed:g} emulated seconds per wall second"
+        if args.engine == "emulated"
+        else "real time",
         "seed": str(args.seed),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": f"llumnix {__version__}, Python {platform.python_version()}, "

@@ -1,14 +1,17 @@
-"""One trial of the demo: a fresh emulated fleet, one policy, one workload, everything measured."""
+"""One trial of the demo: a fresh fleet, one policy, one workload, everything measured."""
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from llumnix.errors import LaunchError
 from llumnix.frontend_process import launched_frontend
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, run_load
 from llumnix.loadgen.openloop import Progress
-from llumnix.loadgen.probe import between, probe
+from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
 from llumnix.results import RunResult, summarise
 from llumnix.watcher import Watch, Watcher
@@ -16,6 +19,8 @@ from simulator.workload.request import TraceRequest
 
 _MIGRATING = "freeness"
 """The policy that migrates unless told otherwise; the others are the baselines."""
+_UP_TIMEOUT_S = 60.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,21 @@ class PolicyChoice:
             if text.endswith(suffix):
                 return cls(text.removesuffix(suffix), migration)
         return cls(text, text == _MIGRATING)
+
+
+class Launchable(Protocol):
+    """A fleet that `llumnix serve` can be told to serve; `speed` is 1 unless it is emulated."""
+
+    @property
+    def speed(self) -> float:
+        """Fleet seconds in a wall second."""
+
+    @property
+    def log_dir(self) -> Path | None:
+        """Where its logs go; None: to a temporary folder."""
+
+    def serve_arguments(self, policy: PolicyChoice) -> list[str]:
+        """Arguments of `llumnix serve` for it under a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +84,20 @@ class TrialOutcome:
     watch: Watch
 
 
+async def _when_up(endpoint: Endpoint) -> ServerState:
+    """Ask the frontend once all its instances take requests; raises LaunchError if they do not."""
+    for _ in range(int(_UP_TIMEOUT_S / _POLL_S)):
+        state = await probe(endpoint)
+        down = [row["id"] for row in state.fleet.get("instances", ()) if row["state"] != "up"]
+        if state.model and not down:
+            return state
+        await asyncio.sleep(_POLL_S)
+    raise LaunchError(f"{', '.join(down) or endpoint.url} took no requests in {_UP_TIMEOUT_S:g} s")
+
+
 async def run_trial(
     policy: PolicyChoice,
-    shape: FleetShape,
+    shape: Launchable,
     requests: Sequence[TraceRequest],
     checker: OutputChecker,
     seed: int,
@@ -74,11 +105,11 @@ async def run_trial(
 ) -> TrialOutcome:
     """Start a fleet, replay the workload, compare every output, stop the fleet.
 
-    Raises LaunchError when the fleet does not start.
+    Raises LaunchError when the fleet does not start or stays down.
     """
     async with launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url:
         endpoint = Endpoint.parse(url)
-        before = await probe(endpoint)
+        before = await _when_up(endpoint)
         options = LoadOptions(
             model=before.model, speed=shape.speed, prompts=checker.prompts, return_token_ids=True
         )
