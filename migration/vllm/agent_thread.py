@@ -39,6 +39,24 @@ def fitted(config: MigrationConfig, layout: Layout, slots: int) -> MigrationConf
     )
 
 
+def listen(engine: EngineSide, bridge: Bridge, hooks: VllmHooks, agent: LlumletAgent) -> None:
+    """Have the agent told what happens in the engine."""
+
+    def detached(state: RequestState, tail_slots: dict[int, int]) -> None:
+        if hooks.leaves(state, tail_slots):
+            agent.detached(state.request_id, state)
+        else:
+            log.warning("event=left_alone request_id=%s", state.request_id)
+
+    def gone(request_id: RequestId, why: Gone) -> None:
+        agent.gone(request_id, why)
+
+    listener = engine.listener
+    listener.stepped, listener.detached, listener.gone = agent.stepped, detached, gone
+    listener.arrived, listener.ended = agent.request_arrived, agent.request_ended
+    engine.shelf.freed = lambda: bridge.to_agent(hooks.slots_freed)
+
+
 class AgentThread:
     """Starts the agent and keeps the announcement up to date, as long as the process lives."""
 
@@ -115,7 +133,7 @@ class AgentThread:
     async def _live(self) -> None:
         self._bridge.join(asyncio.get_running_loop())
         hooks, agent = self._make()
-        self._listen(hooks, agent)
+        listen(self._engine, self._bridge, hooks, agent)
         self._port = await agent.start(self._settings.control_host, self._settings.control_port)
         self._announce(agent)
         self._started.set()
@@ -125,21 +143,6 @@ class AgentThread:
                     await self._over.wait()
             self._announce(agent)
         await agent.close()
-
-    def _listen(self, hooks: VllmHooks, agent: LlumletAgent) -> None:
-        def detached(state: RequestState, tail_slots: dict[int, int]) -> None:
-            if hooks.leaves(state, tail_slots):
-                agent.detached(state.request_id, state)
-            else:
-                log.warning("event=left_alone request_id=%s", state.request_id)
-
-        def gone(request_id: RequestId, why: Gone) -> None:
-            agent.gone(request_id, why)
-
-        listener = self._engine.listener
-        listener.stepped, listener.detached, listener.gone = agent.stepped, detached, gone
-        listener.arrived, listener.ended = agent.request_arrived, agent.request_ended
-        self._engine.shelf.freed = lambda: self._bridge.to_agent(hooks.slots_freed)
 
     def _announce(self, agent: LlumletAgent) -> None:
         stats = agent.stats()
