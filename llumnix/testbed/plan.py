@@ -21,6 +21,8 @@ _CHAIN = (0.05, 0.3, 0.55, 0.8)
 _PROMPTS = (50, 600, 2000)
 # Requests are moved as fast as they can be here; a fleet would let each rest for a while.
 _EAGER = {"migration": {"cooldown_s": 0.0, "max_concurrent_out": 8, "max_concurrent_in": 8}}
+# A tiny model has answered before anybody could move its request.
+_STEP_S = 0.012
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Setting:
     async_scheduling: bool = False
     blocks: int = 512
     max_context: int = 8192
-    concurrency: int = 4
+    concurrency: int = 8
 
     def options(self, environment: Environment, model: Path) -> list[ServerOptions]:
         """Describe the two servers."""
@@ -45,7 +47,13 @@ class Setting:
             blocks=self.blocks,
         )
         return [
-            replace(each, plugin_settings=_EAGER, max_context=self.max_context) for each in options
+            replace(
+                each,
+                plugin_settings=_EAGER,
+                max_context=self.max_context,
+                step_s=_STEP_S,
+            )
+            for each in options
         ]
 
 
@@ -92,7 +100,7 @@ def settings(*, quick: bool) -> list[Setting]:
     return [
         Setting("plain", tuple(plain)),
         Setting("async", tuple(asynchronous), async_scheduling=True),
-        Setting("load", tuple(loaded), concurrency=16),
+        Setting("load", tuple(loaded), concurrency=24),
         Setting("pressure", tuple(pressed), blocks=blocks, max_context=context, concurrency=12),
         *thinking,
     ]

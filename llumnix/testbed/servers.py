@@ -45,8 +45,9 @@ def connector_config(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
 class ServerOptions:
     """How to run one server. Servers that migrate between each other share `secret`.
 
-    `dtype` must be said: of a float32 model vLLM would make a bfloat16 one. `plugin_settings` are
-    the plugin's own; `arguments` further ones of `vllm serve`, winning over ours; `variables`
+    `dtype` must be said: of a float32 model vLLM would make a bfloat16 one. Each step of the model
+    takes `step_s` more, asleep: there is time to move a request of a tiny model. `plugin_settings`
+    are the plugin's own; `arguments` further ones of `vllm serve`, winning over ours; `variables`
     further environment variables.
     """
 
@@ -60,6 +61,7 @@ class ServerOptions:
     block_tokens: int = 32
     max_context: int = 8192
     async_scheduling: bool = False
+    step_s: float = 0.0
     arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -113,9 +115,7 @@ class VllmServer:
         self.options = options
         self.log_path = folder / f"{name}.log"
         self.url = ""
-        self._overlay = folder / f"overlay-{options.environment.version}"
-        if options.async_scheduling:
-            self._overlay = folder / f"{self._overlay.name}-async"
+        self._overlay = folder / f"{name}.overlay"
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -132,8 +132,12 @@ class VllmServer:
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start it (again), and wait until it is healthy; raises LaunchError with its log's end."""
         options = self.options
-        version = options.environment.version
-        write_overlay(self._overlay, version, async_scheduling=options.async_scheduling)
+        write_overlay(
+            self._overlay,
+            options.environment.version,
+            async_scheduling=options.async_scheduling,
+            step_s=options.step_s,
+        )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         with self.log_path.open("ab") as log:
