@@ -8,6 +8,7 @@ chat outputs carry a mark (`core.STEP_MARK`) and are queued instead. Nothing els
 from collections import deque
 from typing import Any
 
+from migration.vllm import compat
 from migration.vllm.tags import STEP_MARK
 
 _MARK = "_llumnix_patched"
@@ -15,11 +16,16 @@ _QUEUE = "_llumnix_queue"
 
 
 def patch() -> None:
-    """Teach the collector to queue what is marked. Once; inert without resumed requests."""
+    """Teach the collector to queue what is marked. Once; inert without resumed requests.
+
+    Raises IncompatibleVllm when it is not the collector we know.
+    """
+    import vllm
     from vllm.v1.engine.output_processor import RequestOutputCollector
 
     if getattr(RequestOutputCollector, _MARK, False):
         return
+    compat.check_names(compat.API_SIDE, vllm.__version__)
     put, get, get_nowait = (
         RequestOutputCollector.put,
         RequestOutputCollector.get,

@@ -106,14 +106,19 @@ def _missing(touched: Touched) -> str:
 def check_configuration(vllm_config: Any, kv_cache_config: Any) -> None:
     """Raise IncompatibleVllm for set-ups whose requests cannot be moved rightly yet."""
     parallel = vllm_config.parallel_config
+    groups = [] if kv_cache_config is None else kv_cache_config.kv_cache_groups
     wrong = {
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "data parallelism in one server (run one server a replica)": parallel.data_parallel_size
         > 1,
+        "context parallelism": parallel.decode_context_parallel_size > 1
+        or parallel.prefill_context_parallel_size > 1,
         "speculative decoding": vllm_config.speculative_config is not None,
-        "more than one KV cache group (hybrid, Mamba or sliding-window models)": (
-            kv_cache_config is not None and len(kv_cache_config.kv_cache_groups) != 1
+        "more than one KV cache group (hybrid, Mamba or sliding-window models)": len(groups) > 1,
+        "KV caches that do not keep every token (Mamba or sliding-window models)": any(
+            not _keeps_all(group.kv_cache_spec) for group in groups
         ),
+        'a kv_role other than "kv_both"': vllm_config.kv_transfer_config.kv_role != "kv_both",
     }
     for what, is_so in wrong.items():
         if is_so:
@@ -121,3 +126,9 @@ def check_configuration(vllm_config: Any, kv_cache_config: Any) -> None:
                 f"the Llumnix plugin does not move requests with {what}; remove it, or remove "
                 "--kv-transfer-config (the frontend serves such a server untouched)."
             )
+
+
+def _keeps_all(spec: Any) -> bool:
+    """Say whether a cache holds all tokens of a request, by the classes of its specification."""
+    kinds = {kind.__name__ for kind in type(spec).__mro__}
+    return bool(kinds & {"FullAttentionSpec", "UniformTypeKVCacheSpecs"})
