@@ -8,7 +8,7 @@ from migration import events as ev
 from migration import instructions as do
 from migration import messages as say
 from migration.config import MigrationConfig
-from migration.engine import Gone, RequestState
+from migration.engine import PAUSABLE, Abilities, Gone, RequestState
 from migration.errors import InvalidTransition
 from migration.pacing import Bandwidth
 from migration.source import HELD, LIVE, SENT, Source, State
@@ -51,9 +51,9 @@ def feed(source: Source, event: ev.SourceEvent | say.Message, kv_tokens: int | N
     return source.handle(event, ev.Moment(now_s=1.0, kv_tokens=kv_tokens, step_s=0.0))
 
 
-def reach(state: State) -> Source:
+def reach(state: State, abilities: Abilities = PAUSABLE) -> Source:
     """Walk a source to a state by the shortest way."""
-    source = Source(TRIP, CONFIG, Bandwidth())
+    source = Source(TRIP, CONFIG, Bandwidth(), abilities=abilities)
     if state in (State.RESERVING_REST, State.UNDOING):
         last = ev.Detached(BIG) if state is State.RESERVING_REST else ev.Stop("over")
         for event in [*REST[:5], last]:
