@@ -66,6 +66,8 @@ class Case:
 
 _GREEDY: Body = {"temperature": 0.0}
 _SEED: Body = {"temperature": 0.9, "seed": 1234}
+# A grammar says where the answer ends.
+_SPOKEN: Body = {**_SEED, "ignore_eos": False, "max_tokens": 300}
 _PENALTIES: Body = {"presence_penalty": 0.7, "frequency_penalty": 0.3}
 _WORDS = {"regex": "([a-z]{3,9} ){24}[a-z]+[.]"}
 _LETTERS = [ord(letter) for letter in "etaoinshrdlu"]
@@ -80,7 +82,7 @@ _PLAIN: dict[str, Body] = {
     "repetition": {**_GREEDY, "repetition_penalty": 1.3},
     "min-tokens": {**_SEED, "min_tokens": 120, "stop_token_ids": _LETTERS},
     "logit-bias": {**_SEED, "logit_bias": {str(ord("q")): 3.0, str(ord("z")): -100.0}},
-    "regex": {**_SEED, "structured_outputs": _WORDS},
+    "regex": {**_SPOKEN, "structured_outputs": _WORDS},
 }
 
 _SCHEMA: Body = {
@@ -94,7 +96,7 @@ _SCHEMA: Body = {
     "additionalProperties": False,
 }
 _JSON: Body = {
-    **_SEED,
+    **_SPOKEN,
     "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}},
 }
 _TOOLS: list[Body] = [
@@ -130,13 +132,13 @@ def _chat_only() -> dict[str, Body]:
     return {
         "json": _JSON,
         "tool-auto": {
-            **_SEED,
+            **_SPOKEN,
             "tools": _TOOLS,
             "tool_choice": "auto",
             "structured_outputs": {"regex": _HERMES},
         },
-        "tool-required": {**_SEED, "tools": _TOOLS, "tool_choice": "required"},
-        "tool-named": {**_SEED, "tools": _TOOLS, "tool_choice": _NAMED},
+        "tool-required": {**_SPOKEN, "tools": _TOOLS, "tool_choice": "required"},
+        "tool-named": {**_SPOKEN, "tools": _TOOLS, "tool_choice": _NAMED},
         "logprobs": {**_SEED, "logprobs": True, "top_logprobs": 3},
     }
 
@@ -179,7 +181,7 @@ def all_cases() -> list[Case]:
 def reasoning_cases(parser: str) -> list[Case]:
     """The cases for servers with a reasoning parser."""
     if parser == "granite":
-        said = {**_SEED, "structured_outputs": {"regex": _GRANITE}}
+        said = {**_SPOKEN, "structured_outputs": {"regex": _GRANITE}}
         return [Case("granite", True, said, parser)]
     return [
         Case("think", True, {**_SEED, **_THINKING}, parser),
