@@ -44,7 +44,11 @@ async def test_letters_to_the_agent_come_on_its_loop_in_order() -> None:
         seen.add(threading.get_ident())
         done.append(number)
 
-    await asyncio.to_thread(lambda: [bridge.to_agent(note, number) for number in range(50)])
+    def send_all() -> None:
+        for number in range(50):
+            bridge.to_agent(note, number)
+
+    await asyncio.to_thread(send_all)
     await asyncio.sleep(0)
     assert done == list(range(50))
     assert seen == {here}

@@ -104,7 +104,7 @@ async def test_an_error_comes_after_what_was_before_it() -> None:
     queue = new()
     queue.put(output(0, marked=True))
     queue.put(output(1, marked=True))
-    queue.put(RuntimeError("the engine died"))  # type: ignore[arg-type]
+    queue.put(RuntimeError("the engine died"))
     assert await read_all(queue, 2) == [[0], [1]]
     with pytest.raises(RuntimeError, match="died"):
         await queue.get()
@@ -113,6 +113,6 @@ async def test_an_error_comes_after_what_was_before_it() -> None:
 def test_an_error_alone_overtakes_unmarked_outputs_as_ever() -> None:
     queue = new()
     queue.put(output(0))
-    queue.put(RuntimeError("the engine died"))  # type: ignore[arg-type]
+    queue.put(RuntimeError("the engine died"))
     with pytest.raises(RuntimeError, match="died"):
         queue.get_nowait()

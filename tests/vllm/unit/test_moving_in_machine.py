@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     initialize,
     invariant,
@@ -160,7 +161,7 @@ class MovingIn(RuleBasedStateMachine):
     # --- frontends and clients ---
 
     @rule(target=names, move=moves, known=st.integers(0, 9), early=st.booleans())
-    def claim(self, move: Move, known: int, early: bool) -> object:
+    def claim(self, move: Move, known: int, early: bool) -> MultipleResults[str] | str:
         if len(move.claims) == 3:
             return multiple()
         resume = {

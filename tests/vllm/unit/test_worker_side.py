@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ class Rig:
         self.worker = WorkerSide(
             PluginSettings(copy_share=SHARE), "engine", 0, "v1", clock=self.clock
         )
-        self.worker._copier = self.copier
+        self.worker._copier = cast("Any", self.copier)
         self.done: Counter[int] = Counter()
 
     def step(self, *jobs: CopyJob, forward: bool = True, **orders: Any) -> int:

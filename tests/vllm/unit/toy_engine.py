@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -155,13 +155,13 @@ class ToyEngine:
     def _connect(self, settings: PluginSettings, caches: KVCacheConfig) -> LlumnixConnector:
         """Make the connector as vLLM would, but both roles in one and without its thread."""
         worker = WorkerSide(settings, "toy", 0, "v1")
-        worker._copier = ToyCopier(self.memory, self.arena)
+        worker._copier = cast("Any", ToyCopier(self.memory, self.arena))
         connector: Any = object.__new__(LlumnixConnector)
         connector._engine, connector._worker, connector._agent = self.side, worker, None
         connector._forward = connector._due = False
         connector._connector_metadata = None
         connector._kv_cache_config = caches
-        return connector
+        return cast("LlumnixConnector", connector)
 
     # --- requests ---
 
