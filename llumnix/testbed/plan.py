@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llumnix.testbed.cases import Case, all_cases, reasoning_cases, server_arguments
+from llumnix.testbed.cases import (
+    REASONING_PARSERS,
+    Case,
+    all_cases,
+    reasoning_cases,
+    server_arguments,
+)
 from llumnix.testbed.environment import Environment
 from llumnix.testbed.exactness import Comparison, Job, Verdict, prompt_text
 from llumnix.testbed.servers import ServerOptions, fleet_options
@@ -21,6 +27,8 @@ _CHAIN = (0.05, 0.3, 0.55, 0.8)
 _PROMPTS = (50, 600, 2000)
 # Requests are moved as fast as they can be here; a fleet would let each rest for a while.
 _EAGER = {"migration": {"cooldown_s": 0.0, "max_concurrent_out": 8, "max_concurrent_in": 8}}
+# One of each sort, where there is no time for all.
+_FEW = {("greedy", False), ("seed-penalties", True), ("json", True), ("logprobs", True)}
 # A tiny model has answered before anybody could move its request.
 _STEP_S = 0.012
 
@@ -80,30 +88,50 @@ class Measured:
 
 def settings(*, quick: bool) -> list[Setting]:
     """List all settings; `quick` has one prompt and one cut for each kind of request."""
+    return _quick() if quick else _whole()
+
+
+def _quick() -> list[Setting]:
     cases = all_cases()
-    some = cases[:4] if quick else cases
-    prompts, cuts = ((200,), (0.3,)) if quick else (_PROMPTS, _CUTS)
+    few = [case for case in cases if (case.name, case.chat) in _FEW]
+    prompts, cuts = (200,), (0.3,)
     plain = [
         *_crossed(cases, prompts, cuts, seed=0),
-        *_chained(some),
-        *_alike(_crossed(some[:12], (300,), cuts[:2], seed=1)),
+        *_chained(few),
+        *_alike(_crossed(few, (300,), cuts, seed=1)),
     ]
-    asynchronous = [*_crossed(some, prompts[:2], cuts[-2:], seed=2), *_chained(some[:4])]
-    loaded = _crossed(some, prompts[:2], cuts[:2], seed=3)
-    pressed = _crossed(some, (100 if quick else 1000,), cuts[:2], seed=4)
-    # Room for a third of what runs at once.
-    blocks, context = (40, 1024) if quick else (160, 4096)
-    thinking = [
-        Setting(name, tuple(_crossed(reasoning_cases(name), prompts, cuts, seed=5)), parser=name)
-        for name in ("granite", "deepseek_r1")
+    pressed = [*_crossed(few, (100,), (0.2, 0.4), seed=2), *_chained(few[:2])]
+    return [
+        Setting("plain", tuple(plain)),
+        # Room for a third of what runs at once.
+        Setting("pressed", tuple(pressed), async_scheduling=True, blocks=40, max_context=1024),
+        *_thinking(prompts, cuts),
     ]
+
+
+def _whole() -> list[Setting]:
+    cases = all_cases()
+    plain = [
+        *_crossed(cases, _PROMPTS, _CUTS, seed=0),
+        *_chained(cases),
+        *_alike(_crossed(cases[:12], (300,), _CUTS[:2], seed=1)),
+    ]
+    asynchronous = [*_crossed(cases, _PROMPTS[:2], _CUTS[1:3], seed=2), *_chained(cases)]
+    loaded = _crossed(cases, _PROMPTS[:2], _CUTS[:2], seed=3)
+    pressed = _crossed(cases, (1000,), _CUTS[:2], seed=4)
     return [
         Setting("plain", tuple(plain)),
         Setting("async", tuple(asynchronous), async_scheduling=True),
         Setting("load", tuple(loaded), concurrency=24),
-        Setting("pressure", tuple(pressed), blocks=blocks, max_context=context, concurrency=12),
-        *thinking,
+        Setting("pressed", tuple(pressed), concurrency=12, blocks=160, max_context=4096),
+        *_thinking(_PROMPTS, _CUTS),
     ]
+
+
+def _thinking(prompts: Sequence[int], cuts: Sequence[float]) -> Iterator[Setting]:
+    for parser in REASONING_PARSERS:
+        jobs = _crossed(reasoning_cases(parser), prompts, cuts, seed=5)
+        yield Setting(parser, tuple(jobs), parser=parser)
 
 
 def _crossed(

@@ -7,7 +7,7 @@ import pytest
 from llumnix.testbed import Environment
 from llumnix.testbed.plan import Setting, measure, settings
 
-CORE = ("plain", "async")
+CORE = ("plain", "pressed")
 LEAST_MOVES = 60
 
 
@@ -36,5 +36,5 @@ async def test_no_client_can_tell(
         assert verdict.moves >= LEAST_MOVES
         assert verdict.stops_straddled >= 1
         assert max(verdict.chained) > 1
-    if setting.name == "pressure":
+    if setting.name == "pressed":
         assert measured.preemptions >= 1
