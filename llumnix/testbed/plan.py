@@ -104,7 +104,14 @@ def _quick() -> list[Setting]:
     return [
         Setting("plain", tuple(plain)),
         # Room for a third of what runs at once.
-        Setting("pressed", tuple(pressed), async_scheduling=True, blocks=40, max_context=1024),
+        Setting(
+            "pressed",
+            tuple(pressed),
+            async_scheduling=True,
+            blocks=40,
+            max_context=1024,
+            concurrency=14,
+        ),
         *_thinking(prompts, cuts),
     ]
 
