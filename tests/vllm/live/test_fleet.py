@@ -178,7 +178,7 @@ def _resume(secret: bytes) -> dict[str, Any]:
 
 async def test_several_answers_to_one_prompt_stay_where_they_are(stack: Stack) -> None:
     """n > 1 is not moved; it is answered all the same."""
-    case = _case("greedy", chat=False)
+    case = _case("seed", chat=False)
     body = {**case.whole_body(prompt_text(6, 60), stream=False), "n": 2}
     ride = await stack.fleet.ride(case.path, body, [Cut(after_s=0.3)])
 
