@@ -115,6 +115,7 @@ class VllmServer:
         self.options = options
         self.log_path = folder / f"{name}.log"
         self.url = ""
+        self._port = 0
         self._overlay = folder / f"{name}.overlay"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -138,7 +139,8 @@ class VllmServer:
             async_scheduling=options.async_scheduling,
             step_s=options.step_s,
         )
-        port = free_port()
+        self._port = self._port or free_port()  # the same again: the fleet knows it by its address
+        port = self._port
         self.url = f"http://127.0.0.1:{port}"
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
