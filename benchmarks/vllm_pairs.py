@@ -1,6 +1,7 @@
 """Two real vLLM servers behind a frontend, and what clients of theirs see: for the benchmarks."""
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,13 +20,14 @@ from llumnix.testbed.servers import ServerOptions, launched_vllm
 from migration.links.auth import sign_resume
 
 BEFORE_TOKENS = 40
-SWITCH_TOKENS = 34
-"""A move's switch is among so many tokens, as far as is known here."""
+AFTER_TOKENS = 12
 MAX_TOKENS = 2000
 PATIENCE_S = 180.0
 FRONTEND = ("--port=0", "--policy=round-robin", "--no-migration")
 
 Sample = dict[str, float]
+
+_GENERATED = re.compile(r"^vllm:generation_tokens_total(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,16 @@ class Pair:
             if self.servers[decided[-1]["instance_id"]] != self.first:
                 return
         raise AssertionError("the frontend does not take its servers in turn")
+
+    async def generated_by_first(self) -> int:
+        """Read how many tokens the first server has generated since it started.
+
+        That tells where a stream was cut: what its client has of the source, and one token more,
+        which went with the redirect and comes from the destination's replay.
+        """
+        async with self.session.get(f"{self.first}/metrics") as answer:
+            page = await answer.text()
+        return int(sum(float(value) for value in _GENERATED.findall(page)))
 
     async def forget_second(self) -> None:
         """Empty the second server's prefix cache, as soon as nothing runs there."""
@@ -192,25 +204,25 @@ async def moved(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
     """
     story = await cached.story(context_tokens)
     await pair.turn_to_first()
+    made_before = await pair.generated_by_first()
     stream = Stream(story.prompt, MAX_TOKENS)
     running = asyncio.create_task(stream.run(pair.session, pair.url, story.extra))
     try:
         await until(lambda: len(stream.token_ids) >= BEFORE_TOKENS or running.done())
         move = await pair.move(stream.request_id)
-        reached = len(stream.token_ids) + SWITCH_TOKENS
+        reached = len(stream.token_ids) + AFTER_TOKENS
         await until(lambda: len(stream.token_ids) >= reached or running.done())
     finally:
         await end(running)
     assert not stream.error, stream.error
-    # Its last tokens' KV may have been left to be computed at the destination: up to a block's.
-    switch = move.event["copied_tokens"] - len(stream.prompt)
+    switch = await pair.generated_by_first() - made_before
     times_s = stream.times_s
     before_s = [one for one in times_s[2:] if one < move.ordered_s]
     normal_s = float(median(np.diff(before_s)))
-    copying_s = times_s[len(before_s) + 2 : switch]
+    copying_s = times_s[len(before_s) + 2 : switch - 1]
     return {
-        **waits(times_s[switch - 1 : switch + SWITCH_TOKENS], normal_s),
-        "still_ms": waits(before_s[-SWITCH_TOKENS:], normal_s)["gap_ms"],
+        **waits(times_s[switch - 2 : switch + 1], normal_s),
+        "still_ms": waits(before_s[-3:], normal_s)["gap_ms"],
         "copying_ms": float(np.max(np.diff([before_s[-1], *copying_s]), initial=0)) * 1e3,
         "took_ms": (move.committed_s - move.ordered_s) * 1e3,
         "stages": move.event["stages"],
