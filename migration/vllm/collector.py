@@ -6,6 +6,7 @@ chat outputs carry a mark (`core.STEP_MARK`) and are queued instead. Nothing els
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from migration.vllm import compat
@@ -32,20 +33,6 @@ def patch() -> None:
         RequestOutputCollector.get_nowait,
     )
 
-    def put_apart(self: Any, output: Any) -> None:
-        queue = getattr(self, _QUEUE, None)
-        last = queue[-1] if queue else self.output
-        apart = last is not None and (is_marked(output) or is_marked(last))
-        if not queue and not apart:
-            put(self, output)
-        elif apart or isinstance(output, Exception) or isinstance(last, Exception):
-            if queue is None:
-                queue = deque()
-                setattr(self, _QUEUE, queue)
-            queue.append(output)
-        else:
-            last.add(output, aggregate=self.aggregate)
-
     async def get_next(self: Any) -> Any:
         output = await get(self)
         _advance(self)
@@ -56,10 +43,26 @@ def patch() -> None:
         _advance(self)
         return output
 
-    RequestOutputCollector.put = put_apart
+    RequestOutputCollector.put = lambda self, output: _put_apart(self, output, put)
     RequestOutputCollector.get = get_next
     RequestOutputCollector.get_nowait = get_next_nowait
     setattr(RequestOutputCollector, _MARK, True)
+
+
+def _put_apart(collector: Any, output: Any, put: Callable[[Any, Any], None]) -> None:
+    """Queue an output that must not be merged with the last one; else do as vLLM does."""
+    queue = getattr(collector, _QUEUE, None)
+    last = queue[-1] if queue else collector.output
+    apart = last is not None and (is_marked(output) or is_marked(last))
+    if not queue and not apart:
+        put(collector, output)
+    elif apart or isinstance(output, Exception) or isinstance(last, Exception):
+        if queue is None:
+            queue = deque()
+            setattr(collector, _QUEUE, queue)
+        queue.append(output)
+    else:
+        last.add(output, aggregate=collector.aggregate)
 
 
 def is_marked(output: Any) -> bool:

@@ -29,6 +29,12 @@ class Stage:
         assert self.shelf.place(M, first, n)
         self.shelf.arrived(M, first, n)
 
+    def check(self, held: list[int]) -> None:
+        """Each slot that is not free is in one place: `held`, or one record's."""
+        for record in self.shelf._records.values():
+            held += [*record.landing.values(), *record.waiting.values()]
+        assert len(held) == len(set(held)) == len(self.slots) - self.slots.free
+
 
 def test_blocks_land_wait_and_are_taken_in_order() -> None:
     stage = Stage()
@@ -187,10 +193,7 @@ def test_slots_have_one_owner_in_any_order_of_calls(seed: int) -> None:
                 chance.choice([shelf.forget, shelf.let_go])(migration)
             case 8:
                 shelf.expire(migration)
-        held = [slot for one in taken for slot in one.values()]
-        for record in shelf._records.values():
-            held += [*record.landing.values(), *record.waiting.values()]
-        assert len(held) == len(set(held)) == len(stage.slots) - stage.slots.free
+        stage.check([slot for one in taken for slot in one.values()])
     for one in taken:
         stage.shelf.give_back(one)
     for migration in ids:

@@ -304,15 +304,3 @@ def test_an_older_claim_of_the_same_name_ends(engine: ToyEngine) -> None:
     rest(engine)
     assert ear.gone == [(R, Gone.FINISHED)]
     engine.check_rest()
-
-
-@pytest.mark.parametrize(
-    "options", [{"name": "0_cmpl-a"}, {"prompt_logprobs": 1}, {"name": "12_chatcmpl-a"}]
-)
-def test_what_cannot_be_moved(options: dict[str, Any]) -> None:
-    engine = ToyEngine()
-    name = options.pop("name", "cmpl-a")
-    engine.submit(name, PROMPT, 3, request_id=R, **options)
-    engine.step()
-    (view,) = engine.side.register.views()
-    assert not view.movable

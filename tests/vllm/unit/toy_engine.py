@@ -82,6 +82,26 @@ def vllm_config(budget: int, caching: bool, seats: int) -> VllmConfig:
     )
 
 
+def make_scheduler(config: VllmConfig, n_blocks: int, pipelined: bool) -> Scheduler:
+    spec = FullAttentionSpec(
+        block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32
+    )
+    config.cache_config.num_gpu_blocks = n_blocks
+    make = AsyncScheduler if pipelined else Scheduler
+    scheduler = make(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=n_blocks,
+            kv_cache_tensors=[],
+            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        ),
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=BLOCK_TOKENS,
+    )
+    scheduler.defer_block_free = pipelined
+    return scheduler
+
+
 @dataclass
 class Stream:
     """What an API server would hear of one request."""
@@ -111,24 +131,7 @@ class ToyEngine:
         copy_share: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        config = vllm_config(budget, caching, seats)
-        spec = FullAttentionSpec(
-            block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32
-        )
-        config.cache_config.num_gpu_blocks = n_blocks
-        make = AsyncScheduler if pipelined else Scheduler
-        caches = KVCacheConfig(
-            num_blocks=n_blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-        )
-        self.scheduler = make(
-            vllm_config=config,
-            kv_cache_config=caches,
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK_TOKENS,
-        )
-        self.scheduler.defer_block_free = pipelined
+        self.scheduler = make_scheduler(vllm_config(budget, caching, seats), n_blocks, pipelined)
         self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         proc = SimpleNamespace(
             output_queue=self.outbox, input_queue=queue.SimpleQueue(), engine_index=0
@@ -144,7 +147,7 @@ class ToyEngine:
         self.memory = np.zeros((n_blocks, BLOCK_TOKENS), dtype=np.uint64)
         self.arena = ToyArena(slots, BLOCK_TOKENS * 8)
         self.runner = ToyRunner(self.memory)
-        self.connector = self._connect(settings, caches)
+        self.connector = self._connect(settings)
         self.scheduler.connector = self.connector
         self.streams: dict[str, Stream] = {}
         self.received: Counter[str] = Counter()
@@ -152,7 +155,7 @@ class ToyEngine:
         self._in_flight: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
         self._arrivals = itertools.count()
 
-    def _connect(self, settings: PluginSettings, caches: KVCacheConfig) -> LlumnixConnector:
+    def _connect(self, settings: PluginSettings) -> LlumnixConnector:
         """Make the connector as vLLM would, but both roles in one and without its thread."""
         worker = WorkerSide(settings, "toy", 0, "v1")
         worker._copier = cast("Any", ToyCopier(self.memory, self.arena))
@@ -160,7 +163,7 @@ class ToyEngine:
         connector._engine, connector._worker, connector._agent = self.side, worker, None
         connector._forward = connector._due = False
         connector._connector_metadata = None
-        connector._kv_cache_config = caches
+        connector._kv_cache_config = self.scheduler.kv_cache_config
         return cast("LlumnixConnector", connector)
 
     # --- requests ---
