@@ -250,7 +250,8 @@ class LlumletAgent:
                 began_s = self._clock()
                 await link.send_blocks(blocks, views)
                 took_s = self._clock() - began_s
-                self._hooks.unstage(request_id, first, n)
+                if departures.moves(ship) is not None:  # else all was unstaged, and may be anew
+                    self._hooks.unstage(request_id, first, n)
                 await self._shaper.wait_until(sent_at_s)
                 self.llumlet.frame_sent(ship, n, n * layout.block_bytes, took_s)
                 self._pump()

@@ -7,6 +7,7 @@ in the engine's process (role SCHEDULER) and one in each worker (role WORKER).
 # ruff: noqa: ARG002, ARG003 (the signatures are vLLM's)
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,8 +202,9 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
 
     def _layout(self, ranks: list[RankInfo]) -> Layout:
         model = self._vllm_config.model_config
-        config = model.hf_config.to_json_string(use_diff=False)
-        digest = hashlib.sha256(config.encode()).hexdigest()[:16]
+        config = json.loads(model.hf_config.to_json_string(use_diff=False))
+        config.pop("_name_or_path", None)  # where it lies on this host
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         return Layout(
             engine="vllm",
             model=f"{model.served_model_name}:{digest}",
