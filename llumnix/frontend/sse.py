@@ -21,7 +21,8 @@ _CHUNK = re.compile(rb"^data:\s*\{", re.MULTILINE)
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _REDIRECT = "migrate:"
 _REFUSED = "llumnix:refused:"
-_CUT_OFF = ("abort", "length")
+# vLLM 0.30 says `tool_calls` of any stream that has called a tool, however it ended.
+_CUT_OFF = ("abort", "length", "tool_calls")
 """How an engine ends a request that has moved: the emulated one, and vLLM's own way."""
 
 
