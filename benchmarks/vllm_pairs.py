@@ -23,6 +23,8 @@ BEFORE_TOKENS = 40
 AFTER_TOKENS = 12
 MAX_TOKENS = 2000
 PATIENCE_S = 180.0
+LOOK_S = 0.2
+"""So seldom that asking what became of a move is no load; events say themselves when they were."""
 FRONTEND = ("--port=0", "--policy=round-robin", "--no-migration")
 
 Sample = dict[str, float]
@@ -97,6 +99,7 @@ class Pair:
     async def move(self, request_id: str) -> "Moved":
         """Move a request to the other server; raises TimeoutError or AssertionError otherwise."""
         after = (await self.get("/llumnix/events?after=0"))["next"]
+        fleet_began_s = time.monotonic() - (await self.get("/llumnix/fleet"))["now_s"]
         ordered_s = time.monotonic()
         async with self.session.post(
             f"{self.url}/llumnix/migrate", json={"request_id": request_id}
@@ -105,19 +108,19 @@ class Pair:
             assert answer.status == 200, told
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(LOOK_S)
                 news = await self.get(f"/llumnix/events?after={after}")
                 for event in news["events"]:
                     if event.get("migration_id") != told["migration_id"]:
                         continue
                     assert event["kind"] in ("migration_started", "migration_committed"), event
                     if event["kind"] == "migration_committed":
-                        return Moved(ordered_s, time.monotonic(), event)
+                        return Moved(ordered_s, fleet_began_s + event["at_s"], event)
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A move: when it was ordered, when its commit was heard of, and what the fleet said of it."""
+    """A move: when it was ordered, when the fleet heard of its commit, and what it said then."""
 
     ordered_s: float
     committed_s: float
