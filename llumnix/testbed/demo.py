@@ -29,7 +29,7 @@ from simulator.workload.transforms import at_rate
 _PROMPT_DIVISOR, _LONGEST_PROMPT = 6, 768
 _OUTPUT_DIVISOR, _SHORTEST_OUTPUT, _LONGEST_OUTPUT = 2, 16, 512
 # Memory for some four requests at once: whether it is well used makes the difference.
-_BLOCKS, _CONTEXT = 44, 1408
+_BLOCKS, _CONTEXT = 48, 1408
 _OPEN_PER_SERVER = 8
 _MODEL = ModelShape(layers=4, hidden=256, intermediate=512, heads=8, kv_heads=4, head_size=32)
 
