@@ -1,13 +1,14 @@
 """What live migration between real vLLM servers costs: its own client, and everybody else.
 
-Two pairs of vLLM servers on this machine's CPU (8 KiB of KV a token, bf16), each behind a
+Two pairs of vLLM servers on this machine's CPU (8 KiB of KV a token in bf16), each behind a
 frontend; one pair is set to stop-and-copy. Streams of each context length are moved, stopped and
 copied, and recomputed, in turn; their client keeps the time of every token. Then a 4k stream is
 moved between servers that decode four other streams each, and these are compared with themselves
 a moment before. The source has computed a prompt once, the destination never: what it has in its
-prefix cache is thrown away before each move. Servers start before any clock does (a minute
-or two; the test bed's environment is built at the first run); `--quick` takes less than 60 s from
-there.
+prefix cache is thrown away before each move. (A CPU without instructions for bf16 takes many times
+as long for a prefill in it as in fp32, which flatters the comparison with recompute: `--dtype
+float32` does not.) Servers start before any clock does (a minute or two; the test bed's environment
+is built at the first run); `--quick` takes about a minute from there.
 """
 
 import argparse
@@ -45,12 +46,13 @@ Samples = dict[str, dict[int, list[Sample]]]
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="shorter contexts, few repeats, < 60 s"
-    )
+    parser.add_argument("--quick", action="store_true", help="shorter contexts, few repeats")
     parser.add_argument("--repeats", type=int, default=7, help="moves a length and mode")
     parser.add_argument("--recomputes", type=int, default=3, help="of them, a length")
     parser.add_argument("--busy-repeats", type=int, default=12, help="moves beside other streams")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default=MID.dtype, help="float32 has 16 KiB"
+    )
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
     args = parser.parse_args()
@@ -59,14 +61,14 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def options(version: str, model: Path) -> list[ServerOptions]:
+def options(version: str, model: Path, dtype: str) -> list[ServerOptions]:
     """Describe one server of the pair that migrates live, and of the one that stops to copy."""
     live = ServerOptions(
         ensure_environment(version),
         model,
         plugin=True,
         secret=secrets.token_hex(16),
-        dtype=MID.dtype,
+        dtype=dtype,
         blocks=2048,
         max_context=2 * CONTEXTS[-1],
     )
@@ -76,10 +78,12 @@ def options(version: str, model: Path) -> list[ServerOptions]:
 async def measure(args: argparse.Namespace, folder: Path) -> tuple[Samples, list[Sample]]:
     contexts = QUICK_CONTEXTS if args.quick else CONTEXTS
     busy_context = QUICK_BUSY_CONTEXT if args.quick else BUSY_CONTEXT
-    model = write_model(folder / "model", MID)
+    model = write_model(folder / "model", replace(MID, dtype=args.dtype))
     got: Samples = {mode: {context: [] for context in contexts} for mode in MODES}
     busy: list[Sample] = []
-    async with launched_pairs(options(args.vllm, model), args.log_dir or folder) as pairs:
+    async with launched_pairs(
+        options(args.vllm, model, args.dtype), args.log_dir or folder
+    ) as pairs:
         caches = [Cached(pair) for pair in pairs]
         for cached, pair in zip(caches, pairs, strict=True):
             await moved(cached, pair, contexts[0])  # the first finds no links between servers
@@ -171,7 +175,8 @@ def figures_of(got: Samples, busy: Sequence[Sample], args: argparse.Namespace) -
     whats = ("gap_ms", "downtime_ms", "normal_ms")
     return {
         "vllm": args.vllm,
-        "kv_bytes_per_token": MID.kv_bytes_per_token,
+        "dtype": args.dtype,
+        "kv_bytes_per_token": replace(MID, dtype=args.dtype).kv_bytes_per_token,
         "repeats": args.repeats,
         "p50": {
             mode: {

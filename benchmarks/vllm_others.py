@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import mean
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ OTHERS = 4
 THEIR_PROMPT, THEIR_TOKENS = 16, 4000
 SETTLE_S = 0.3
 WINDOW_S = 1.0
-"""How long the streams are watched before the first move; later as long as moves take."""
+"""How long the streams are watched, twice, before the first move; later as long as the last took."""
 
 SIDES = ("source", "destination")
 
@@ -44,7 +45,7 @@ class Neighbours:
         await end(*self._tasks)
 
     async def moved_beside(self, context_tokens: int) -> Sample:
-        """Move a stream and look at the others: during, and just as long before, twice."""
+        """Move a stream and look at the others: during, and in two windows just before."""
         story = Story.new(context_tokens - BEFORE_TOKENS)
         stream = Stream(story.prompt, MAX_TOKENS)
         running = asyncio.create_task(stream.run(self._pair.session, self._pair.url, story.extra))
@@ -56,17 +57,13 @@ class Neighbours:
         finally:
             await end(running)
         assert not stream.error, stream.error
-        self._window_s = move.committed_s - move.ordered_s
-        began_s = move.ordered_s
+        before_s, self._window_s = self._window_s, move.committed_s - move.ordered_s
+        bounds_s = [move.ordered_s + back * before_s for back in (-2, -1, 0)]
         sample: Sample = {"took_ms": self._window_s * 1e3}
         for side in SIDES:
             earlier, before, during = (
-                self._intervals_ms(
-                    move.event[side],
-                    began_s + back * self._window_s,
-                    began_s + (back + 1) * self._window_s,
-                )
-                for back in (-2, -1, 0)
+                self._intervals_ms(move.event[side], from_s, until_s)
+                for from_s, until_s in pairwise([*bounds_s, move.committed_s])
             )
             quiet = mean([*earlier, *before])
             sample |= {
