@@ -16,7 +16,7 @@ OTHERS = 4
 THEIR_PROMPT, THEIR_TOKENS = 16, 4000
 SETTLE_S = 0.3
 WINDOW_S = 1.0
-"""How long the streams are watched, twice, before the first move; later as long as the last took."""
+"""How long the streams are watched before the first move; later as long as the last took."""
 
 SIDES = ("source", "destination")
 

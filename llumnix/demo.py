@@ -240,7 +240,7 @@ def _headline(args: argparse.Namespace, requests: Sequence[TraceRequest], consol
 
 def _instances(args: argparse.Namespace) -> str:
     if args.engine == "vllm":
-        return f"vLLM {VERSIONS[0]} servers (CPU, a tiny model, lengths cut down)"
+        return f"vLLM {VERSIONS[0]} servers (CPU, a tiny model with paced steps, lengths cut down)"
     return f"emulated instances ({args.preset})"
 
 

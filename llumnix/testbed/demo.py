@@ -1,8 +1,8 @@
 """The demo on real vLLM servers: the same comparison of policies, with nothing emulated.
 
-The servers run a tiny model on this machine's CPU, so a workload made for GPUs is cut down: its
-lengths are divided, and its rate is set by what these servers are found to do. That first pass
-also gives what every request must answer: run unmoved, greedily, in fp32.
+The servers run a tiny model on this machine's CPU, with steps made longer, so a workload made for
+GPUs is cut down: its lengths are divided, and its rate is set by what these servers are found to
+do. That first pass also gives what every request must answer: run unmoved, greedily, in fp32.
 """
 
 import secrets
@@ -28,8 +28,12 @@ from simulator.workload.transforms import at_rate
 # Llama answers of hundreds of tokens on a GPU, tens to hundreds on a share of a CPU core.
 _PROMPT_DIVISOR, _LONGEST_PROMPT = 6, 768
 _OUTPUT_DIVISOR, _SHORTEST_OUTPUT, _LONGEST_OUTPUT = 2, 16, 512
-# Memory for some four requests at once: whether it is well used makes the difference.
+# Memory for some four requests at once: whether it is well used makes the difference. Steps take as
+# long as a larger model's, asleep: on few cores, servers that compute all the time measure those.
 _BLOCKS, _CONTEXT = 48, 1408
+_STEP_S = 0.02
+# Freeness is counted in steps until memory is full: there is a tenth of a GPU's here.
+_SETTINGS = ("scheduler.rebalance.low_steps=120", "scheduler.rebalance.high_steps=230")
 _OPEN_PER_SERVER = 8
 _MODEL = ModelShape(layers=4, hidden=256, intermediate=512, heads=8, kv_heads=4, head_size=32)
 
@@ -84,14 +88,20 @@ async def launched_fleet(
         arguments=("--no-enable-prefix-caching",),
     )
     options = [
-        replace(each, max_context=_CONTEXT, plugin_settings={"instance_id": f"vllm-{number}"})
+        replace(
+            each,
+            max_context=_CONTEXT,
+            step_s=_STEP_S,
+            plugin_settings={"instance_id": f"vllm-{number}"},
+        )
         for number, each in enumerate(options)
     ]
     _say(f"starting {count} vLLM {version} servers")
     began_s = time.monotonic()
     async with launched_vllm(options, folder) as servers:
         _say(f"started in {time.monotonic() - began_s:.0f} s")
-        yield VllmFleet(tuple(each.url for each in servers), secret_file, settings, log_dir)
+        urls = tuple(each.url for each in servers)
+        yield VllmFleet(urls, secret_file, (*_SETTINGS, *settings), log_dir)
 
 
 def cut_down(requests: Sequence[TraceRequest]) -> list[TraceRequest]:
