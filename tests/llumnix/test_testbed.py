@@ -100,7 +100,7 @@ def test_the_overlay_gives_vllm_its_name(tmp_path: Path) -> None:
         timeout=30,
     ).stdout
 
-    assert json.loads(told) == ["0.32.0+cpu", 0.01, ["async_cpu", "pace"]]
+    assert json.loads(told) == ["0.32.0+cpu", 0.01, ["async_cpu", "pace", "waits"]]
     assert {each.name for each in tmp_path.iterdir() if each.is_symlink()} == set(PACKAGES)
 
 
