@@ -2,7 +2,8 @@
 
 Three servers (CPU, fp32, a tiny model), each behind a proxy that sees the messages of migrations
 and strikes as a certain one is under way: `kill -9` of source or destination, a cut or lossy link,
-a client that leaves, a request that ends. Every answer must be the one of an undisturbed run, and
+a client that leaves, a request that ends or is preempted, a destination whose memory fills up (and
+which refuses therefore) or that is drained. Every answer must be the one of an undisturbed run, and
 all KV blocks and staging memory must come back.
 """
 
@@ -20,12 +21,20 @@ from llumnix.testbed import VERSIONS, Environment, ensure_environment, write_mod
 from llumnix.testbed.cases import Case, all_cases, server_arguments
 from llumnix.testbed.chaos import ChaosProxy, chaos_in_front_of
 from llumnix.testbed.exactness import prompt_text
-from llumnix.testbed.faults import MOMENTS, FaultCase, FaultRun, Outcome, summary
+from llumnix.testbed.faults import (
+    BLOCKS,
+    MAX_CONTEXT,
+    MOMENTS,
+    FaultCase,
+    FaultRun,
+    Outcome,
+    summary,
+)
 from llumnix.testbed.servers import fleet_options, free_port
 from llumnix.testbed.stack import Stack, launched_stack
 
 SERVERS = 3
-CHEAP = ("cut", "drop", "disconnect", "finish")
+CHEAP = ("cut", "drop", "disconnect", "finish", "preempt", "fill memory", "drain")
 KILLS = ("kill source", "kill destination")
 KINDS = ("greedy", "seed-penalties", "json", "tool-auto", "logprobs")
 
@@ -49,14 +58,14 @@ def kinds() -> list[Case]:
 def cases(faults: Sequence[str], *, quick: bool) -> list[FaultCase]:
     found = []
     for fault in faults:
-        repeats = 1 if quick or fault in KILLS else 3
+        repeats = 1 if quick or fault in KILLS else 2
         for number, moment in enumerate(MOMENTS):
             if quick and fault in KILLS and number % 3:
                 continue
             for turn in range(repeats):
                 case = kinds()[(number + turn + len(found)) % len(KINDS)]
                 prompt = prompt_text(number, 700)
-                found.append(FaultCase(fault, moment, case, prompt, stream=turn != 2))
+                found.append(FaultCase(fault, moment, case, prompt, stream=turn != 1))
     return found
 
 
@@ -65,7 +74,8 @@ async def stack_with_chaos(
     environment: Environment, model: Path, log_dir: Path | None
 ) -> AsyncIterator[tuple[Stack, dict[str, ChaosProxy]]]:
     """Run the servers, a proxy before each one's control port, and a frontend."""
-    options = fleet_options(environment, model, SERVERS, arguments=server_arguments(""))
+    arguments = server_arguments("")
+    options = fleet_options(environment, model, SERVERS, arguments=arguments, blocks=BLOCKS)
     async with AsyncExitStack() as open_until_end:
         proxies: dict[str, ChaosProxy] = {}
         placed = []
@@ -74,7 +84,14 @@ async def stack_with_chaos(
             proxy = await open_until_end.enter_async_context(chaos_in_front_of(port))
             proxies[f"vllm-{number}"] = proxy
             settings = {"control_port": port, "advertise_port": proxy.port}
-            placed.append(replace(each, plugin_settings=settings))
+            placed.append(
+                replace(
+                    each,
+                    plugin_settings=settings,
+                    max_context=MAX_CONTEXT,
+                    variables={"VLLM_SERVER_DEV_MODE": "1"},  # it can be told to preempt
+                )
+            )
         stack = await open_until_end.enter_async_context(launched_stack(placed, log_dir))
         yield stack, proxies
 

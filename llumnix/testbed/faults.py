@@ -11,7 +11,7 @@ from typing import Any
 from llumnix.testbed.cases import Case
 from llumnix.testbed.chaos import Act, ChaosProxy, Seen, let_pass
 from llumnix.testbed.recorder import Recording, differences, record
-from llumnix.testbed.servers import VllmServer
+from llumnix.testbed.servers import MODEL_NAME, VllmServer
 from llumnix.testbed.stack import Stack
 
 MOMENTS = (
@@ -27,6 +27,9 @@ MOMENTS = (
 )
 """The messages of a migration in their order; a fault comes as one of them is under way."""
 CUT_LETTERS = 20
+BLOCKS, MAX_CONTEXT = 160, 4096
+"""Of each server: so little memory that a few long prompts fill it."""
+_HOGS, _HOG_TOKENS, _HOG_STEPS = 2, 2400, 150
 _TIMEOUT_S = 60.0
 _HELD_S = 4.0
 
@@ -87,6 +90,8 @@ class FaultRun:
         self._stack = stack
         self._proxies = proxies
         self._references: dict[tuple[str, str, bool], Recording] = {}
+        self._hogs: list[asyncio.Task[None]] = []
+        self._drained: list[str] = []
 
     async def run(self, case: FaultCase) -> Outcome:
         """Play one case: the stream must be as if undisturbed, and nothing may be left over."""
@@ -108,6 +113,7 @@ class FaultRun:
             outcome.wrong += differences(expected, got)
         for proxy in self._proxies.values():
             proxy.watch = let_pass
+        await self._set_right()
         outcome.struck = trap is not None and trap.struck
         outcome.seconds = time.monotonic() - began_s
         outcome.moved = await self._was_moved(request_id)
@@ -169,6 +175,13 @@ class FaultRun:
                     with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                         async with asyncio.timeout(_HELD_S):
                             await asyncio.shield(asking)
+                case "preempt":
+                    await self._preempt(source)
+                case "fill memory":
+                    await self._fill(destination)
+                case "drain":
+                    await self._drain(destination, on=True)
+                    self._drained.append(destination)
                 case "cut":
                     return Act.CUT
                 case "drop":
@@ -178,6 +191,55 @@ class FaultRun:
             return Act.PASS
 
         return strike
+
+    async def _preempt(self, name: str) -> None:
+        """Have vLLM throw all running requests back into its queue."""
+        url = f"{self._server(name).url}/reset_prefix_cache?reset_running_requests=true"
+        async with self._stack.fleet.session.post(url) as answer:
+            answer.raise_for_status()
+
+    async def _fill(self, name: str) -> None:
+        """Occupy nearly all KV blocks of a server, past the frontend."""
+        url = f"{self._server(name).url}/v1/completions"
+        begun = [asyncio.Event() for _ in range(_HOGS)]
+        self._hogs += [
+            asyncio.create_task(self._hog(url, number, begun[number])) for number in range(_HOGS)
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HELD_S):
+                await asyncio.gather(*(each.wait() for each in begun))
+
+    async def _hog(self, url: str, number: int, begun: asyncio.Event) -> None:
+        body = {
+            "model": MODEL_NAME,
+            "prompt": [40 + (number + place) % 60 for place in range(_HOG_TOKENS)],
+            "max_tokens": _HOG_STEPS,
+            "ignore_eos": True,
+            "stream": True,
+            "cache_salt": secrets.token_hex(4),
+        }
+        async with self._stack.fleet.session.post(url, json=body) as answer:
+            answer.raise_for_status()
+            async for _ in answer.content:
+                begun.set()
+
+    async def _drain(self, name: str, *, on: bool) -> None:
+        status, told = await self._stack.fleet.post(
+            "/llumnix/drain", {"instance_id": name, "on": on}
+        )
+        assert status == 200, told
+
+    async def _set_right(self) -> None:
+        """Take back what a strike has changed for longer than a moment."""
+        for hog in self._hogs:
+            hog.cancel()
+        ended = await asyncio.gather(*self._hogs, return_exceptions=True)
+        self._hogs = []
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        while self._drained:
+            await self._drain(self._drained.pop(), on=False)
 
     def _server(self, name: str) -> VllmServer:
         return next(server for server in self._stack.servers if server.name == name)

@@ -9,6 +9,11 @@ from typing import Any
 
 from migration.config import MigrationConfig
 
+# vLLM's queue between an engine and its workers misses a wake-up now and then and looks again after
+# 5 s (shm_broadcast.py): a wait that is to outlast this must be longer.
+PATIENCE_S = 8.0
+MIGRATION = MigrationConfig(stage_timeout_s=PATIENCE_S, detach_timeout_s=PATIENCE_S)
+
 SECRET_VARIABLE = "LLUMNIX_SECRET"  # noqa: S105 - the name of a variable, not a secret
 
 
@@ -52,13 +57,13 @@ class PluginSettings:
         metadata={"help": "no step of the engine is lengthened by more than this share to copy KV"},
     )
     hold_s: float = field(
-        default=5.0,
+        default=PATIENCE_S,
         metadata={"help": "a request waits this long for KV and commit without a sign of life"},
     )
     allow_untested_vllm: bool = field(
         default=False, metadata={"help": "start on a vLLM this plugin was not tested with"}
     )
-    migration: MigrationConfig = field(default_factory=MigrationConfig)
+    migration: MigrationConfig = field(default=MIGRATION)
 
     def __post_init__(self) -> None:
         if not 0 < self.copy_share <= 1:
@@ -75,7 +80,8 @@ def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
     values = dict(extra)
     nested = values.pop("migration", {})
     try:
-        migration = _build(MigrationConfig, dict(nested), "migration.")
+        waits = dataclasses.asdict(MIGRATION) | dict(nested)
+        migration = _build(MigrationConfig, waits, "migration.")
         return _build(PluginSettings, {**values, "migration": migration}, "")
     except (TypeError, ValueError) as error:
         raise SettingsError(f"kv_connector_extra_config: {error}") from error

@@ -23,6 +23,14 @@ def test_nested_settings_are_the_llumlets() -> None:
     assert (found.copy_share, found.migration.max_stages) == (0.2, 3)
 
 
+def test_waits_outlast_a_stall_of_vllm_whatever_else_is_set() -> None:
+    """Five seconds is how long vLLM's own queue may stand still."""
+    found = read_settings({"migration": {"max_stages": 3}})
+    waits = (found.hold_s, found.migration.stage_timeout_s, found.migration.detach_timeout_s)
+    assert min(waits) > 5
+    assert read_settings({"migration": {"stage_timeout_s": 1}}).migration.stage_timeout_s == 1
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
