@@ -35,7 +35,9 @@ from llumnix.testbed.servers import launched_vllm
 SHAPES = {"mid": MID, "tiny": TINY}
 STREAMS = 8
 PROMPT_TOKENS = 64
-TOKENS = 96
+TOKENS = 64
+ALONE = 3
+"""The stream that runs alone is so many times as long as each of those that run together."""
 FIGURES = ("token_ms", "interval_ms", "cpu_ms")
 TITLES = {
     "token_ms": f"time a token, {STREAMS} streams",
@@ -69,7 +71,7 @@ class Round:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few, short rounds, < 60 s")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a stream")
     parser.add_argument("--model", choices=sorted(SHAPES), default="mid")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
@@ -143,20 +145,20 @@ class Bench:
     async def sample(self, server: VllmServer) -> Sample:
         """Have one server work, the other stands still."""
         cpu_s, began_s = cpu_seconds(server.pid), time.perf_counter()
-        await asyncio.gather(*(self._stream(server) for _ in range(STREAMS)))
+        await asyncio.gather(*(self._stream(server, self._tokens) for _ in range(STREAMS)))
         took_s = time.perf_counter() - began_s
-        alone = await self._stream(server)
+        alone = await self._stream(server, ALONE * self._tokens)
         tokens = STREAMS * self._tokens
         return {
             "token_ms": took_s / tokens * 1e3,
             "interval_ms": float(median(alone.intervals_s(1))) * 1e3,
-            "cpu_ms": (cpu_seconds(server.pid) - cpu_s) / (tokens + self._tokens) * 1e3,
+            "cpu_ms": (cpu_seconds(server.pid) - cpu_s) / (tokens + ALONE * self._tokens) * 1e3,
         }
 
-    async def _stream(self, server: VllmServer) -> Stream:
+    async def _stream(self, server: VllmServer, tokens: int) -> Stream:
         draws = np.random.default_rng(secrets.randbits(32))
         prompt = [int(one) for one in draws.integers(32, 127, PROMPT_TOKENS)]
-        stream = Stream(prompt, self._tokens)
+        stream = Stream(prompt, tokens)
         extra: dict[str, Any] = {"temperature": 0}
         if server.options.plugin:
             tag = {"request_id": stream.request_id, "class_index": 0}
