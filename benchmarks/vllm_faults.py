@@ -62,6 +62,8 @@ def cases(faults: Sequence[str], *, quick: bool) -> list[FaultCase]:
         for number, moment in enumerate(MOMENTS):
             if quick and fault in KILLS and number % 3:
                 continue
+            if fault in ("cut", "drop") and moment == MOMENTS[-1]:  # there is no message to lose
+                continue
             for turn in range(repeats):
                 case = kinds()[(number + turn + len(found)) % len(KINDS)]
                 prompt = prompt_text(number, 700)

@@ -1,12 +1,13 @@
 """What the plugin costs a vLLM server while nothing is moved: matched pairs with a plain one.
 
 Two equal vLLM servers on this machine's CPU, one with the plugin loaded, its requests tagged and a
-frontend linked to its llumlet, as in a fleet; one without any of that. Only one of them works at a
-time. A round is plain, plugin, plugin, plain, or the reverse, every other time: eight streams at
-once for the time a token takes, one stream for the interval between tokens. Each round gives one
-ratio; above 1 the plugin costs something. The CPU time of all processes of a server is counted too:
-the same work takes the same CPU, however busy the machine. Servers start before any clock does;
-`--quick` takes less than 60 s from there.
+frontend linked to its llumlet, as in a fleet; one without any of that. They are started anew a few
+times, in turned order: where a process comes to lie in memory makes some per cent, for all of its
+life. Only one of them works at a time. A round is plain, plugin, plugin, plain, or the reverse,
+every other time: eight streams at once for the time a token takes, one stream for the interval
+between tokens. Each round gives one ratio; above 1 the plugin costs something. The CPU time of all
+processes of a server is counted too: the same work takes the same CPU, however busy the machine.
+Servers start before any clock does; `--quick` takes less than 60 s from there.
 """
 
 import argparse
@@ -71,14 +72,15 @@ class Round:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few, short rounds, < 60 s")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--starts", type=int, default=4, help="of the servers; rounds are divided")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a stream")
     parser.add_argument("--model", choices=sorted(SHAPES), default="mid")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.tokens = 5, 32
+        args.rounds, args.starts, args.tokens = 5, 1, 32
     return args
 
 
@@ -92,28 +94,39 @@ async def measure(args: argparse.Namespace, folder: Path) -> list[Round]:
         dtype=shape.dtype,
         max_context=4096,
     )
-    secret = folder / "secret"
-    secret.write_text(plain.secret)
-    logs = args.log_dir or folder
+    (folder / "secret").write_text(plain.secret)
+    rounds: list[Round] = []
+    for start in range(args.starts):
+        due = args.rounds * (start + 1) // args.starts - len(rounds)
+        rounds += await measure_from_start(args, folder, plain, start, due)
+    return rounds
+
+
+async def measure_from_start(
+    args: argparse.Namespace, folder: Path, plain: ServerOptions, start: int, n_rounds: int
+) -> list[Round]:
+    """Start both servers, the plugin's first every other time, and measure some rounds."""
+    logs = (args.log_dir or folder) / f"start-{start}"
+    options = [plain, replace(plain, plugin=True)]
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
     connector = aiohttp.TCPConnector(force_close=True)  # a server closes what stands idle
     async with (
-        launched_vllm([plain, replace(plain, plugin=True)], logs) as servers,
-        launched_frontend(
-            ["--port=0", f"--secret-file={secret}", f"--instance={servers[1].url}"], logs
-        ) as url,
+        launched_vllm(options[:: -1 if start % 2 else 1], logs) as started,
         aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
     ):
-        await linked(session, url)
-        bench = Bench(session, args.tokens)
-        for server in servers:
-            await bench.sample(server)  # the first finds cold caches
-        rounds = []
-        for number in range(args.rounds):
-            rounds.append(await bench.round(servers, plugin_first=number % 2 == 1))
-            shown = "  ".join(f"{name} {rounds[-1].ratio(name):.3f}" for name in FIGURES)
-            print(f"round {number + 1:>3}: plugin / plain  {shown}", file=sys.stderr, flush=True)
-        return rounds
+        servers = sorted(started, key=lambda server: server.options.plugin)
+        serving = ["--port=0", f"--secret-file={folder / 'secret'}", f"--instance={servers[1].url}"]
+        async with launched_frontend(serving, logs) as url:
+            await linked(session, url)
+            bench = Bench(session, args.tokens)
+            for server in servers:
+                await bench.sample(server)  # the first finds cold caches
+            rounds = []
+            for number in range(n_rounds):
+                rounds.append(await bench.round(servers, plugin_first=number % 2 == 1))
+                shown = "  ".join(f"{name} {rounds[-1].ratio(name):.3f}" for name in FIGURES)
+                print(f"start {start + 1}: plugin / plain  {shown}", file=sys.stderr, flush=True)
+    return rounds
 
 
 async def linked(session: aiohttp.ClientSession, url: str) -> None:

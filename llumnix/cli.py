@@ -18,6 +18,7 @@ from llumnix import (
     replay,
     serve_command,
     show_config,
+    simulate,
     top,
     vllm_command,
     workload,
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
         module.add_arguments(commands)
-    for module in (emulate, workload):
+    for module in (emulate, simulate, workload):
         module.add_arguments(commands)
     dashboards.add_arguments(commands)
     show_config.add_arguments(commands)

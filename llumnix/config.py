@@ -23,6 +23,7 @@ from llumnix.fleet_config import FleetConfig
 from llumnix.frontend.config import FrontendConfig
 from migration.config import MigrationConfig
 from policies.scheduler import SchedulerConfig
+from simulator.cluster.options import SimulatorConfig
 
 T = TypeVar("T")
 
@@ -46,6 +47,10 @@ class Config:
     emulator: EmulatorConfig = field(
         default_factory=EmulatorConfig,
         metadata={"help": "the emulated engines started by fleet.emulate"},
+    )
+    simulator: SimulatorConfig = field(
+        default_factory=SimulatorConfig,
+        metadata={"help": "the fleet of `llumnix simulate`; nothing else looks at this"},
     )
 
 

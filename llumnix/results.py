@@ -9,17 +9,62 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from llumnix.loadgen.check import OutputCheck
 from llumnix.loadgen.probe import LATE_STEPS_SHARE, FleetRun
-from llumnix.loadgen.records import RequestRecord, Status
+from llumnix.loadgen.records import Status
+from simulator.workload.request import TraceRequest
 
 # A generator that sent one request in a hundred later than this (emulated) did not replay the
 # workload it was given.
 SLIP_BOUND_S = 0.5
+
+
+class Record(Protocol):
+    """One request's story, measured (`loadgen.records`) or simulated (`simulated`)."""
+
+    @property
+    def request(self) -> TraceRequest:
+        """What was asked."""
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens received."""
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From the scheduled arrival to the first token; None without one."""
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean time per output token after the first; None with fewer than two."""
+
+    @property
+    def e2e_s(self) -> float | None:
+        """From the scheduled arrival to the last token; None without one."""
+
+    @property
+    def slip_s(self) -> float:
+        """How late it was sent."""
+
+    @property
+    def ended_s(self) -> float:
+        """When the last thing known of it happened."""
+
+    @property
+    def shed(self) -> bool:
+        """Rejected for load."""
+
+    @property
+    def error(self) -> str:
+        """What went wrong, empty if nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +74,7 @@ class Slo:
     ttft_s: float = float("inf")
     tpot_s: float = float("inf")
 
-    def met(self, record: RequestRecord) -> bool:
+    def met(self, record: Record) -> bool:
         """Finished, and within both bounds; a single token has no time per further token."""
         ttft_s = record.ttft_s
         if record.status is not Status.FINISHED or ttft_s is None:
@@ -153,7 +198,7 @@ class RunResult:
 
 
 def summarise(
-    records: Sequence[RequestRecord],
+    records: Sequence[Record],
     *,
     policy: str,
     seed: int,
@@ -203,7 +248,7 @@ def summarise(
     )
 
 
-def _latencies(records: Sequence[RequestRecord]) -> dict[str, Spread]:
+def _latencies(records: Sequence[Record]) -> dict[str, Spread]:
     done = [record for record in records if record.status is Status.FINISHED]
     return {
         "ttft_s": Spread.of([record.ttft_s for record in done]),
@@ -212,21 +257,18 @@ def _latencies(records: Sequence[RequestRecord]) -> dict[str, Spread]:
     }
 
 
-def _by_class(records: Sequence[RequestRecord]) -> dict[str, ClassResult]:
+def _by_class(records: Sequence[Record]) -> dict[str, ClassResult]:
     names = sorted({record.request.class_name for record in records})
     groups = {name: [r for r in records if r.request.class_name == name] for name in names}
     return {name: ClassResult(len(group), **_latencies(group)) for name, group in groups.items()}
 
 
-def _duration_s(records: Sequence[RequestRecord]) -> float:
+def _duration_s(records: Sequence[Record]) -> float:
     """From the start of the workload to the last thing known of it."""
-    ends = [float(r.token_times_s[-1]) if len(r.token_times_s) else r.sent_s for r in records]
-    return max(ends, default=0.0)
+    return max((record.ended_s for record in records), default=0.0)
 
 
-def _goodput(
-    records: Sequence[RequestRecord], slo: Slo | None, duration_s: float
-) -> Goodput | None:
+def _goodput(records: Sequence[Record], slo: Slo | None, duration_s: float) -> Goodput | None:
     if slo is None or not records or duration_s <= 0:
         return None
     good = sum(slo.met(record) for record in records)
@@ -243,7 +285,7 @@ def _goodput(
 
 
 def _invalid_reasons(
-    records: Sequence[RequestRecord],
+    records: Sequence[Record],
     fleet: FleetRun,
     check: OutputCheck | None,
     slip_p99_s: float,
@@ -267,7 +309,7 @@ def _invalid_reasons(
     return tuple(reasons)
 
 
-def _errors(records: Sequence[RequestRecord], most: int = 10) -> tuple[str, ...]:
+def _errors(records: Sequence[Record], most: int = 10) -> tuple[str, ...]:
     """The distinct errors, the most frequent first."""
     texts = Counter(record.error for record in records if record.error)
     ranked = sorted(texts.items(), key=lambda item: (-item[1], item[0]))

@@ -50,6 +50,10 @@ class Departures:
         """Say whether this request is on its way out."""
         return request_id in self._by_request
 
+    def peers(self) -> list[Peer]:
+        """List the destinations of all requests moving away, each once."""
+        return list({each.peer.instance_id: each.peer for each in self._by_id.values()}.values())
+
     def sources(self) -> list[Source]:
         """List the machines, for stats and tests."""
         return [departure.source for departure in self._by_id.values()]

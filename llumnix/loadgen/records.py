@@ -73,6 +73,11 @@ class RequestRecord:
         return span_s / (len(self.token_times_s) - 1)
 
     @property
+    def ended_s(self) -> float:
+        """When the last thing known of it happened."""
+        return float(self.token_times_s[-1]) if len(self.token_times_s) else self.sent_s
+
+    @property
     def shed(self) -> bool:
         """Rejected for load, not for its own length."""
         return self.status is Status.REJECTED and self.http_status in SHED_STATUSES

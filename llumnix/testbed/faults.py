@@ -24,12 +24,17 @@ MOMENTS = (
     "last blocks",
     "commit",
     "committed",
+    "first new tokens",
 )
-"""The messages of a migration in their order; a fault comes as one of them is under way."""
+"""The messages of a migration in their order; a fault comes as one of them is under way.
+
+The last is none: the destination has begun to go on.
+"""
 CUT_LETTERS = 20
 BLOCKS, MAX_CONTEXT = 160, 4096
 """Of each server: so little memory that a few long prompts fill it."""
 _HOGS, _HOG_TOKENS, _HOG_STEPS = 2, 2400, 150
+_NEW_TOKENS = 3
 _TIMEOUT_S = 60.0
 _HELD_S = 4.0
 
@@ -79,6 +84,10 @@ class Trap:
         moment = f"last {seen.kind}" if late and seen.kind in ("reserve", "blocks") else seen.kind
         if self.struck or moment != self._moment:
             return Act.PASS
+        return await self.strike()
+
+    async def strike(self) -> Act:
+        """Do it now."""
         self.struck = True
         return await self._strike()
 
@@ -149,7 +158,23 @@ class FaultRun:
             "/llumnix/migrate", {"request_id": request_id, "destination": destination}
         )
         assert status == 200 or asking.done(), told
+        if case.moment == MOMENTS[-1] and await self._goes_on_at(destination, request_id, asking):
+            await trap.strike()
         return trap
+
+    async def _goes_on_at(
+        self, destination: str, request_id: str, asking: "asyncio.Task[Recording]"
+    ) -> bool:
+        """Wait until a moved request has a few tokens of its new place; False: it ended before."""
+        had: int | None = None
+        while not asking.done():
+            for row in await self._stack.fleet.get("/llumnix/requests"):
+                if row["request_id"] == request_id and row["instance_id"] == destination:
+                    had = row["tokens"] if had is None else had
+                    if row["tokens"] >= had + _NEW_TOKENS:
+                        return True
+            await asyncio.sleep(0.01)
+        return False
 
     async def _place_of(self, request_id: str, asking: "asyncio.Task[Recording]") -> str | None:
         """Find the server that answers, once it has said a few words."""

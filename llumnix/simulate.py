@@ -1,0 +1,165 @@
+"""`llumnix simulate`: serve a workload with a whole fleet in virtual time, and say how it went."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.errors import ConfigError
+from llumnix.json_output import write_json
+from llumnix.results import Slo
+from llumnix.results_table import results_table
+from llumnix.run_progress import RunProgress
+from llumnix.simulated import result_of
+from llumnix.simulated_files import write_perfetto, write_requests
+from llumnix.trial import PolicyChoice
+from llumnix.why import explain
+from llumnix.workload import SOURCE_HELP, load_workload
+from policies.registry import PolicyError, PolicySpec
+from policies.types import InstanceId
+from simulator.cluster.fleet import SimulatedFleet
+from simulator.cluster.life import Life
+from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.workload.request import TraceRequest
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `simulate` command."""
+    parser = commands.add_parser(
+        "simulate",
+        help="serve a workload with a fleet in virtual time",
+        description="Serve a workload with a whole fleet in virtual time: the scheduler and the "
+        "llumlets of a real fleet, over models of engines and network. Equal arguments give equal "
+        "results, to the byte. Latencies count from the arrival. Exit status: 0 all served, 1 "
+        "something was not, 2 not run.",
+    )
+    parser.add_argument(
+        "workload", nargs="?", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP
+    )
+    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
+    parser.add_argument(
+        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
+    )
+    parser.add_argument(
+        "--high-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of requests of class `high`, 0 to 1 (default 0)",
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="dispatch policy; NAME+migration or NAME-migration switches migration on or off",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, as `llumnix serve` has")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable"
+    )
+    parser.add_argument(
+        "--outage",
+        action="append",
+        default=[],
+        metavar="INSTANCE@S[+S]",
+        help="an instance that dies at a moment, and is back after a while; repeatable",
+    )
+    add_flags(parser, SimulatorConfig)
+    _add_outputs(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slo-ttft-s", type=float, metavar="S", help="goodput: bound on TTFT")
+    parser.add_argument("--slo-tpot-s", type=float, metavar="S", help="goodput: bound on TPOT")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write a row a request: FILE.csv or FILE.parquet"
+    )
+    parser.add_argument(
+        "--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev"
+    )
+    parser.add_argument(
+        "--why", type=int, metavar="REQUEST", help="say where the time of one request went"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, print a table, write what was asked for, and return the exit status."""
+    config = settings_of(args)
+    requests = load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)
+    if args.why is not None and not 0 <= args.why < len(requests):
+        raise ConfigError(f"--why {args.why}: the workload has requests 0 to {len(requests) - 1}")
+    fleet, lives = simulate(config, requests, args.seed, [outage(text) for text in args.outage])
+    result = result_of(
+        fleet, lives, policy=config.scheduler.dispatch.name, seed=args.seed, slo=_slo(args)
+    )
+    if args.json != "-":
+        Console().print(results_table([result]))
+    write_json(args.json, result.to_json())
+    if args.out is not None:
+        write_requests(args.out, lives)
+    if args.perfetto is not None:
+        write_perfetto(args.perfetto, fleet, lives)
+    if args.why is not None:
+        Console().print(explain(lives[args.why]))
+    return 0 if result.ok and not result.rejected else 1
+
+
+def settings_of(args: argparse.Namespace) -> Config:
+    """Join file, `--set` and flags; raises ConfigError."""
+    config = load_config(args.config, args.set)
+    changes: dict[str, Any] = flags_given(args, SimulatorConfig)
+    try:
+        simulator = dataclasses.replace(config.simulator, **changes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    scheduler = config.scheduler
+    if args.policy:
+        choice = PolicyChoice.parse(args.policy)
+        spec = scheduler.dispatch
+        if spec.name != choice.dispatch:
+            spec = PolicySpec(choice.dispatch)
+        scheduler = dataclasses.replace(scheduler, dispatch=spec, migration=choice.migration)
+    return dataclasses.replace(config, simulator=simulator, scheduler=scheduler)
+
+
+def simulate(
+    config: Config, requests: list[TraceRequest], seed: int, outages: list[Outage]
+) -> tuple[SimulatedFleet, list[Life]]:
+    """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
+    try:
+        fleet = SimulatedFleet(
+            config.simulator, config.scheduler, config.migration, seed=seed, outages=outages
+        )
+        with RunProgress("simulating") as progress:
+            lives = fleet.run(requests, lambda done: progress(done, len(requests), fleet.running))
+        return fleet, lives
+    except (PolicyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def outage(text: str) -> Outage:
+    """Read INSTANCE@S or INSTANCE@S+S."""
+    name, at, times = text.partition("@")
+    began, plus, down = times.partition("+")
+    try:
+        assert name
+        assert at
+        return Outage(InstanceId(name), float(began), float(down) if plus else None)
+    except (AssertionError, ValueError):
+        raise ConfigError(
+            f"--outage wants INSTANCE@S or INSTANCE@S+S, such as instance-0@60+30, not {text!r}"
+        ) from None
+
+
+def _slo(args: argparse.Namespace) -> Slo | None:
+    if args.slo_ttft_s is None and args.slo_tpot_s is None:
+        return None
+    bounds = (args.slo_ttft_s, args.slo_tpot_s)
+    return Slo(*(float("inf") if bound is None else bound for bound in bounds))

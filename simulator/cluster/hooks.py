@@ -1,0 +1,146 @@
+"""What a llumlet sees of a simulated engine: counts of blocks and tokens, never their bytes."""
+
+from collections.abc import Callable, Sequence
+
+from migration.engine import DirectMemory, RequestState
+from migration.layout import Layout
+from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from simulator.batch import EngineRequest, Place
+from simulator.engine import Engine
+
+NO_PARAMS: dict[str, object] = {}
+
+
+class SimulatedHooks(DirectMemory):
+    """`migration.engine.EngineHooks` over an engine model.
+
+    `changed` is called when there may be something to compute again; `released` for a request that
+    runs elsewhere from now on; `requeued` for a queued one sent back to the frontend.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        instance_id: InstanceId,
+        layout: Layout,
+        changed: Callable[[], None],
+        released: Callable[[RequestId], None],
+        requeued: Callable[[RequestId], None],
+        attached: Callable[[RequestId, MigrationId], None],
+    ) -> None:
+        self.terminating = False
+        self._engine = engine
+        self._instance_id = instance_id
+        self._layout = layout
+        self._changed = changed
+        self._released = released
+        self._requeued = requeued
+        self._attached = attached
+
+    def layout(self) -> Layout:
+        """See EngineHooks."""
+        return self._layout
+
+    def load(self) -> InstanceLoad:
+        """See EngineHooks."""
+        return self._engine.load(self._instance_id, terminating=self.terminating)
+
+    def requests(self) -> Sequence[RequestView]:
+        """See EngineHooks."""
+        return [
+            RequestView(
+                request_id=request.request_id,
+                class_index=request.class_index,
+                phase=_phase(request),
+                context_tokens=request.kv_tokens,
+                arrived_order=request.arrived_order,
+                movable=not request.detaching and request.place is not Place.DETACHED,
+            )
+            for request in self._engine.requests()
+        ]
+
+    def kv_tokens(self, request_id: RequestId) -> int | None:
+        """See EngineHooks."""
+        request = self._engine.get(request_id)
+        if request is None or request.place is Place.QUEUED or not request.decoding:
+            return None
+        return request.kv_tokens
+
+    def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
+        """See EngineHooks; there are no bytes here."""
+        raise AssertionError("a simulated network asks for no bytes")
+
+    def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
+        """See EngineHooks."""
+        return self._engine.reserve(migration_id, n_blocks)
+
+    def reserved_views(self, _id: MigrationId, _first: int, _n: int) -> list[memoryview]:
+        """See EngineHooks; there are no bytes here."""
+        return []
+
+    def free_reservation(self, migration_id: MigrationId) -> None:
+        """See EngineHooks."""
+        self._engine.free_reservation(migration_id)
+        self._changed()
+
+    def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
+        """See EngineHooks."""
+        taken = self._engine.attach(
+            migration_id,
+            state.request_id,
+            state.class_index,
+            len(state.prompt_token_ids),
+            len(state.output_token_ids),
+            state.kv_tokens,
+        )
+        if taken is None:
+            return False
+        self._attached(state.request_id, migration_id)
+        self._changed()
+        return True
+
+    def detach(self, request_id: RequestId) -> None:
+        """See EngineHooks."""
+        self._engine.detach(request_id)
+
+    def reattach(self, request_id: RequestId) -> None:
+        """See EngineHooks."""
+        self._engine.reattach(request_id)
+        self._changed()
+
+    def release(self, request_id: RequestId, _redirect: str) -> None:
+        """See EngineHooks."""
+        if self._engine.cancel(request_id):
+            self._released(request_id)
+            self._changed()
+
+    def requeue(self, request_id: RequestId) -> bool:
+        """See EngineHooks."""
+        request = self._engine.get(request_id)
+        if request is None or request.place is not Place.QUEUED or request.output_tokens:
+            return False
+        self._engine.cancel(request_id)
+        self._requeued(request_id)
+        return True
+
+    def set_terminating(self, on: bool) -> None:
+        """See EngineHooks."""
+        self.terminating = on
+
+
+def state_of(request: EngineRequest) -> RequestState:
+    """Sum a detached request up; of its tokens, only how many there are is true."""
+    return RequestState(
+        request_id=request.request_id,
+        class_index=request.class_index,
+        prompt_token_ids=(0,) * request.prompt_tokens,
+        output_token_ids=(0,) * request.output_tokens,
+        kv_tokens=request.kv_tokens,
+        params=NO_PARAMS,
+    )
+
+
+def _phase(request: EngineRequest) -> str:
+    if request.place is Place.QUEUED:
+        return "queued"
+    return "running" if request.decoding else "prefill"
