@@ -36,6 +36,26 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "results, to the byte. Latencies count from the arrival. Exit status: 0 all served, 1 "
         "something was not, 2 not run.",
     )
+    add_workload_arguments(parser)
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="dispatch policy; NAME+migration or NAME-migration switches migration on or off",
+    )
+    parser.add_argument(
+        "--outage",
+        action="append",
+        default=[],
+        metavar="INSTANCE@S[+S]",
+        help="an instance that dies at a moment, and is back after a while; repeatable",
+    )
+    add_fleet_arguments(parser)
+    _add_outputs(parser)
+    parser.set_defaults(run=run)
+
+
+def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which workload is served."""
     parser.add_argument(
         "workload", nargs="?", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP
     )
@@ -53,25 +73,15 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="SHARE",
         help="share of requests of class `high`, 0 to 1 (default 0)",
     )
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="dispatch policy; NAME+migration or NAME-migration switches migration on or off",
-    )
+
+
+def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say how the fleet is set up."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, as `llumnix serve` has")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable"
     )
-    parser.add_argument(
-        "--outage",
-        action="append",
-        default=[],
-        metavar="INSTANCE@S[+S]",
-        help="an instance that dies at a moment, and is back after a while; repeatable",
-    )
     add_flags(parser, SimulatorConfig)
-    _add_outputs(parser)
-    parser.set_defaults(run=run)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
