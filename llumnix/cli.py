@@ -20,6 +20,7 @@ from llumnix import (
     serve_command,
     show_config,
     simulate,
+    sweep,
     top,
     vllm_command,
     workload,
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
         module.add_arguments(commands)
-    for module in (emulate, simulate, compare, workload):
+    for module in (emulate, simulate, compare, sweep, workload):
         module.add_arguments(commands)
     dashboards.add_arguments(commands)
     show_config.add_arguments(commands)

@@ -2,26 +2,18 @@
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from llumnix import simulate
-from llumnix.config import Config
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
 from llumnix.json_output import write_json
 from llumnix.results import RunResult
-from llumnix.run_progress import RunProgress
-from llumnix.simulated import result_of
-from llumnix.workload import load_workload
-from policies.registry import PolicyError
-from simulator.cluster.fleet import SimulatedFleet
+from llumnix.simulations import Draw, Job, add_jobs_argument, run_all
 
 FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "TTFT mean, s": lambda result: result.ttft_s.mean,
@@ -34,19 +26,6 @@ FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "migrations": lambda result: result.migrations_committed,
     "rejected": lambda result: result.rejected,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One simulation: a policy on the workload drawn with a seed."""
-
-    policy: str
-    seed: int
-    config: Config
-    source: str
-    requests: int | None
-    rate: float | None
-    high_share: float
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -69,13 +48,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="workloads, from --seed on (default 5)"
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="simulations at a time (default: one a core)",
-    )
+    add_jobs_argument(parser)
     simulate.add_fleet_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is stdout")
     parser.set_defaults(run=run)
@@ -84,11 +57,13 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run(args: argparse.Namespace) -> int:
     """Simulate, print a table of differences, and return the exit status."""
     policies = args.policy or ["round-robin", "load-aware", "freeness"]
-    if args.seeds < 1 or args.jobs < 1:
-        raise ConfigError("--seeds and --jobs must be 1 or more")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds must be 1 or more, not {args.seeds}")
     if len(set(policies)) < len(policies):
         raise ConfigError(f"each policy once, please: {', '.join(policies)}")
-    done = run_all(jobs_of(args, policies), args.jobs)
+    places = [(name, seed) for seed in seeds_of(args) for name in policies]
+    found = run_all(jobs_of(args, places), args.jobs, "comparing")
+    done = {place: found[at] for at, place in enumerate(places) if at in found}
     seeds = [seed for seed in seeds_of(args) if all((name, seed) in done for name in policies)]
     if not seeds:
         return 130
@@ -107,48 +82,14 @@ def seeds_of(args: argparse.Namespace) -> range:
     return range(args.seed, args.seed + args.seeds)
 
 
-def jobs_of(args: argparse.Namespace, policies: Sequence[str]) -> list[Job]:
-    """List the simulations, the first seed of every policy first."""
-    configs = {}
-    for name in policies:
-        configs[name] = simulate.settings_of(argparse.Namespace(**{**vars(args), "policy": name}))
-    return [
-        Job(name, seed, configs[name], args.workload, args.requests, args.rate, args.high_share)
-        for seed in seeds_of(args)
-        for name in policies
-    ]
-
-
-def run_all(jobs: Sequence[Job], processes: int) -> dict[tuple[str, int], RunResult]:
-    """Run them side by side; after Ctrl-C, give what is finished."""
-    done: dict[tuple[str, int], RunResult] = {}
-    run_one(dataclasses.replace(jobs[0], requests=1))  # what is wrong is said before all begins
-    pool = ProcessPoolExecutor(min(processes, len(jobs)))
-    try:
-        with RunProgress("comparing") as progress:
-            waiting = {pool.submit(run_one, job): job for job in jobs}
-            for future in as_completed(waiting):
-                job = waiting[future]
-                done[job.policy, job.seed] = future.result()
-                left = len(jobs) - len(done)
-                progress(len(done), len(jobs), min(processes, left))
-    except KeyboardInterrupt:
-        pass
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return done
-
-
-def run_one(job: Job) -> RunResult:
-    """Run one simulation; in a process of its own. Raises ConfigError."""
-    requests = load_workload(job.source, job.requests, job.rate, job.seed, job.high_share)
-    config = job.config
-    try:
-        fleet = SimulatedFleet(config.simulator, config.scheduler, config.migration, seed=job.seed)
-        lives = fleet.run(requests)
-    except (PolicyError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    return result_of(fleet, lives, policy=job.policy, seed=job.seed)
+def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list[Job]:
+    """Describe a simulation for every pair of policy and seed."""
+    configs = {
+        name: simulate.settings_of(argparse.Namespace(**{**vars(args), "policy": name}))
+        for name, _ in places
+    }
+    draw = Draw.of(args)
+    return [Job(configs[name], dataclasses.replace(draw, seed=seed)) for name, seed in places]
 
 
 def figures_of(result: RunResult) -> dict[str, float]:

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--why {args.why}: the workload has requests 0 to {len(requests) - 1}")
     fleet, lives = simulate(config, requests, args.seed, [outage(text) for text in args.outage])
     result = result_of(
-        fleet, lives, policy=config.scheduler.dispatch.name, seed=args.seed, slo=_slo(args)
+        fleet, lives, policy=config.scheduler.dispatch.name, seed=args.seed, slo=slo_of(args)
     )
     if args.json != "-":
         Console().print(results_table([result]))
@@ -168,7 +168,8 @@ def outage(text: str) -> Outage:
         ) from None
 
 
-def _slo(args: argparse.Namespace) -> Slo | None:
+def slo_of(args: argparse.Namespace) -> Slo | None:
+    """Read the SLOs given; None without any."""
     if args.slo_ttft_s is None and args.slo_tpot_s is None:
         return None
     bounds = (args.slo_ttft_s, args.slo_tpot_s)

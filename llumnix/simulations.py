@@ -1,0 +1,89 @@
+"""Many simulations: described, spread over processes, and gathered as they finish."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+from llumnix.config import Config
+from llumnix.errors import ConfigError
+from llumnix.results import RunResult, Slo
+from llumnix.run_progress import RunProgress
+from llumnix.simulated import result_of
+from llumnix.workload import load_workload
+from policies.registry import PolicyError
+from simulator.cluster.fleet import SimulatedFleet
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A workload: what is drawn, and by which seed. Equal draws are equal requests."""
+
+    source: str
+    requests: int | None
+    rate: float | None
+    high_share: float
+    seed: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Draw":
+        """Read it off a command line (`simulate.add_workload_arguments`)."""
+        return cls(args.workload, args.requests, args.rate, args.high_share, args.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One simulation: a fleet, a workload, and what it is judged by."""
+
+    config: Config
+    draw: Draw
+    slo: Slo | None = None
+
+
+def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
+    """Say how many simulations run at a time."""
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="simulations at a time (default: one a core)",
+    )
+
+
+def run_all(jobs: Sequence[Job], processes: int, label: str) -> dict[int, RunResult]:
+    """Run them side by side; gives results by position. After Ctrl-C: what is finished by then.
+
+    Raises ConfigError for what cannot be run, before anything long begins.
+    """
+    if processes < 1:
+        raise ConfigError(f"--jobs must be 1 or more, not {processes}")
+    for config in {id(job.config): job for job in jobs}.values():
+        run_one(replace(config, draw=replace(config.draw, requests=1, rate=None)))
+    done: dict[int, RunResult] = {}
+    pool = ProcessPoolExecutor(min(processes, len(jobs)))
+    try:
+        with RunProgress(label) as progress:
+            waiting = {pool.submit(run_one, job): at for at, job in enumerate(jobs)}
+            for future in as_completed(waiting):
+                done[waiting[future]] = future.result()
+                progress(len(done), len(jobs), min(processes, len(jobs) - len(done)))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return done
+
+
+def run_one(job: Job) -> RunResult:
+    """Run one simulation, in this process. Raises ConfigError."""
+    draw, config = job.draw, job.config
+    requests = load_workload(draw.source, draw.requests, draw.rate, draw.seed, draw.high_share)
+    try:
+        fleet = SimulatedFleet(config.simulator, config.scheduler, config.migration, seed=draw.seed)
+        lives = fleet.run(requests)
+    except (PolicyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    name = config.scheduler.dispatch.name
+    return result_of(fleet, lives, policy=name, seed=draw.seed, slo=job.slo)
