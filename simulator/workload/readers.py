@@ -3,13 +3,13 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.workload import formats
 from simulator.workload.request import TraceRequest, WorkloadError
-from simulator.workload.rows import first_line
+from simulator.workload.rows import BadRows, Row, RowError, csv_rows, first_line, pass_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,33 +23,65 @@ class Arrival:
     tenant: str = ""
 
 
-ArrivalReader = Callable[[Path], Iterable[Arrival]]
+# Yields the rows of a file; passes over those that are none, or raises (see BadRows).
+RowSource = Callable[[Path, BadRows | None], Iterator[Row]]
+# Reads one row. None: the row is well-formed, but holds no request that was served.
+RowReader = Callable[[Row], Arrival | None]
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """A registered format: `recognises` is asked about the first line of an unknown file."""
+    """A registered format: `recognises` is asked about the first line of an unknown file.
+
+    `together` sees all arrivals at once, for what no row can tell by itself.
+    """
 
     name: str
     recognises: Callable[[str], bool]
-    read: ArrivalReader
+    rows: RowSource
+    arrival: RowReader
+    together: Callable[[list[Arrival]], list[Arrival]] | None = None
+
+    def read(self, path: Path, bad_rows: BadRows | None = None) -> list[Arrival]:
+        """Read a whole file, as its rows come; bad rows are counted in `bad_rows`, or raised."""
+        arrivals = []
+        for row in self.rows(path, bad_rows):
+            try:
+                arrival = self.arrival(row)
+            except RowError as error:
+                pass_over(error, bad_rows)
+                continue
+            if arrival is not None:
+                arrivals.append(arrival)
+        return arrivals if self.together is None else self.together(arrivals)
 
 
 _FORMATS: dict[str, TraceFormat] = {}
 
 
 def trace_format(
-    name: str, recognises: Callable[[str], bool]
-) -> Callable[[ArrivalReader], ArrivalReader]:
-    """Register the decorated function as the reader of a format; a duplicate raises ValueError."""
+    name: str,
+    recognises: Callable[[str], bool],
+    rows: RowSource = csv_rows,
+    together: Callable[[list[Arrival]], list[Arrival]] | None = None,
+) -> Callable[[RowReader], RowReader]:
+    """Register the decorated function as the reader of a format's rows.
 
-    def register(read: ArrivalReader) -> ArrivalReader:
+    Raises ValueError for a name that is taken.
+    """
+
+    def register(arrival: RowReader) -> RowReader:
         if name in _FORMATS:
             raise ValueError(f"the trace format {name!r} is registered twice")
-        _FORMATS[name] = TraceFormat(name, recognises, read)
-        return read
+        _FORMATS[name] = TraceFormat(name, recognises, rows, arrival, together)
+        return arrival
 
     return register
+
+
+def has_columns(*names: str) -> Callable[[str], bool]:
+    """Recognise a CSV file by columns its header must have, in any order, among others."""
+    return lambda line: set(names) <= {cell.strip() for cell in line.split(",")}
 
 
 @functools.cache
@@ -76,10 +108,13 @@ def sniff(path: Path) -> TraceFormat:
     )
 
 
-def read_trace(path: Path, format_name: str | None = None) -> list[TraceRequest]:
+def read_trace(
+    path: Path, format_name: str | None = None, bad_rows: BadRows | None = None
+) -> list[TraceRequest]:
     """Read a whole trace, in order of arrival, the first request arriving at 0.
 
-    Raises WorkloadError for an unknown format, an unreadable or empty file and a malformed row.
+    Raises WorkloadError for an unknown format, an unreadable or empty file and a malformed row;
+    with `bad_rows`, malformed rows are skipped and counted there instead.
     """
     if format_name is None:
         chosen = sniff(path)
@@ -88,9 +123,10 @@ def read_trace(path: Path, format_name: str | None = None) -> list[TraceRequest]
     else:
         known = ", ".join(known_formats())
         raise WorkloadError(f"unknown trace format {format_name!r}; known: {known}")
-    arrivals = sorted(chosen.read(path), key=lambda arrival: arrival.time_s)
+    arrivals = sorted(chosen.read(path, bad_rows), key=lambda arrival: arrival.time_s)
     if not arrivals:
-        raise WorkloadError(f"{path} holds no requests")
+        skipped = f"; {bad_rows.first}" if bad_rows is not None and bad_rows.first else ""
+        raise WorkloadError(f"{path} holds no requests{skipped}")
     origin_s = arrivals[0].time_s
     return [
         TraceRequest(

@@ -21,6 +21,8 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:50.9951690,396,109
 2023-11-16 18:15:51.2224670,879,55"""
 
+MOONCAKE = '{"timestamp": 500, "input_length": 10, "output_length": 2}'
+
 AZURE_REQUESTS = [
     TraceRequest(0, 0.0, 374, 44),
     TraceRequest(1, 4.314579, 396, 109),
@@ -30,7 +32,7 @@ AZURE_REQUESTS = [
 
 def written(folder: Path, text: str, name: str = "trace") -> Path:
     path = folder / name
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     return path
 
 
@@ -132,7 +134,16 @@ def test_our_own_format_gives_back_what_was_written(tmp_path: Path) -> None:
         ('{"timestamp": NaN, "input_length": 1}', "line 1, column timestamp: expected a number"),
         ('{"input_length": true, "timestamp": 1}', "line 1, column input_length: expected a whole"),
         ('{"input_length": 1, \n', "line 1, column 20: expected JSON"),
-        ('{"input_length": 1}\n[]', "line 2, column 1: expected a JSON object"),
+        (f"{MOONCAKE}\n[]", "line 2, column 1: expected a JSON object"),
+        (f"{MOONCAKE}\n{'[' * 9000}", "line 2, column 1: expected JSON"),
+        (f'{MOONCAKE}\n{{"timestamp": {"1" * 5000}}}', "line 2, column 1: expected JSON"),
+        (f"{MOONCAKE}\n{MOONCAKE.replace('10', '1' * 400)}", "column input_length: .* whole"),
+        (f"{MOONCAKE}\n{MOONCAKE.replace('500', '1' * 400)}", "column timestamp: .* number"),
+        (AZURE.replace("396", "1" * 5000), "line 3, column ContextTokens: expected a whole number"),
+        (AZURE.replace("396", "9" * 10), "line 3, column ContextTokens: .*below 10.9"),
+        (AZURE.replace("396", "9" * 200_000), "line 3, column 1: expected CSV, field larger"),
+        (AZURE.replace("396", '"396'), "line 3, column 3: expected 3 columns .* found 2"),
+        (AZURE.replace("396", "\udcff"), "line 3, column 29: expected text in UTF-8"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "holds no requests"),
         ("", "not a trace in a known format .*azure.*mooncake"),
         ("a,b\n1,2\n", "begins with 'a,b'"),
@@ -158,7 +169,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadError, match="azure, llumnix, mooncake"):
+    with pytest.raises(WorkloadError, match="azure, burstgpt, llumnix, mooncake"):
         read_trace(written(tmp_path, AZURE), "azzure")
 
 
@@ -172,7 +183,7 @@ def test_every_format_is_found_by_its_module_alone() -> None:
 def test_a_format_registered_twice_is_refused() -> None:
     known_formats()
     with pytest.raises(ValueError, match="registered twice"):
-        trace_format("azure", lambda line: False)(lambda path: [])
+        trace_format("azure", lambda line: False)(lambda row: None)
 
 
 def test_the_example_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +196,8 @@ def test_the_example_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.Mon
     exec(compile(example, str(readme), "exec"), {})
     path = written(
         tmp_path,
-        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-        "5,GPT-4,10,20,30,API log\n"
-        "6,GPT-4,10,0,10,API log\n"
-        "9,ChatGPT,11,21,32,Conversation log\n",
+        '{"input_toks": 10, "output_toks": 20, "arrival_time_ns": 5000000000}\n'
+        '{"input_toks": 11, "output_toks": 21, "arrival_time_ns": 9000000000}\n',
     )
-    assert sniff(path).name == "burstgpt"
+    assert sniff(path).name == "llmservingsim"
     assert read_trace(path) == [TraceRequest(0, 0.0, 10, 20), TraceRequest(1, 4.0, 11, 21)]

@@ -2,24 +2,24 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from simulator.workload.readers import Arrival, trace_format
 from simulator.workload.request import TraceRequest
-from simulator.workload.rows import json_rows
+from simulator.workload.rows import Row, json_rows
 
 
-@trace_format("llumnix", lambda line: line.startswith("{") and '"arrival_s"' in line)
-def read(path: Path) -> Iterator[Arrival]:
-    """Read the rows as they are."""
-    for row in json_rows(path):
-        yield Arrival(
-            row.number("arrival_s"),
-            row.tokens("prompt_tokens"),
-            row.tokens("output_tokens"),
-            row.text("class", "normal"),
-            row.text("tenant"),
-        )
+@trace_format(
+    "llumnix", lambda line: line.startswith("{") and '"arrival_s"' in line, rows=json_rows
+)
+def arrival(row: Row) -> Arrival:
+    """Read a row as it is."""
+    return Arrival(
+        row.number("arrival_s"),
+        row.tokens("prompt_tokens"),
+        row.tokens("output_tokens"),
+        row.text("class", "normal"),
+        row.text("tenant"),
+    )
 
 
 def dump(requests: Iterable[TraceRequest]) -> Iterator[str]:

@@ -1,29 +1,39 @@
 """Mooncake FAST'25 traces: JSON lines of milliseconds, input and output length."""
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from policies.types import FloatColumn
 from simulator.streams import stream
 from simulator.workload.readers import Arrival, trace_format
-from simulator.workload.rows import json_rows
+from simulator.workload.rows import Row, json_rows
 
 # A trace is quantised when its stamps repeat this often on average (the conversation trace:
 # 12,031 requests on 1,180 stamps; the synthetic one: 3,993 on 3,982).
 QUANTISED_BATCH = 2.0
 
 
-@trace_format("mooncake", lambda line: line.startswith("{") and '"input_length"' in line)
-def read(path: Path) -> list[Arrival]:
-    """Read the rows; quantised stamps are spread over their slots (see `spread`)."""
-    rows = list(json_rows(path))
-    times_s = spread([row.number("timestamp") / 1000.0 for row in rows])
+def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
+    times_s = spread([arrival.time_s for arrival in arrivals])
     return [
-        Arrival(float(time_s), row.tokens("input_length"), row.tokens("output_length"))
-        for time_s, row in zip(times_s, rows, strict=True)
+        dataclasses.replace(arrival, time_s=time_s)
+        for arrival, time_s in zip(arrivals, times_s.tolist(), strict=True)
     ]
+
+
+@trace_format(
+    "mooncake",
+    lambda line: line.startswith("{") and '"input_length"' in line,
+    rows=json_rows,
+    together=_spread_out,
+)
+def arrival(row: Row) -> Arrival:
+    """Read a row; quantised stamps are spread over their slots afterwards (see `spread`)."""
+    return Arrival(
+        row.number("timestamp") / 1000.0, row.tokens("input_length"), row.tokens("output_length")
+    )
 
 
 def spread(times_s: Sequence[float] | FloatColumn) -> FloatColumn:
