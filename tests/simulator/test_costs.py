@@ -1,8 +1,13 @@
 """The cost model gives the figures its presets are made from, in whole nanoseconds."""
 
-import pytest
+from dataclasses import replace
 
-from simulator.costs import PRESETS, CostModel, preset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.cost_model import CostModel, LinearCosts
+from simulator.costs import PRESETS, preset
 
 A10 = preset("llama-7b-a10")
 TOLERANCE = 0.03
@@ -35,7 +40,7 @@ def test_a10_memory_and_link_are_the_papers() -> None:
     assert A10.link_bytes_per_s == 64e9 / 8
 
 
-COSTS = CostModel(
+COSTS = LinearCosts(
     prefill_base_ns=100,
     prefill_per_token_ns=10,
     prefill_quadratic_ps=2_000,
@@ -69,6 +74,43 @@ def test_chunking_adds_only_bases() -> None:
     whole = COSTS.step_ns([(0, 1024)], 0, 0)
     parts = sum(COSTS.step_ns([(start, 256)], 0, 0) for start in range(0, 1024, 256))
     assert parts == whole + 3 * COSTS.prefill_base_ns
+
+
+def test_overhead_comes_on_top_of_every_step() -> None:
+    """A step of any kind takes the CPU's time longer; the base of decodes stays."""
+    slower = replace(COSTS, overhead_ns=11)
+    for step in (([], 1, 10), ([(0, 100)], 0, 0), ([(0, 100)], 4, 100)):
+        assert slower.step_ns(*step) == COSTS.step_ns(*step) + 11
+    assert slower.decode_base_ns == COSTS.decode_base_ns
+
+
+def test_a_negative_term_is_refused() -> None:
+    """A step can never become cheaper by more work."""
+    with pytest.raises(ValueError, match="decode_per_context_ns must not be negative, it is -1"):
+        replace(COSTS, decode_per_context_ns=-1)
+
+
+@given(
+    chunks=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 500)), max_size=3),
+    batch=st.integers(0, 128),
+    context=st.integers(0, 100_000),
+    more=st.integers(0, 50),
+)
+@pytest.mark.parametrize("costs", [A10.costs, preset("toy").costs, COSTS])
+def test_more_work_never_costs_less(
+    costs: CostModel, chunks: list[tuple[int, int]], batch: int, context: int, more: int
+) -> None:
+    """A step's cost does not fall in its batch, contexts or prompts."""
+    cost_ns = costs.step_ns(chunks, batch, context)
+    assert costs.step_ns(chunks, batch + more, context) >= cost_ns
+    assert costs.step_ns(chunks, batch, context + more) >= cost_ns
+    assert costs.step_ns([*chunks, (0, more)], batch, context) >= cost_ns
+
+
+@pytest.mark.parametrize(("name", "cost_ns"), [("llama-7b-a10", 93_771_122), ("toy", 4_831_741)])
+def test_presets_stay_what_they_were(name: str, cost_ns: int) -> None:
+    """To the nanosecond: results simulated earlier can be had again."""
+    assert preset(name).costs.step_ns([(100, 333), (0, 77)], 9, 1234) == cost_ns
 
 
 def test_an_unknown_preset_lists_the_choices() -> None:

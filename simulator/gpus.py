@@ -1,0 +1,99 @@
+"""What GPUs can do at best, as their maker's data sheets say.
+
+Tensor-core figures are dense: data sheets often print twice that, "with sparsity".
+"""
+
+from dataclasses import dataclass
+
+GB = 10**9
+TB = 10**12
+TERA = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU: dense bf16 FLOP/s, memory speed and size, and its link to others of its machine.
+
+    `link_bytes_per_s` counts one direction; data sheets print the sum of both.
+    """
+
+    name: str
+    source: str
+    bf16_flops: int
+    memory_bytes_per_s: int
+    memory_bytes: int
+    link_bytes_per_s: int
+
+
+_GPUS = (
+    Gpu(
+        name="A10",
+        source="NVIDIA A10 data sheet: 125 TFLOPS bf16, 600 GB/s, 24 GB, PCIe 4.0 64 GB/s",
+        bf16_flops=125 * TERA,
+        memory_bytes_per_s=600 * GB,
+        memory_bytes=24 * GB,
+        link_bytes_per_s=32 * GB,
+    ),
+    Gpu(
+        name="A100-40",
+        source="NVIDIA A100 data sheet, 40 GB SXM: 312 TFLOPS bf16, 1,555 GB/s, NVLink 600 GB/s",
+        bf16_flops=312 * TERA,
+        memory_bytes_per_s=1_555 * GB,
+        memory_bytes=40 * GB,
+        link_bytes_per_s=300 * GB,
+    ),
+    Gpu(
+        name="A100-80",
+        source="NVIDIA A100 data sheet, 80 GB SXM: 312 TFLOPS bf16, 2,039 GB/s, NVLink 600 GB/s",
+        bf16_flops=312 * TERA,
+        memory_bytes_per_s=2_039 * GB,
+        memory_bytes=80 * GB,
+        link_bytes_per_s=300 * GB,
+    ),
+    Gpu(
+        name="L40S",
+        source="NVIDIA L40S data sheet: 362.05 TFLOPS bf16 (733 with sparsity), 864 GB/s, 48 GB, "
+        "PCIe 4.0 64 GB/s",
+        bf16_flops=362_050 * GB,
+        memory_bytes_per_s=864 * GB,
+        memory_bytes=48 * GB,
+        link_bytes_per_s=32 * GB,
+    ),
+    Gpu(
+        name="H100",
+        source="NVIDIA H100 data sheet, SXM5: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
+        "3.35 TB/s, 80 GB, NVLink 900 GB/s",
+        bf16_flops=989_500 * GB,
+        memory_bytes_per_s=3_350 * GB,
+        memory_bytes=80 * GB,
+        link_bytes_per_s=450 * GB,
+    ),
+    Gpu(
+        name="H200",
+        source="NVIDIA H200 data sheet, SXM: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
+        "4.8 TB/s, 141 GB, NVLink 900 GB/s",
+        bf16_flops=989_500 * GB,
+        memory_bytes_per_s=4_800 * GB,
+        memory_bytes=141 * GB,
+        link_bytes_per_s=450 * GB,
+    ),
+    Gpu(
+        name="B200",
+        source="NVIDIA HGX B200 data sheet, an eighth of it: 36 PFLOPS bf16 with sparsity, so "
+        "2,250 TFLOPS dense; 8 TB/s, 180 GB, NVLink 1.8 TB/s",
+        bf16_flops=2_250 * TERA,
+        memory_bytes_per_s=8 * TB,
+        memory_bytes=180 * GB,
+        link_bytes_per_s=900 * GB,
+    ),
+)
+
+GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in _GPUS}
+
+
+def gpu_named(name: str) -> Gpu:
+    """Look a GPU up; raises ValueError naming the choices when there is none of that name."""
+    try:
+        return GPUS[name]
+    except KeyError:
+        raise ValueError(f"unknown GPU {name!r}; choose one of {', '.join(GPUS)}") from None
