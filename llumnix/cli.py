@@ -22,6 +22,7 @@ from llumnix import (
     simulate,
     sweep,
     top,
+    tune,
     vllm_command,
     workload,
 )
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
         module.add_arguments(commands)
-    for module in (emulate, simulate, compare, sweep, workload):
+    for module in (emulate, simulate, compare, sweep, tune, workload):
         module.add_arguments(commands)
     dashboards.add_arguments(commands)
     show_config.add_arguments(commands)
