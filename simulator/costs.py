@@ -1,5 +1,8 @@
 """The presets: step costs and sizes of a model on a GPU, by name, and where they come from."""
 
+from pathlib import Path
+
+from simulator.cost_files import SUFFIX, read_preset
 from simulator.cost_model import CostModel, LinearCosts, Preset
 from simulator.roofline import preset_for
 
@@ -50,9 +53,16 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in _PRESETS}
 
 
 def preset(name: str) -> Preset:
-    """Look up a preset; raises ValueError naming the choices when there is none of that name."""
+    """Look up a preset, or read one from the file if the name ends in .json (see `cost_files`).
+
+    Raises ValueError naming the choices when there is none of that name, or what the file lacks.
+    """
+    if name.endswith(SUFFIX):
+        return read_preset(Path(name))
     try:
         return PRESETS[name]
     except KeyError:
         choices = ", ".join(sorted(PRESETS))
-        raise ValueError(f"unknown cost preset {name!r}; choose one of {choices}") from None
+        raise ValueError(
+            f"unknown cost preset {name!r}; choose one of {choices}, or give a {SUFFIX} file"
+        ) from None

@@ -1,0 +1,93 @@
+"""A preset in a file is the preset that was written, and what is wrong with one is named."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from simulator.cost_files import preset_document, read_preset
+from simulator.cost_model import LinearCosts
+from simulator.cost_table import read_table
+from simulator.costs import PRESETS, preset, preset_for
+from simulator.roofline import RooflineOptions
+from tests.simulator.test_cost_table import OURS
+from tests.simulator.test_roofline import LLAMA_8B
+
+TOY_COSTS = preset("toy").costs
+assert isinstance(TOY_COSTS, LinearCosts)
+TOY = preset_document(preset("toy"))
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "preset.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    """All of it, and a word on the fit beside it; `preset` takes the file like a name."""
+    path = write(tmp_path, preset_document(preset(name), {"error": 0.1}))
+    assert read_preset(path) == preset(str(path)) == preset(name)
+
+
+def test_costs_may_come_from_a_table(tmp_path: Path) -> None:
+    """The table lies beside the file."""
+    (tmp_path / "costs.csv").write_text(OURS)
+    path = write(tmp_path, TOY | {"costs": {"kind": "table", "file": "costs.csv"}})
+    assert read_preset(path) == replace(preset("toy"), costs=read_table(tmp_path / "costs.csv"))
+
+
+def test_all_may_come_from_a_roofline(tmp_path: Path) -> None:
+    """A model and a GPU are enough, options go with them."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    asked = {"model_config": "config.json", "gpu": "L40S", "overlap": "full", "overhead_ns": 5}
+    options = RooflineOptions(overlap="full", overhead_ns=5)
+    found = read_preset(write(tmp_path, {"roofline": asked | {"memory_efficiency": 0.7}}))
+    expected = preset_for(
+        tmp_path / "config.json", "L40S", options=replace(options, memory_efficiency=0.7)
+    )
+    assert found == expected
+
+
+LINEAR = {"kind": "linear"} | asdict(TOY_COSTS)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "expected a JSON object"),
+        ({"name": "x"}, "lacks block_tokens, capacity_tokens, costs"),
+        (TOY | {"size": 1}, "unknown size; known: block_tokens"),
+        (TOY | {"capacity_tokens": 0}, "capacity_tokens: expected a whole number, 1 or more"),
+        (TOY | {"name": 5}, "name: expected a text, found 5"),
+        (TOY | {"costs": 5}, "costs: expected a JSON object"),
+        (TOY | {"costs": {"kind": "guess"}}, "kind: expected linear or table, found 'guess'"),
+        (TOY | {"costs": LINEAR | {"decode_base_ns": -1}}, "decode_base_ns: expected a whole"),
+        (TOY | {"costs": LINEAR | {"base": 1}}, "costs: unknown base"),
+        ({"roofline": {"gpu": "H100"}}, "roofline lacks model_config"),
+        ({"roofline": {"gpu": 1, "model_config": "c"}}, "gpu: expected a text, found 1"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, document: object, message: str) -> None:
+    """By file and key."""
+    path = write(tmp_path, document)
+    with pytest.raises(ValueError, match=message) as caught:
+        preset(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
+    """Missing, or no JSON."""
+    with pytest.raises(ValueError, match="cannot read"):
+        preset(str(tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bad\.json is not JSON"):
+        preset(str(tmp_path / "bad.json"))
+
+
+def test_only_linear_costs_are_written() -> None:
+    """Other kinds have files of their own."""
+    with pytest.raises(TypeError, match="not RooflineCosts"):
+        preset_document(preset_for(LLAMA_8B, "H100"))
