@@ -1,4 +1,4 @@
-"""`llumnix workload`: sum up a trace as a profile, generate from one, look at either."""
+"""`llumnix workload`: sum up traces, generate workloads, look at them, change them."""
 
 import argparse
 import dataclasses
@@ -8,68 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from llumnix.data_files import data_names, data_path
+from llumnix import workload_edits
 from llumnix.errors import ConfigError
-from simulator.workload import generators, profiled
+from llumnix.workload_sources import (
+    SOURCE_HELP,
+    add_reading,
+    add_seed,
+    find_profile,
+    find_workload,
+    load_workload,
+)
+from simulator.workload import profiled
 from simulator.workload.arrivals import gap_cv
 from simulator.workload.formats.llumnix import dump
 from simulator.workload.lengths import rank_correlation
-from simulator.workload.load import is_profile, load
-from simulator.workload.profile import Origin, Profile, measure, read_profile, to_json
-from simulator.workload.readers import known_formats, read_trace
+from simulator.workload.load import is_profile
+from simulator.workload.profile import Origin, measure, read_profile, to_json
+from simulator.workload.readers import read_trace
 from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.rows import BadRows
 from simulator.workload.transforms import mean_rate_rps, with_high_class
 
-SOURCE_HELP = (
-    "a trace file, a profile file, the name of a shipped profile, or a generator such as "
-    "power-law:M-M,cv=2"
-)
-
-
-def load_workload(
-    name_or_path: str | Path,
-    requests: int | None = None,
-    rate: float | None = None,
-    seed: int = 0,
-    high_share: float = 0.0,
-) -> list[TraceRequest]:
-    """Load a workload by path, by the name of a shipped profile, or by a generator's word.
-
-    See `simulator.workload.load.load` for the arguments. Raises ConfigError.
-    """
-    try:
-        return load(find_workload(name_or_path), requests, rate, seed, high_share)
-    except WorkloadError as error:
-        raise ConfigError(str(error)) from error
-
-
-def find_workload(name_or_path: str | Path) -> str | Path:
-    """Find what a user named: a generator's word as it is, else a path that exists."""
-    text = str(name_or_path)
-    if text.startswith(generators.PREFIX):
-        return text
-    if Path(text).is_file():
-        return Path(text)
-    try:
-        return data_path("traces", f"{text}.json")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no trace {text!r}: give a trace file, a profile file, a generator such as "
-            f"power-law:M-M, or a shipped profile ({', '.join(data_names('traces', '.json'))})"
-        ) from None
-
-
-def find_profile(name_or_path: str | Path) -> Profile:
-    """Read a profile by path or by the name of a shipped one; raises ConfigError."""
-    path = find_workload(name_or_path)
-    try:
-        if isinstance(path, str) or not is_profile(path):
-            raise ConfigError(
-                f"{name_or_path} is not a profile: make one with `llumnix workload profile TRACE`"
-            )
-        return read_profile(path)
-    except WorkloadError as error:
-        raise ConfigError(str(error)) from error
+__all__ = ["SOURCE_HELP", "add_arguments", "describe", "find_workload", "load_workload", "run"]
 
 
 def describe(requests: Sequence[TraceRequest]) -> list[tuple[str, str]]:
@@ -95,11 +55,12 @@ def describe(requests: Sequence[TraceRequest]) -> list[tuple[str, str]]:
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the `workload` command and its three verbs."""
+    """Add the `workload` command and its verbs."""
     parser = commands.add_parser(
         "workload",
-        help="sum up traces, generate workloads",
-        description="Sum up a trace as a small profile, generate workloads like it, look at both.",
+        help="sum up, generate, convert, scale, slice and merge workloads",
+        description="Sum up a trace as a small profile, generate workloads like it, look at both; "
+        "convert, scale, slice and merge workloads of any source.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     _add_profile(verbs)
@@ -107,15 +68,23 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     inspect = verbs.add_parser("inspect", help="print what a workload is like")
     inspect.add_argument("workload", metavar="WORKLOAD", help=SOURCE_HELP)
     _add_drawing(inspect)
-    inspect.set_defaults(run=run, act=_inspect)
+    inspect.set_defaults(act=_inspect)
+    workload_edits.add_verbs(verbs)
+    for verb in verbs.choices.values():
+        verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out one verb; results go to stdout."""
+    """Carry out one verb; results go to stdout, what was skipped is said on stderr."""
+    args.bad_rows = BadRows() if args.skip_bad_rows else None
     try:
-        sys.stdout.writelines(args.act(args))
+        lines = args.act(args)
     except WorkloadError as error:
         raise ConfigError(str(error)) from error
+    if args.bad_rows is not None:
+        first = f"; the first: {args.bad_rows.first}" if args.bad_rows.first else ""
+        sys.stderr.write(f"llumnix workload: skipped {args.bad_rows.count:,} bad rows{first}\n")
+    sys.stdout.writelines(lines)
     return 0
 
 
@@ -127,14 +96,12 @@ def _add_profile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "The profile holds no request of the trace, and generates any number of like ones.",
     )
     parser.add_argument("trace", type=Path, metavar="TRACE", help="a trace file, plain or .gz")
-    parser.add_argument(
-        "--format", choices=list(known_formats()), help="the trace's format (default: by its looks)"
-    )
+    add_reading(parser)
     parser.add_argument("--name", help="the profile's name (default: the file's)")
     parser.add_argument("--source", default="", help="where the trace is published")
     parser.add_argument("--licence", default="", help="the trace's licence")
     parser.add_argument("--attribution", default="", help="whom the licence asks to be named")
-    parser.set_defaults(run=run, act=_profile)
+    parser.set_defaults(act=_profile)
 
 
 def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -149,7 +116,7 @@ def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--duration-s", type=float, metavar="S", help="generate this long instead of a number"
     )
-    parser.set_defaults(run=run, act=_generate)
+    parser.set_defaults(act=_generate)
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
@@ -157,9 +124,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
-    )
+    add_seed(parser)
     parser.add_argument(
         "--high-share",
         type=float,
@@ -167,10 +132,11 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of requests of class `high`, 0 to 1 (default 0)",
     )
+    add_reading(parser)
 
 
 def _profile(args: argparse.Namespace) -> list[str]:
-    requests = read_trace(args.trace, args.format)
+    requests = read_trace(args.trace, args.format, args.bad_rows)
     name = args.name or args.trace.name.split(".")[0]
     return [to_json(measure(requests, Origin(name, args.source, args.licence, args.attribution)))]
 
@@ -198,4 +164,12 @@ def _inspect(args: argparse.Namespace) -> list[str]:
 
 
 def _loaded(args: argparse.Namespace) -> list[TraceRequest]:
-    return load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)
+    return load_workload(
+        args.workload,
+        args.requests,
+        args.rate,
+        args.seed,
+        args.high_share,
+        format_name=args.format,
+        bad_rows=args.bad_rows,
+    )

@@ -1,10 +1,13 @@
-"""Changing a workload: a window of it, another rate, classes for its requests."""
+"""Changing a workload: a part of it, another rate, other lengths or classes; joining several."""
 
 import dataclasses
-from collections.abc import Sequence
+import heapq
+import math
+from collections.abc import Iterable, Sequence
 
 from simulator.streams import stream
 from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.rows import MAX_TOKENS
 
 
 def take(requests: Sequence[TraceRequest], count: int, seed: int) -> list[TraceRequest]:
@@ -21,11 +24,58 @@ def take(requests: Sequence[TraceRequest], count: int, seed: int) -> list[TraceR
     start = 0
     if seed:
         start = int(stream(seed, "workload/window").integers(len(requests) - count + 1))
-    origin_s = requests[start].arrival_s
+    return from_zero(requests[start : start + count])
+
+
+def from_zero(requests: Sequence[TraceRequest]) -> list[TraceRequest]:
+    """The same requests, the first of them at 0, numbered from 0."""
     return [
-        dataclasses.replace(request, index=index, arrival_s=round(request.arrival_s - origin_s, 6))
-        for index, request in enumerate(requests[start : start + count])
+        dataclasses.replace(
+            request, index=index, arrival_s=round(request.arrival_s - requests[0].arrival_s, 6)
+        )
+        for index, request in enumerate(requests)
     ]
+
+
+def between_s(
+    requests: Sequence[TraceRequest], from_s: float = 0.0, to_s: float = math.inf
+) -> list[TraceRequest]:
+    """The requests that arrive from `from_s` on and before `to_s`, the first of them at 0.
+
+    Raises WorkloadError when there are none.
+    """
+    part = [request for request in requests if from_s <= request.arrival_s < to_s]
+    if not part:
+        raise WorkloadError(
+            f"no request arrives from {from_s:g} s on and before {to_s:g} s: the workload ends at "
+            f"{requests[-1].arrival_s:g} s"
+        )
+    return from_zero(part)
+
+
+def numbered(
+    requests: Sequence[TraceRequest], first: int = 0, end: int | None = None
+) -> list[TraceRequest]:
+    """The requests from number `first` on and before number `end`, the first of them at 0.
+
+    Raises WorkloadError when there are none, or the workload has no so high a number.
+    """
+    end = len(requests) if end is None else end
+    if not 0 <= first < end <= len(requests):
+        raise WorkloadError(
+            f"no requests from number {first} on and before {end}: the workload has numbers 0 to "
+            f"{len(requests) - 1}"
+        )
+    return from_zero(requests[first:end])
+
+
+def merged(workloads: Iterable[Sequence[TraceRequest]]) -> list[TraceRequest]:
+    """All requests of several workloads by arrival, numbered from 0; times stay as they are.
+
+    Requests that arrive at once keep the order of their workloads.
+    """
+    in_order = heapq.merge(*workloads, key=lambda request: request.arrival_s)
+    return [dataclasses.replace(request, index=index) for index, request in enumerate(in_order)]
 
 
 def mean_rate_rps(requests: Sequence[TraceRequest]) -> float:
@@ -39,7 +89,7 @@ def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> list[TraceRequ
 
     All gaps change by one factor, so that burstiness (the CV of the gaps) stays as it was.
     """
-    if rate_rps <= 0:
+    if not 0.0 < rate_rps < math.inf:
         raise WorkloadError(f"a rate must be above 0 requests per second, not {rate_rps}")
     if len(requests) < 2:
         return list(requests)
@@ -49,6 +99,29 @@ def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> list[TraceRequ
     factor = rate_now_rps / rate_rps
     return [
         dataclasses.replace(request, arrival_s=round(request.arrival_s * factor, 6))
+        for request in requests
+    ]
+
+
+def with_lengths(
+    requests: Sequence[TraceRequest], prompt_factor: float = 1.0, output_factor: float = 1.0
+) -> list[TraceRequest]:
+    """The same requests with lengths multiplied: rounded to whole tokens, at least one."""
+    for factor in (prompt_factor, output_factor):
+        if not 0.0 < factor < math.inf:
+            raise WorkloadError(f"a factor of lengths must be a number above 0, not {factor}")
+
+    def times(tokens: int, factor: float) -> int:
+        if tokens * factor >= MAX_TOKENS:
+            raise WorkloadError(f"{factor:g} times {tokens} tokens are more than 10^9")
+        return max(1, round(tokens * factor))
+
+    return [
+        dataclasses.replace(
+            request,
+            prompt_tokens=times(request.prompt_tokens, prompt_factor),
+            output_tokens=times(request.output_tokens, output_factor),
+        )
         for request in requests
     ]
 

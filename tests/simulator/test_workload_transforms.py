@@ -1,16 +1,45 @@
 """Windows, rates and classes of a workload; and the one door to all workloads."""
 
+import dataclasses
+import itertools
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.workload.formats.llumnix import dump
 from simulator.workload.load import load
 from simulator.workload.request import TraceRequest, WorkloadError
-from simulator.workload.transforms import at_rate, mean_rate_rps, take, with_high_class
+from simulator.workload.transforms import (
+    at_rate,
+    between_s,
+    from_zero,
+    mean_rate_rps,
+    merged,
+    numbered,
+    take,
+    with_high_class,
+    with_lengths,
+)
 
 TRACE = [TraceRequest(i, i * i / 10, 100 + i, 10 + i) for i in range(200)]
 PROFILE = Path(__file__).parents[2] / "traces" / "azure-conv-2023.json"
+
+# Workloads as a reader gives them: the first request at 0, times to the microsecond.
+REQUESTS = st.tuples(
+    st.integers(0, 10**10),
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+    st.sampled_from(["normal", "high"]),
+    st.sampled_from(["", "alice"]),
+)
+WORKLOADS = st.lists(REQUESTS, min_size=1, max_size=40).map(
+    lambda rows: from_zero(
+        [TraceRequest(i, row[0] / 1e6, *row[1:]) for i, row in enumerate(sorted(rows))]
+    )
+)
 
 
 @pytest.fixture
@@ -106,3 +135,86 @@ def test_any_source_comes_at_the_rate_asked_for(source: str, trace_path: Path) -
 def test_no_requests_are_refused(trace_path: Path) -> None:
     with pytest.raises(WorkloadError, match="1 or more"):
         load(trace_path, requests=0)
+
+
+@given(WORKLOADS)
+def test_everything_of_a_workload_is_the_workload(workload: list[TraceRequest]) -> None:
+    assert between_s(workload) == workload
+    assert numbered(workload) == workload
+    assert from_zero(workload) == workload
+
+
+@given(WORKLOADS)
+def test_scaling_by_one_changes_nothing(workload: list[TraceRequest]) -> None:
+    assert with_lengths(workload, 1.0, 1.0) == workload
+    if rate := mean_rate_rps(workload):
+        assert at_rate(workload, rate) == workload
+
+
+@given(WORKLOADS, st.data())
+def test_two_parts_hold_what_the_whole_holds(
+    workload: list[TraceRequest], data: st.DataObject
+) -> None:
+    """Cut at any time or number: no request is in both, none is lost."""
+
+    def lengths(requests: list[TraceRequest]) -> list[tuple[int, int, str]]:
+        return [(r.prompt_tokens, r.output_tokens, r.tenant) for r in requests]
+
+    cut = data.draw(st.integers(1, len(workload)))
+    halves = numbered(workload, 0, cut) + (numbered(workload, cut) if cut < len(workload) else [])
+    assert lengths(halves) == lengths(workload)
+    cut_s = data.draw(st.sampled_from([r.arrival_s for r in workload]))
+    late = between_s(workload, cut_s)
+    early = between_s(workload, 0.0, cut_s) if cut_s > 0.0 else []
+    assert lengths(early + late) == lengths(workload)
+    assert late[0].arrival_s == 0.0
+
+
+@given(st.lists(WORKLOADS, min_size=1, max_size=4))
+def test_merging_loses_no_request_and_keeps_order(workloads: list[list[TraceRequest]]) -> None:
+    workloads = [
+        [dataclasses.replace(request, tenant=str(place)) for request in workload]
+        for place, workload in enumerate(workloads)
+    ]
+    together = merged(workloads)
+    for place, workload in enumerate(workloads):
+        mine = [request for request in together if request.tenant == str(place)]
+        assert from_zero(mine) == workload
+    assert len(together) == sum(map(len, workloads))
+    assert [r.index for r in together] == list(range(len(together)))
+    assert all(a.arrival_s <= b.arrival_s for a, b in itertools.pairwise(together))
+
+
+def test_merged_requests_that_arrive_at_once_keep_the_order_of_their_workloads() -> None:
+    first = [TraceRequest(i, 1.0 * (i // 2), 10 + i, 1) for i in range(4)]
+    second = [TraceRequest(i, 1.0 * (i // 2), 20 + i, 1) for i in range(4)]
+    assert [r.prompt_tokens for r in merged([first, second])] == [10, 11, 20, 21, 12, 13, 22, 23]
+    assert merged([first]) == first
+
+
+def test_lengths_are_scaled_to_whole_tokens_and_never_to_none() -> None:
+    requests = [TraceRequest(0, 0.0, 1, 3), TraceRequest(1, 1.0, 100, 7)]
+    assert with_lengths(requests, 0.25, 2.5) == [
+        TraceRequest(0, 0.0, 1, 8),
+        TraceRequest(1, 1.0, 25, 18),
+    ]
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan, 1e8])
+def test_lengths_stay_lengths(factor: float) -> None:
+    with pytest.raises(WorkloadError, match=r"factor|times"):
+        with_lengths(TRACE, factor, 1.0)
+
+
+def test_a_part_without_requests_is_refused() -> None:
+    with pytest.raises(WorkloadError, match="from 5000 s on and before inf s"):
+        between_s(TRACE, 5000.0)
+    for first, end in ((200, None), (5, 5), (0, 201)):
+        with pytest.raises(WorkloadError, match="numbers 0 to 199"):
+            numbered(TRACE, first, end)
+
+
+def test_a_part_by_time_holds_its_start_and_not_its_end() -> None:
+    part = between_s(TRACE, 0.4, 1.6)
+    assert [r.prompt_tokens for r in part] == [102, 103]
+    assert [r.arrival_s for r in part] == [0.0, 0.5]
