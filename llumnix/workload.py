@@ -95,7 +95,9 @@ def _add_profile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Sum up a trace: rate over time, burstiness, length quantiles, correlation. "
         "The profile holds no request of the trace, and generates any number of like ones.",
     )
-    parser.add_argument("trace", type=Path, metavar="TRACE", help="a trace file, plain or .gz")
+    parser.add_argument(
+        "trace", type=Path, metavar="TRACE", help="a trace file, plain or .gz, or a ServeGen folder"
+    )
     add_reading(parser)
     parser.add_argument("--name", help="the profile's name (default: the file's)")
     parser.add_argument("--source", default="", help="where the trace is published")
@@ -136,7 +138,10 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 
 
 def _profile(args: argparse.Namespace) -> list[str]:
-    requests = read_trace(args.trace, args.format, args.bad_rows)
+    if args.trace.is_dir():
+        requests = load_workload(args.trace, bad_rows=args.bad_rows)
+    else:
+        requests = read_trace(args.trace, args.format, args.bad_rows)
     name = args.name or args.trace.name.split(".")[0]
     return [to_json(measure(requests, Origin(name, args.source, args.licence, args.attribution)))]
 

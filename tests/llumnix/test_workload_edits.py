@@ -10,6 +10,7 @@ import pytest
 from llumnix import workload
 from llumnix.cli import main
 from llumnix.errors import ConfigError
+from simulator.workload.profile import from_json
 from simulator.workload.readers import read_trace
 from simulator.workload.request import TraceRequest
 from simulator.workload.transforms import from_zero, mean_rate_rps
@@ -162,6 +163,11 @@ def test_every_verb_skips_bad_rows_on_request_and_says_so(
     assert output.out == typed(*(trace if word == "FILE" else word for word in words))
     count = 2 * words.count("FILE")
     assert f"skipped {count} bad rows; the first: {story}" in output.err
+
+
+def test_a_servegen_folder_has_a_profile(servegen: Path, typed: Typed) -> None:
+    profile = from_json(typed("profile", servegen), "stdout")
+    assert (profile.origin.name, profile.curve.total) == ("servegen", 120)
 
 
 def test_no_bad_rows_are_said_to_be_none(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
