@@ -33,6 +33,11 @@ RECORDING = """request,class,tenant,status,reason,arrived_s,prompt_tokens,output
 1,normal,,rejected,too long,0.5,9000,0,
 2,normal,bob,failed,,0.75,41,3,0.1
 """
+BAILIAN = """{"chat_id": 1, "parent_chat_id": -1, "timestamp": 0.5, "input_length": 30, \
+"output_length": 9, "type": "text", "turn": 1, "hash_ids": [4]}
+{"chat_id": 2, "parent_chat_id": 1, "timestamp": 2.75, "input_length": 60, "output_length": 8, \
+"type": "text", "turn": 2, "hash_ids": [4, 5]}
+"""
 
 
 def written(folder: Path, text: str) -> Path:
@@ -60,6 +65,7 @@ def written(folder: Path, text: str) -> Path:
             "vidur",
             [TraceRequest(0, 0.0, 8, 7)],
         ),
+        (BAILIAN, "bailian", [TraceRequest(0, 0.0, 30, 9), TraceRequest(1, 2.25, 60, 8)]),
         (
             SPLITWISE,
             "splitwise",

@@ -169,7 +169,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadError, match="azure, burstgpt, llumnix, mooncake"):
+    with pytest.raises(WorkloadError, match="azure, bailian, burstgpt, llumnix, mooncake"):
         read_trace(written(tmp_path, AZURE), "azzure")
 
 

@@ -12,7 +12,8 @@ from simulator.workload.arrivals import gap_cv
 from simulator.workload.load import load
 from simulator.workload.request import TraceRequest, WorkloadError
 from simulator.workload.rows import BadRows
-from simulator.workload.servegen import generate, read_clients
+from simulator.workload.servegen import generate
+from simulator.workload.servegen_clients import read_clients
 from simulator.workload.transforms import mean_rate_rps
 
 # 0.5 requests a second: 300 in ten minutes.

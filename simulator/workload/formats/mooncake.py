@@ -25,7 +25,8 @@ def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
 
 @trace_format(
     "mooncake",
-    lambda line: line.startswith("{") and '"input_length"' in line,
+    # Qwen-Bailian's rows have the same names, but seconds; theirs belong to a chat.
+    lambda line: line.startswith("{") and '"input_length"' in line and '"chat_id"' not in line,
     rows=json_rows,
     together=_spread_out,
 )
