@@ -13,6 +13,8 @@ import aiohttp
 from llumnix.testbed.recorder import Recording, record
 
 _POLL_S = 0.02
+_PAUSE_S = 0.1
+"""After a move that came to nothing; where memory is short, most do for a while."""
 _REQUEST_TIMEOUT_S = 180.0
 _ENDS = {"migration_committed", "migration_aborted", "migration_refused"}
 
@@ -114,7 +116,7 @@ class Fleet:
                     ride.moves.append({**event, "ordered_letters": letters})
                     break
                 ride.failures.append(event["text"].partition("(")[2].rstrip(")") or event["text"])
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(_PAUSE_S)
 
     async def _order(self, ride: Ride, progress: "_Progress") -> dict[str, Any] | None:
         """Order one move and wait for its end; None when the request ended before."""
