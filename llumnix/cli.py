@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from llumnix import (
     __version__,
+    calibrate,
     compare,
     dashboards,
     demo,
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
         module.add_arguments(commands)
-    for module in (emulate, simulate, compare, sweep, tune, workload):
+    for module in (emulate, simulate, compare, sweep, tune, workload, calibrate):
         module.add_arguments(commands)
     dashboards.add_arguments(commands)
     show_config.add_arguments(commands)

@@ -1,0 +1,70 @@
+"""One simulated engine serving what a real one served: what would these costs have made of it?"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from policies.types import RequestId
+from simulator.batch import EngineRequest, StepResult
+from simulator.calibration.measured import Ints, Measured
+from simulator.cost_model import CostModel
+from simulator.engine import Engine
+from simulator.roster import EngineLimits
+
+NS_PER_S = 1e9
+
+
+@dataclass
+class _Lengths:
+    """Ends each request at the length it had."""
+
+    output_tokens: dict[RequestId, int]
+
+    def produced(self, request: EngineRequest) -> bool:
+        """See EngineHost."""
+        return request.output_tokens >= self.output_tokens[request.request_id]
+
+    def preempted(self, request: EngineRequest) -> None:
+        """See EngineHost."""
+
+    def detached(self, request: EngineRequest) -> None:
+        """See EngineHost."""
+
+
+def rerun(measured: Measured, costs: CostModel, limits: EngineLimits) -> Measured:
+    """Serve the same arrivals and lengths; gives the times they have in simulation."""
+    ids = [RequestId(str(index)) for index in range(len(measured))]
+    lengths = dict(zip(ids, measured.output_tokens.tolist(), strict=True))
+    engine = Engine(limits, costs, _Lengths(lengths))
+    prompts = measured.prompt_tokens.tolist()
+    arrivals = np.round(measured.arrived_s * NS_PER_S).astype(np.int64).tolist()
+    times = np.zeros((3, len(ids)), dtype=np.int64)
+    scheduled: set[int] = set()
+    now_ns = next_arrival = 0
+    while True:
+        while next_arrival < len(ids) and arrivals[next_arrival] <= now_ns:
+            engine.add(ids[next_arrival], 0, prompts[next_arrival])
+            next_arrival += 1
+        plan = engine.plan_step()
+        if plan is None:
+            if next_arrival == len(ids):
+                break
+            now_ns = arrivals[next_arrival]
+            continue
+        for chunk in plan.prefills:
+            index = int(chunk.request.request_id)
+            if index not in scheduled:
+                scheduled.add(index)
+                times[0, index] = now_ns
+        now_ns += plan.cost_ns
+        _note(engine.complete_step(plan), times, now_ns)
+    scheduled_s, first_s, last_s = times / NS_PER_S
+    return replace(measured, scheduled_s=scheduled_s, first_s=first_s, last_s=last_s)
+
+
+def _note(result: StepResult, times: Ints, now_ns: int) -> None:
+    for request in result.produced:
+        if request.output_tokens == 1:
+            times[1, int(request.request_id)] = now_ns
+    for request in result.finished:
+        times[2, int(request.request_id)] = now_ns
