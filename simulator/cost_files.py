@@ -124,7 +124,8 @@ def _costs(section: _Section) -> CostModel:
     kind = section.values.get("kind")
     if kind == "linear":
         names = {field.name for field in fields(LinearCosts)}
-        section.expect(names - {"overhead_ns"} | {"kind"}, {"overhead_ns"})
+        optional = {field.name for field in fields(LinearCosts) if field.default == 0}
+        section.expect(names - optional | {"kind"}, optional)
         present = names & set(section.values)
         return LinearCosts(**{name: section.whole(name, 0) for name in present})
     if kind == "table":

@@ -50,6 +50,8 @@ class LinearCosts:
     decode_per_sequence * batch size`. Where prompt tokens are computed too, the base is the larger
     of `decode_base` and the prefill's own cost, which has a term quadratic in the context because
     every new token attends to all before it. That term is in picoseconds: it is small.
+    A decode beside prompts may cost more than among decodes, for then it is not memory that bounds
+    the step: `prefill_per_sequence` is that, for each, and part of the prefill's cost.
     `overhead` comes on top of every step: the time the CPU needs between two of them.
     Raises ValueError for a negative term.
     """
@@ -61,6 +63,7 @@ class LinearCosts:
     decode_per_context_ns: int
     decode_per_sequence_ns: int
     overhead_ns: int = 0
+    prefill_per_sequence_ns: int = 0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -74,7 +77,8 @@ class LinearCosts:
         tokens, squares = chunk_sums(chunks)
         base = self.decode_base_ns
         if tokens:
-            base = max(base, self.prefill_base_ns + self.prefill_ns(tokens, squares))
+            beside = self.prefill_per_sequence_ns * batch_size
+            base = max(base, self.prefill_base_ns + self.prefill_ns(tokens, squares) + beside)
         extra = self.decode_per_context_ns * context_tokens
         return self.overhead_ns + base + extra + self.decode_per_sequence_ns * batch_size
 

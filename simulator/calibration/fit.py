@@ -2,14 +2,15 @@
 
 Two fits, each linear in what it asks for. The mean step of each request's pure decoding is
 explained by the mean batch and context beside it; then each stretch of steps with prompts by its
-tokens, the area of its attention, and, at the costs just found, its decodes. No term may be
-negative. Errors count relative to what they are errors of.
+tokens, the area of its attention, and its decodes: at the costs just found, and what they cost more
+beside prompts. No term may be negative. Errors count relative to what they are errors of.
 
 What cannot be told apart: the CPU's overhead is part of the bases. Where batch and context always
 grow together, their terms share the cost somehow; costs at loads like the measured ones are right
 all the same.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -31,15 +32,19 @@ from simulator.cost_model import LinearCosts
 
 ROUNDS = 4
 LEAST_ROWS = 8
+# Huber's usual constants: errors beyond 1.345 standard deviations count linearly.
+HUBER, NORMAL, HUBER_ROUNDS = 1.345, 1.4826, 8
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16_384)
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted costs, and the root mean square of their relative errors in what they were fitted to.
+    """Fitted costs, and how large their relative errors are in what they were fitted to.
 
-    `decode_error` is that of a request's mean step, `prefill_error` that of steps with prompts.
+    `decode_error` is the root mean square of those of requests' mean steps. `prefill_error` is the
+    usual size of those of runs of steps with prompts: 1.48 times their median, which would be the
+    root mean square if they were normally distributed, but some runs are always misread.
     `ahead` is whether the engine seems to schedule a step while the one before is computed.
     """
 
@@ -69,7 +74,8 @@ def fit(
     """Fit costs to the requests that `use` marks; the others are still a load to them.
 
     What is None, the step's budget of tokens and whether steps are scheduled ahead, is taken as
-    it explains the prompts best. Raises ValueError for too few requests of two tokens or more.
+    it explains both kinds of steps best. Raises ValueError when there are too few requests of two
+    tokens or more.
     """
     use = np.ones(len(measured), dtype=np.bool_) if use is None else use
     tried = [
@@ -77,7 +83,7 @@ def fit(
         for way in ((False, True) if ahead is None else (ahead,))
         for budget in (BUDGETS if token_budget is None else (token_budget,))
     ]
-    return min(tried, key=lambda one: one.prefill_error)
+    return min(tried, key=lambda one: math.hypot(one.decode_error, one.prefill_error))
 
 
 def _fit(measured: Measured, token_budget: int, ahead: bool, use: Mask) -> Fit:
@@ -88,6 +94,7 @@ def _fit(measured: Measured, token_budget: int, ahead: bool, use: Mask) -> Fit:
         prefill_base_ns=round(prefill[0] * 1e9),
         prefill_per_token_ns=round(prefill[1] * 1e9),
         prefill_quadratic_ps=round(prefill[2] * 1e12),
+        prefill_per_sequence_ns=round(prefill[3] * 1e9),
         decode_base_ns=round(base * 1e9),
         decode_per_context_ns=round(context * 1e9),
         decode_per_sequence_ns=round(sequence * 1e9),
@@ -129,33 +136,48 @@ def _decode_terms(steps: DecodeSteps, usable: Mask) -> tuple[Floats, float]:
 
 
 def _fit_prompts(rebuilt: _Rebuilt, held_out_s: Floats) -> tuple[Floats, float]:
-    """Fit the terms of prompts: base, per token, quadratic; not to what ends a held-out prompt."""
+    """Fit the terms of prompts: base, per token, quadratic, per sequence decoding beside.
+
+    Runs of steps that follow each other are explained as a whole; those in which the first token
+    of a held-out request comes are left out.
+    """
     prompts, load = rebuilt.prompts, rebuilt.load
+    if len(prompts.steps) < LEAST_ROWS:
+        raise ValueError(f"{len(prompts.steps)} steps with prompts show; a fit needs {LEAST_ROWS}")
     seconds = prompts.end_s - prompts.start_s
     at = np.searchsorted(load.edges_s, (prompts.start_s + prompts.end_s) / 2) - 1
-    beside = prompts.steps * (
-        rebuilt.terms[1] * load.contexts[at] + rebuilt.terms[2] * load.batch[at]
-    )
-    columns = np.column_stack([prompts.steps, prompts.tokens, prompts.squares, seconds - beside])
-    run = (
-        np.cumsum(prompts.start_s > np.concatenate([[-1.0], prompts.end_s[:-1]]) + SAME_EDGE_S) - 1
-    )
+    batch, contexts = prompts.steps * load.batch[at], prompts.steps * load.contexts[at]
+    own_s = seconds - rebuilt.terms[1] * contexts - rebuilt.terms[2] * batch
+    gaps = prompts.start_s[1:] > prompts.end_s[:-1] + SAME_EDGE_S
+    run = np.concatenate([[0], np.cumsum(gaps)])
+    if run[-1] < 2 * LEAST_ROWS:  # never idle: each stretch by itself, though edges may be misread
+        run = np.arange(len(seconds))
+    columns = (prompts.steps, prompts.tokens, prompts.squares, batch)
+    runs = np.stack([np.bincount(run, column) for column in columns], axis=1).astype(np.float64)
+    wanted = np.maximum(0.0, np.bincount(run, own_s))
+    total_s = np.bincount(run, seconds).astype(np.float64)
     ending = np.searchsorted(prompts.end_s, held_out_s - SAME_EDGE_S)
-    held_out = np.unique(run[np.minimum(ending, len(run) - 1)])
-    runs = np.stack([np.bincount(run, column) for column in columns.T], axis=1).astype(np.float64)
-    total_s = np.bincount(run, seconds)
-    seen = ~np.isin(np.arange(len(runs)), held_out)
+    seen = ~np.isin(np.arange(len(runs)), run[np.minimum(ending, len(run) - 1)])
     rows = seen
     for _ in range(ROUNDS):
-        terms, error = nonnegative(
-            runs[rows, :3], np.maximum(0.0, runs[rows, 3]), 1.0 / total_s[rows]
-        )
+        terms, error = _robust(runs[rows], wanted[rows], total_s[rows])
         # Where the decodes' base is the longer one, the prompts' own cost does not show.
-        showing = seen & (runs[:, :3] @ terms >= runs[:, 0] * rebuilt.terms[0])
+        showing = seen & (runs @ terms >= runs[:, 0] * rebuilt.terms[0])
         if showing.sum() < LEAST_ROWS:
             break
         rows = showing
     return terms, error
+
+
+def _robust(columns: Floats, wanted: Floats, scale: Floats) -> tuple[Floats, float]:
+    """Least squares of errors relative to `scale`, the largest ones weakened (Huber's weights)."""
+    trust = np.ones(len(wanted))
+    for _ in range(HUBER_ROUNDS):
+        terms, _error = nonnegative(columns, wanted, trust / scale)
+        sizes = np.abs(wanted - columns @ terms) / scale
+        usual = NORMAL * float(np.median(sizes))
+        trust = np.sqrt(np.minimum(1.0, HUBER * usual / np.maximum(sizes, 1e-12)))
+    return terms, usual
 
 
 def nonnegative(columns: Floats, wanted: Floats, weights: Floats) -> tuple[Floats, float]:

@@ -31,8 +31,14 @@ class _Lengths:
         """See EngineHost."""
 
 
-def rerun(measured: Measured, costs: CostModel, limits: EngineLimits) -> Measured:
-    """Serve the same arrivals and lengths; gives the times they have in simulation."""
+def rerun(
+    measured: Measured, costs: CostModel, limits: EngineLimits, *, ahead: bool = False
+) -> Measured:
+    """Serve the same arrivals and lengths; gives the times they have in simulation.
+
+    With `ahead`, a step is made up when the one before begins: who arrives later is not in it, and
+    who is in it is called scheduled then.
+    """
     ids = [RequestId(str(index)) for index in range(len(measured))]
     lengths = dict(zip(ids, measured.output_tokens.tolist(), strict=True))
     engine = Engine(limits, costs, _Lengths(lengths))
@@ -40,23 +46,24 @@ def rerun(measured: Measured, costs: CostModel, limits: EngineLimits) -> Measure
     arrivals = np.round(measured.arrived_s * NS_PER_S).astype(np.int64).tolist()
     times = np.zeros((3, len(ids)), dtype=np.int64)
     scheduled: set[int] = set()
-    now_ns = next_arrival = 0
+    now_ns = seen_ns = next_arrival = 0
     while True:
-        while next_arrival < len(ids) and arrivals[next_arrival] <= now_ns:
+        while next_arrival < len(ids) and arrivals[next_arrival] <= seen_ns:
             engine.add(ids[next_arrival], 0, prompts[next_arrival])
             next_arrival += 1
         plan = engine.plan_step()
         if plan is None:
             if next_arrival == len(ids):
                 break
-            now_ns = arrivals[next_arrival]
+            now_ns = seen_ns = max(now_ns, arrivals[next_arrival])
             continue
         for chunk in plan.prefills:
             index = int(chunk.request.request_id)
             if index not in scheduled:
                 scheduled.add(index)
-                times[0, index] = now_ns
-        now_ns += plan.cost_ns
+                times[0, index] = seen_ns
+        begun_ns, now_ns = now_ns, now_ns + plan.cost_ns
+        seen_ns = begun_ns if ahead else now_ns
         _note(engine.complete_step(plan), times, now_ns)
     scheduled_s, first_s, last_s = times / NS_PER_S
     return replace(measured, scheduled_s=scheduled_s, first_s=first_s, last_s=last_s)

@@ -59,12 +59,9 @@ def started_ahead(measured: Measured, step_s: Floats) -> Floats:
     shows = next_s < measured.first_s - SAME_EDGE_S
     # The longest step that is possible leaves some time for the prompt itself.
     most_s = measured.scheduled_s + 0.5 * (measured.first_s - measured.scheduled_s)
-    decoding = np.searchsorted(np.sort(measured.first_s), measured.scheduled_s) > np.searchsorted(
-        np.sort(measured.last_s), measured.scheduled_s
-    )
-    hidden_s = np.where(
-        decoding, np.minimum(measured.scheduled_s + step_s, most_s), measured.scheduled_s
-    )
+    step_end_s = np.minimum(measured.scheduled_s + step_s, most_s)
+    decoding = _decoding(measured, measured.scheduled_s) > 0
+    hidden_s = np.where(decoding, step_end_s, measured.scheduled_s)
     return np.where(shows, next_s, hidden_s)
 
 
@@ -76,11 +73,10 @@ def prompt_steps(measured: Measured, started_s: Floats, token_budget: int) -> Pr
     edges = _merged(np.concatenate([started_s, measured.first_s]))
     starts = _nearest(edges, started_s)
     ends = np.maximum(_nearest(edges, measured.first_s), starts + 1)
-    computed = np.zeros(len(measured), dtype=np.int64)
-    finishing: dict[int, list[int]] = {}
-    for index, end in enumerate(ends.tolist()):
-        finishing.setdefault(end, []).append(index)
+    middles_s = (edges[1:] + edges[:-1]) / 2
+    room = np.maximum(1, token_budget - _decoding(measured, middles_s)).tolist()
     order = np.lexsort((ends, starts)).tolist()
+    left = measured.prompt_tokens.tolist()
     rows: list[tuple[float, ...]] = []
     open_requests: list[int] = []
     next_one = 0
@@ -88,38 +84,45 @@ def prompt_steps(measured: Measured, started_s: Floats, token_budget: int) -> Pr
         while next_one < len(order) and starts[order[next_one]] <= edge:
             open_requests.append(order[next_one])
             next_one += 1
-        if not open_requests:
-            continue
-        middle_s = (edges[edge] + edges[edge + 1]) / 2
-        decoding = int(((measured.first_s < middle_s) & (measured.last_s > middle_s)).sum())
-        room = max(1, token_budget - decoding)
-        before = computed.copy()
-        steps = _share(measured, open_requests, finishing.get(edge + 1, []), computed, room)
-        tokens = float((computed - before).sum())
-        squares = float((computed**2 - before**2).sum())
-        rows.append((edges[edge], edges[edge + 1], steps, tokens, squares))
-        done = set(finishing.get(edge + 1, []))
-        open_requests = [one for one in open_requests if one not in done]
+        if open_requests:
+            finished = {one for one in open_requests if ends[one] == edge + 1}
+            before = [left[one] for one in open_requests]
+            steps = _share(open_requests, finished, left, room[edge])
+            work = _work(measured, open_requests, before, left)
+            rows.append((edges[edge], edges[edge + 1], steps, *work))
+            open_requests = [one for one in open_requests if one not in finished]
     columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
     return PromptSteps(*columns)
 
 
-def _share(
-    measured: Measured, open_requests: list[int], finished: list[int], computed: Ints, room: int
-) -> int:
-    """Compute the tokens of one stretch; gives its number of steps."""
-    needed = sum(int(measured.prompt_tokens[one] - computed[one]) for one in finished)
+def _share(open_requests: list[int], finished: set[int], left: list[int], room: int) -> int:
+    """Compute what is left of prompts in one stretch, as far as it gets; gives its steps."""
+    needed = sum(left[one] for one in finished)
     steps = max(1, -(-needed // room))
     spare = max(0, steps * room - needed)
     for one in open_requests:
-        left = int(measured.prompt_tokens[one] - computed[one])
-        if one in finished:
-            computed[one] += left
-        else:
-            taken = min(spare, left - 1)
-            computed[one] += taken
-            spare -= taken
+        taken = left[one] if one in finished else min(spare, left[one] - 1)
+        left[one] -= taken
+        spare -= 0 if one in finished else taken
     return steps
+
+
+def _work(
+    measured: Measured, requests: list[int], before: list[int], left: list[int]
+) -> tuple[int, int]:
+    """Tokens computed since, and the sum of end² - start² of what was computed."""
+    tokens = squares = 0
+    for one, was_left in zip(requests, before, strict=True):
+        prompt = int(measured.prompt_tokens[one])
+        tokens += was_left - left[one]
+        squares += (prompt - left[one]) ** 2 - (prompt - was_left) ** 2
+    return tokens, squares
+
+
+def _decoding(measured: Measured, times_s: Floats) -> Ints:
+    """Count the requests that are between their first and last token at each time."""
+    begun = np.searchsorted(np.sort(measured.first_s), times_s)
+    return np.asarray(begun - np.searchsorted(np.sort(measured.last_s), times_s), dtype=np.int64)
 
 
 def _merged(times_s: Floats) -> Floats:

@@ -64,9 +64,12 @@ class Errors:
     ttft: float
 
 
-def errors(measured: Measured, found: Fit, engine: Engine, of: Mask) -> Errors:
+def errors(
+    measured: Measured, found: Fit, engine: Engine, of: Mask, *, ahead: bool = False
+) -> Errors:
     """Serve all once more at the fitted costs, and compare the means of some."""
-    simulated = rerun(measured, found.costs, engine.limits(measured, found.token_budget))
+    limits = engine.limits(measured, found.token_budget)
+    simulated = rerun(measured, found.costs, limits, ahead=ahead)
     e2e, tpot, ttft = (
         float(getattr(simulated, name)[of].mean() / getattr(measured, name)[of].mean()) - 1.0
         for name in (f"{measure}_s" for measure in MEASURES)
@@ -74,20 +77,24 @@ def errors(measured: Measured, found: Fit, engine: Engine, of: Mask) -> Errors:
     return Errors(int(of.sum()), e2e, tpot, ttft)
 
 
-def cross_validated(measured: Measured, found: Fit, engine: Engine, folds: int) -> list[Errors]:
+def cross_validated(
+    measured: Measured, found: Fit, engine: Engine, folds: int, *, ahead: bool = False
+) -> list[Errors]:
     """Errors of each block of requests at costs fitted to all others.
 
-    Budget and scheduling ahead are settings of the server, taken from the fit to all. Raises
+    Budget and scheduling ahead are settings of the server, taken from the fit to all. Whether the
+    simulation schedules ahead as well is `ahead`: our engine does not (see `rerun`). Raises
     ValueError when there are fewer than two folds, or too few requests for them.
     """
     if not 2 <= folds <= len(measured) // 2:
         raise ValueError(
             f"{folds} folds of {len(measured)} requests: give at least 2, of 2 requests or more"
         )
-    return [
-        errors(measured, fit(measured, found.token_budget, found.ahead, ~block), engine, block)
+    found_without = (
+        (block, fit(measured, found.token_budget, found.ahead, ~block))
         for block in _blocks(len(measured), folds)
-    ]
+    )
+    return [errors(measured, one, engine, block, ahead=ahead) for block, one in found_without]
 
 
 def _blocks(requests: int, folds: int) -> Iterator[Mask]:

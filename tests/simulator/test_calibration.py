@@ -110,6 +110,20 @@ def test_a_rerun_at_the_same_costs_is_the_same() -> None:
     assert (again.last_s == measured.last_s).all()
 
 
+def test_a_server_that_schedules_ahead_is_found_out() -> None:
+    """Who arrives waits for one more step; that is seen, and the costs are found all the same."""
+    plain = served(FAST, 8.0)
+    measured = rerun(plain, FAST, ENGINE.limits(plain, 2048), ahead=True)
+    assert measured.ttft_s.mean() > plain.ttft_s.mean() + 0.005
+    found = fit(measured)
+    assert found.ahead
+    assert found.token_budget >= 2048  # too few prompts reach it for it to show exactly
+    assert found.costs.decode_base_ns == pytest.approx(FAST.decode_base_ns, rel=0.05)
+    everything = np.ones(len(measured), dtype=np.bool_)
+    error = errors(measured, found, ENGINE, everything, ahead=True)
+    assert max(abs(error.e2e), abs(error.tpot), abs(error.ttft)) < 0.05
+
+
 def test_the_largest_batch_shows_when_requests_waited() -> None:
     """64 under load; twice what was seen where the limit never showed."""
     assert largest_batch(served(FAST, 20.0)) == 64

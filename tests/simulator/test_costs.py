@@ -84,6 +84,14 @@ def test_overhead_comes_on_top_of_every_step() -> None:
     assert slower.decode_base_ns == COSTS.decode_base_ns
 
 
+def test_decodes_beside_prompts_may_cost_more() -> None:
+    """Only in a step with prompts, and only where these decide how long it takes."""
+    dearer = replace(COSTS, prefill_per_sequence_ns=5)
+    assert dearer.step_ns([], 4, 100) == COSTS.step_ns([], 4, 100)
+    assert dearer.step_ns([(0, 1)], 4, 100) == COSTS.step_ns([(0, 1)], 4, 100)
+    assert dearer.step_ns([(0, 100)], 4, 100) == COSTS.step_ns([(0, 100)], 4, 100) + 4 * 5
+
+
 def test_a_negative_term_is_refused() -> None:
     """A step can never become cheaper by more work."""
     with pytest.raises(ValueError, match="decode_per_context_ns must not be negative, it is -1"):
