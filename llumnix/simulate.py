@@ -15,6 +15,7 @@ from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
 from llumnix.simulated import result_of
 from llumnix.simulated_files import write_perfetto, write_requests
+from llumnix.simulated_report import report_of, write_simulation
 from llumnix.trial import PolicyChoice
 from llumnix.why import explain
 from llumnix.workload import SOURCE_HELP, load_workload
@@ -91,6 +92,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a row a request: FILE.csv or FILE.parquet"
     )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     parser.add_argument(
         "--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev"
     )
@@ -105,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     requests = load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)
     if args.why is not None and not 0 <= args.why < len(requests):
         raise ConfigError(f"--why {args.why}: the workload has requests 0 to {len(requests) - 1}")
-    fleet, lives = simulate(config, requests, args.seed, [outage(text) for text in args.outage])
+    outages = [outage(text) for text in args.outage]
+    fleet, lives = simulate(config, requests, args.seed, outages, watch=args.report is not None)
     result = result_of(
         fleet, lives, policy=config.scheduler.dispatch.name, seed=args.seed, slo=slo_of(args)
     )
@@ -114,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
     write_json(args.json, result.to_json())
     if args.out is not None:
         write_requests(args.out, lives)
+    if args.report is not None:
+        report = report_of(fleet, lives, result)
+        write_simulation(args.report, [report], config, workload_name(args), args.seed)
     if args.perfetto is not None:
         write_perfetto(args.perfetto, fleet, lives)
     if args.why is not None:
@@ -139,14 +145,25 @@ def settings_of(args: argparse.Namespace) -> Config:
     return dataclasses.replace(config, simulator=simulator, scheduler=scheduler)
 
 
+def workload_name(args: argparse.Namespace) -> str:
+    """Say in a few words what was served."""
+    return f"{Path(str(args.workload)).name.split('.')[0]}"
+
+
 def simulate(
-    config: Config, requests: list[TraceRequest], seed: int, outages: list[Outage]
+    config: Config,
+    requests: list[TraceRequest],
+    seed: int,
+    outages: list[Outage],
+    *,
+    watch: bool = False,
 ) -> tuple[SimulatedFleet, list[Life]]:
     """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
     try:
         fleet = SimulatedFleet(
             config.simulator, config.scheduler, config.migration, seed=seed, outages=outages
         )
+        fleet.looks = [] if watch else None
         with RunProgress("simulating") as progress:
             lives = fleet.run(requests, lambda done: progress(done, len(requests), fleet.running))
         return fleet, lives

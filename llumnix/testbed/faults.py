@@ -35,6 +35,7 @@ BLOCKS, MAX_CONTEXT = 160, 4096
 """Of each server: so little memory that a few long prompts fill it."""
 _HOGS, _HOG_TOKENS, _HOG_STEPS = 2, 2400, 150
 _NEW_TOKENS = 3
+_WORDS_S = 0.25
 _TIMEOUT_S = 60.0
 _HELD_S = 4.0
 
@@ -147,7 +148,7 @@ class FaultRun:
         self, case: FaultCase, request_id: str, asking: "asyncio.Task[Recording]"
     ) -> Trap | None:
         """Set the trap at the destination's door and order the migration."""
-        source = await self._place_of(request_id, asking)
+        source = await self._place_of(request_id, asking, stream=case.stream)
         if source is None:
             return None
         names = [server.name for server in self._stack.servers]
@@ -176,11 +177,16 @@ class FaultRun:
             await asyncio.sleep(0.01)
         return False
 
-    async def _place_of(self, request_id: str, asking: "asyncio.Task[Recording]") -> str | None:
-        """Find the server that answers, once it has said a few words."""
+    async def _place_of(
+        self, request_id: str, asking: "asyncio.Task[Recording]", *, stream: bool
+    ) -> str | None:
+        """Find the server that answers, once it has said a few words (to a whole answer: could)."""
+        began_s = time.monotonic()
         while not asking.done():
+            speaks = time.monotonic() - began_s > _WORDS_S and not stream
             for row in await self._stack.fleet.get("/llumnix/requests"):
-                if row["request_id"] == request_id and row["tokens"] >= CUT_LETTERS:
+                here = row["request_id"] == request_id and row["instance_id"]
+                if here and (speaks or row["tokens"] >= CUT_LETTERS):
                     return str(row["instance_id"])
             await asyncio.sleep(0.02)
         return None

@@ -8,6 +8,7 @@ Every decision is the scheduler's, and every migration is carried out by the llu
 
 import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from migration.config import MigrationConfig
@@ -36,8 +37,21 @@ _PORT = 1
 """Peers need an address; in virtual time nobody looks at it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The fleet at a moment: freeness in decode steps and KV in use, by instance."""
+
+    at_s: float
+    ids: tuple[InstanceId, ...]
+    freeness: list[float]
+    kv_tokens: list[int]
+
+
 class SimulatedFleet:
-    """Runs one workload; make a new one for another run. Equal arguments give equal lives."""
+    """Runs one workload; make a new one for another run. Equal arguments give equal lives.
+
+    `looks` may be set to a list before the run, which is then filled at every rebalance.
+    """
 
     def __init__(
         self,
@@ -54,6 +68,7 @@ class SimulatedFleet:
         self.wiring = Wiring(self.events, self.network, self._heard)
         self.lives: dict[RequestId, Life] = {}
         self.log: list[tuple[int, MigrationEvent]] = []
+        self.looks: list[Look] | None = None
         self._migration = migration
         self._class_names = [known.name for known in scheduler.classes]
         self._shape = config.shape(len(scheduler.classes))
@@ -223,6 +238,7 @@ class SimulatedFleet:
         self.events.after(interval_ns, Priority.DECISION, self._rebalance)
 
     def _rebalance(self) -> None:
+        self._look()
         for order in self.scheduler.rebalance(self._now(), self.events.now_s):
             self._order_number += 1
             migration_id = MigrationId(f"migration-{self._order_number}")
@@ -237,6 +253,13 @@ class SimulatedFleet:
             )
             self.network.post(partial(self._tell, source, told))
         self._rebalance_later()
+
+    def _look(self) -> None:
+        if self.looks is not None:
+            fleet = self._now()
+            freeness = self.scheduler.freeness(fleet).tolist()
+            kv_tokens = fleet.physical_tokens.tolist()
+            self.looks.append(Look(self.events.now_s, fleet.ids, freeness, kv_tokens))
 
     def _tell(self, source: Instance, order: MigrateOut) -> None:
         if source.alive:

@@ -36,8 +36,9 @@ def test_the_files_agree_with_the_result(tmp_path: Path) -> None:
     found = tmp_path / "out.json"
     table = tmp_path / "rows.csv"
     trace = tmp_path / "trace.json"
+    page = tmp_path / "page.html"
     arguments = [f"--json={found}", f"--out={table}", f"--perfetto={trace}", "--why=7"]
-    assert main(["simulate", *SMALL, *arguments]) == 0
+    assert main(["simulate", *SMALL, *arguments, f"--report={page}"]) == 0
     result = json.loads(found.read_text())
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == result["requests"] == 120
@@ -47,6 +48,9 @@ def test_the_files_agree_with_the_result(tmp_path: Path) -> None:
     slices = [one for one in json.loads(trace.read_text())["traceEvents"] if one["ph"] == "X"]
     moves = sum(int(row["migrations"]) for row in rows)
     assert len(slices) == 120 + moves
+    text = page.read_text()
+    assert all(f"instance-{number}" in text for number in range(4))
+    assert text.count("http://") + text.count("https://") == text.count("http://www.w3.org")
 
 
 def test_the_parts_of_a_life_add_up() -> None:
