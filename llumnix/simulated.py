@@ -83,7 +83,7 @@ def result_of(
 ) -> RunResult:
     """Sum a finished simulation up as a run like any other."""
     moves = [move for life in lives for move in life.moves if move.gap_ns]
-    ended = [event.kind for _, event in fleet.log if event.kind != "started"]
+    ended = [event.kind for _, event in fleet.moves.log if event.kind != "started"]
     steps_ms = [
         each.busy_ns / each.steps / _MS for each in fleet.wiring.instances.values() if each.steps
     ]

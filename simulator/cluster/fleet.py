@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from migration.config import MigrationConfig
-from migration.orders import MigrateOut, MigrationEvent, Peer
+from migration.orders import MigrateOut, MigrationEvent
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
     Dispatch,
@@ -21,20 +21,16 @@ from policies.types import (
     Hold,
     InstanceId,
     InstanceLoad,
-    MigrateOrder,
-    MigrationId,
     RequestId,
 )
 from simulator.cluster.instance import Instance
-from simulator.cluster.life import Fate, Life, Move
+from simulator.cluster.life import Fate, Life
+from simulator.cluster.moves import Moves
 from simulator.cluster.options import Outage, SimulatorConfig
 from simulator.cluster.wiring import Wiring
 from simulator.events import NS_PER_S, EventQueue, Priority
 from simulator.network import Network
 from simulator.workload.request import TraceRequest
-
-_PORT = 1
-"""Peers need an address; in virtual time nobody looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +63,15 @@ class SimulatedFleet:
         self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
         self.wiring = Wiring(self.events, self.network, self._heard)
         self.lives: dict[RequestId, Life] = {}
-        self.log: list[tuple[int, MigrationEvent]] = []
+        self.moves = Moves(self.scheduler, self.events, self.lives)
         self.looks: list[Look] | None = None
         self._migration = migration
         self._class_names = [known.name for known in scheduler.classes]
         self._shape = config.shape(len(scheduler.classes))
         self._loads: dict[InstanceId, InstanceLoad] = {}
         self._held: list[tuple[tuple[int, int, int], Life]] = []
-        self._orders: dict[MigrationId, MigrateOrder] = {}
         self._interval_ns = round(config.report_interval_s * NS_PER_S)
         self._open = 0
-        self._order_number = 0
         self._snapshot: FleetSnapshot | None = None
         self._snapshot_ns = -1
         for number, name in enumerate(config.names()):
@@ -240,18 +234,8 @@ class SimulatedFleet:
     def _rebalance(self) -> None:
         self._look()
         for order in self.scheduler.rebalance(self._now(), self.events.now_s):
-            self._order_number += 1
-            migration_id = MigrationId(f"migration-{self._order_number}")
-            self._orders[migration_id] = order
             source = self.wiring.instances[order.source]
-            told = MigrateOut(
-                migration_id,
-                Peer(order.destination, "virtual", _PORT),
-                None,
-                order.max_context_tokens,
-                order.reason,
-            )
-            self.network.post(partial(self._tell, source, told))
+            self.network.post(partial(self._tell, source, self.moves.order(order)))
         self._rebalance_later()
 
     def _look(self) -> None:
@@ -267,33 +251,9 @@ class SimulatedFleet:
             self.pump(source)
 
     def _heard(self, event: MigrationEvent) -> None:
-        self.log.append((self.events.now_ns, event))
-        if event.kind == "started":
-            life = self.lives[RequestId(event.request_id)]
-            life.moves.append(
-                Move(event.migration_id, event.source, event.destination, self.events.now_ns)
-            )
-            return
-        order = self._orders.pop(MigrationId(event.migration_id), None)
-        if order is None:
-            return
-        moved = event.kind == "committed"
-        self.scheduler.order_ended(order.source, order.destination, self.events.now_s, moved=moved)
-        if event.request_id:
-            life = self.lives[RequestId(event.request_id)]
-            self._settle(life, event)
-            if event.redirected and life.fate is Fate.RUNNING and life.instance_id == event.source:
-                self._restart(life)  # it was let go, and nobody has it
-
-    def _settle(self, life: Life, event: MigrationEvent) -> None:
-        """Keep the moves that came to something, with what they took."""
-        move = next((one for one in life.moves if one.migration_id == event.migration_id), None)
-        if move is None:
-            return
-        if move.committed_ns:
-            move.stages, move.copied_bytes = event.stages, event.copied_bytes
-        else:
-            life.moves.remove(move)
+        orphan = self.moves.heard(event)
+        if orphan is not None:
+            self._restart(orphan)
 
     # --- outages ---
 
@@ -317,10 +277,7 @@ class SimulatedFleet:
         self.wiring.lose(instance)
         del self._loads[instance.instance_id]
         self._snapshot = None
-        for migration_id, order in list(self._orders.items()):
-            if instance.instance_id in (order.source, order.destination):
-                del self._orders[migration_id]
-        self.scheduler.instance_gone(instance.instance_id)
+        self.moves.instance_gone(instance.instance_id)
         for life in orphans:
             if life.fate is Fate.RUNNING and life.instance_id == instance.instance_id:
                 self._restart(life)

@@ -66,7 +66,7 @@ def test_requests_are_moved_and_hardly_anybody_waits_for_it() -> None:
     assert all(move.stages >= 2 for move in moves)
     gaps_ms = sorted(move.gap_ns / 1e6 for move in moves)
     assert gaps_ms[len(gaps_ms) // 2] < 20
-    committed = [event for _, event in fleet.log if event.kind == "committed"]
+    committed = [event for _, event in fleet.moves.log if event.kind == "committed"]
     assert len(committed) >= len(moves)
 
 
