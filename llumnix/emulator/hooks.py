@@ -6,7 +6,8 @@ from llumnix.emulator.instance import EmulatedInstance
 from migration.engine import DirectMemory, EngineListener, RequestState
 from migration.layout import Layout
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
-from simulator.batch import EngineRequest, Place
+from simulator.batch import Place
+from simulator.views import decoded_kv_tokens, request_views, requeueable
 
 REQUEUE = "migrate:requeue"
 
@@ -47,26 +48,11 @@ class EmulatorHooks(DirectMemory):
 
         One that moved on before its stream has claimed it could only be found by recompute.
         """
-        return [
-            RequestView(
-                request_id=request.request_id,
-                class_index=request.class_index,
-                phase=_phase(request),
-                context_tokens=request.kv_tokens,
-                arrived_order=request.arrived_order,
-                movable=not request.detaching
-                and request.place is not Place.DETACHED
-                and not self._instance.awaits_claim(request.request_id),
-            )
-            for request in self._engine.requests()
-        ]
+        return request_views(self._engine, self._instance.awaits_claim)
 
     def kv_tokens(self, request_id: RequestId) -> int | None:
         """Count the tokens of a decoding request whose KV exists; None for any other."""
-        request = self._engine.get(request_id)
-        if request is None or request.place is Place.QUEUED or not request.decoding:
-            return None
-        return request.kv_tokens
+        return decoded_kv_tokens(self._engine, request_id)
 
     def gather(self, request_id: RequestId, first_block: int, n_blocks: int) -> list[memoryview]:
         """Give the bytes of some of a request's blocks, in order, without copying.
@@ -113,12 +99,8 @@ class EmulatorHooks(DirectMemory):
             self._instance.end_here(request_id, redirect)
 
     def requeue(self, request_id: RequestId) -> bool:
-        """End the stream of a queued request that has no output yet, to be sent elsewhere.
-
-        A preempted request waits on: it has outputs, and is migrated once it runs again.
-        """
-        request = self._engine.get(request_id)
-        if request is None or request.place is not Place.QUEUED or request.output_tokens:
+        """End the stream of a queued request that has no output yet, to be sent elsewhere."""
+        if not requeueable(self._engine, request_id):
             return False
         self._instance.end_here(request_id, REQUEUE)
         return True
@@ -134,9 +116,3 @@ class EmulatorHooks(DirectMemory):
                 f"blocks {first_block}..{first_block + n_blocks} of {len(blocks)} asked for"
             )
         return self._instance.pool.views(wanted)
-
-
-def _phase(request: EngineRequest) -> str:
-    if request.place is Place.QUEUED:
-        return "queued"
-    return "running" if request.decoding else "prefill"

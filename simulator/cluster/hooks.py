@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from migration.engine import DirectMemory, RequestState
 from migration.layout import Layout
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
-from simulator.batch import EngineRequest, Place
+from simulator.batch import EngineRequest
 from simulator.engine import Engine
+from simulator.views import decoded_kv_tokens, request_views, requeueable
 
 NO_PARAMS: dict[str, object] = {}
 
@@ -47,24 +48,11 @@ class SimulatedHooks(DirectMemory):
 
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks."""
-        return [
-            RequestView(
-                request_id=request.request_id,
-                class_index=request.class_index,
-                phase=_phase(request),
-                context_tokens=request.kv_tokens,
-                arrived_order=request.arrived_order,
-                movable=not request.detaching and request.place is not Place.DETACHED,
-            )
-            for request in self._engine.requests()
-        ]
+        return request_views(self._engine)
 
     def kv_tokens(self, request_id: RequestId) -> int | None:
         """See EngineHooks."""
-        request = self._engine.get(request_id)
-        if request is None or request.place is Place.QUEUED or not request.decoding:
-            return None
-        return request.kv_tokens
+        return decoded_kv_tokens(self._engine, request_id)
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
@@ -116,8 +104,7 @@ class SimulatedHooks(DirectMemory):
 
     def requeue(self, request_id: RequestId) -> bool:
         """See EngineHooks."""
-        request = self._engine.get(request_id)
-        if request is None or request.place is not Place.QUEUED or request.output_tokens:
+        if not requeueable(self._engine, request_id):
             return False
         self._engine.cancel(request_id)
         self._requeued(request_id)
@@ -138,9 +125,3 @@ def state_of(request: EngineRequest) -> RequestState:
         kv_tokens=request.kv_tokens,
         params=NO_PARAMS,
     )
-
-
-def _phase(request: EngineRequest) -> str:
-    if request.place is Place.QUEUED:
-        return "queued"
-    return "running" if request.decoding else "prefill"
