@@ -1,7 +1,6 @@
 """`llumnix calibrate` writes a preset that is taken wherever one is named, and tells its errors."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from llumnix.cli import main
 from llumnix.emulator.config import EmulatorConfig
 from simulator.cost_model import LinearCosts
 from simulator.costs import preset
+from tests.shared_traces import shared_trace
 from tests.simulator.test_calibration import FAST, lines, served
 
 
@@ -69,9 +69,8 @@ def test_what_cannot_be_done_is_said(
 
 def test_a_real_server_is_foretold(tmp_path: Path) -> None:
     """Timestamps of a real vLLM: held-out E2E and TPOT within 5 %, and 10 % of TTFT over all."""
-    path = os.environ.get("LLUMNIX_VLLM_MEASURED")
-    if path is None:
-        pytest.skip("set LLUMNIX_VLLM_MEASURED to a requests.jsonl of LLMServingSim's bench")
+    name = "vllm_measured_RTXPRO6000_Llama-3.1-8B.requests.jsonl"
+    path = str(shared_trace(f"vllm_measured/{name}"))
     out = tmp_path / "real.json"
     assert main(["calibrate", path, "--out", str(out)]) == 0
     found = json.loads(out.read_text())["calibration"]

@@ -1,7 +1,7 @@
 """ServeGen folders: hand-written clients, generated requests."""
 
 import json
-import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from simulator.workload.rows import BadRows
 from simulator.workload.servegen import generate
 from simulator.workload.servegen_clients import read_clients
 from simulator.workload.transforms import mean_rate_rps
+from tests.shared_traces import shared_trace
 
 # 0.5 requests a second: 300 in ten minutes.
 BUSY = "0,0.5,1.0,Gamma,1.0,2.0\n600,0,0,,0,0\n1200,0.1,2.0,Weibull,0.7,5.0\n"
@@ -176,14 +177,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_the_published_reasoning_clients_are_read_whole() -> None:
-    """LLUMNIX_SERVEGEN names the unpacked folder of deepseek-r1; its figures are known."""
-    folder = os.environ.get("LLUMNIX_SERVEGEN")
-    if not folder:
-        pytest.skip("set LLUMNIX_SERVEGEN to a folder of ServeGen's data/reason/deepseek-r1")
-    clients = read_clients(Path(folder))
+def test_the_published_reasoning_clients_are_read_whole(tmp_path: Path) -> None:
+    """The figures of ServeGen's data/reason/deepseek-r1 are known."""
+    with tarfile.open(shared_trace("servegen_deepseek_r1.tar.gz")) as packed:
+        packed.extractall(tmp_path, filter="data")
+    clients = read_clients(tmp_path)
     assert len(clients) == 73
-    requests = generate(Path(folder))
+    requests = generate(tmp_path)
     assert len(requests) == 1_383_669
     assert np.mean([r.prompt_tokens for r in requests]) == pytest.approx(1268, rel=0.02)
     assert np.mean([r.output_tokens for r in requests]) == pytest.approx(1527, rel=0.02)
