@@ -5,29 +5,34 @@ Exit codes: 0 all well, 1 the work was done but something in it failed, 2 it cou
 """
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
-from llumnix import (
-    __version__,
-    calibrate,
-    compare,
-    dashboards,
-    demo,
-    emulate,
-    fleet_commands,
-    replay,
-    serve_command,
-    show_config,
-    simulate,
-    sweep,
-    top,
-    tune,
-    vllm_command,
-    workload,
-)
+from llumnix import __version__
 from llumnix.errors import LlumnixError
+
+COMMANDS = {
+    "serve": "serve_command",
+    "vllm": "vllm_command",
+    "demo": "demo",
+    "replay": "replay",
+    "top": "top",
+    "instances": "fleet_commands",
+    "migrate": "fleet_commands",
+    "drain": "fleet_commands",
+    "emulate": "emulate",
+    "simulate": "simulate",
+    "compare": "compare",
+    "sweep": "sweep",
+    "tune": "tune",
+    "workload": "workload",
+    "calibrate": "calibrate",
+    "dashboards": "dashboards",
+    "config": "show_config",
+}
+"""Each command and the module that has it; only the one that is run is imported."""
 
 DESCRIPTION = """\
 Llumnix schedules requests over a fleet of LLM serving instances and moves running requests
@@ -38,11 +43,12 @@ first steps:
   llumnix demo                                  see it work, on emulated GPUs, in three minutes
   llumnix serve --emulate 4                     an OpenAI endpoint over four emulated instances
   llumnix serve --instance http://gpu1:8000     ... over your own servers
-  llumnix top                                   watch it live"""
+  llumnix top                                   watch it live
+  llumnix compare --rate 9.6 --requests 1000    would it help? three policies, simulated"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the whole command line."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the command line: of one command, or the whole of it."""
     top_level = argparse.ArgumentParser(
         prog="llumnix",
         description=DESCRIPTION,
@@ -57,19 +63,17 @@ def parser() -> argparse.ArgumentParser:
         help="how much to log on stderr (default: warning)",
     )
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for module in (serve_command, vllm_command, demo, replay, top, fleet_commands):
-        module.add_arguments(commands)
-    for module in (emulate, simulate, compare, sweep, tune, workload, calibrate):
-        module.add_arguments(commands)
-    dashboards.add_arguments(commands)
-    show_config.add_arguments(commands)
+    modules = [COMMANDS[command]] if command else dict.fromkeys(COMMANDS.values())
+    for name in modules:
+        importlib.import_module(f"llumnix.{name}").add_arguments(commands)
     return top_level
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
-    top_level = parser()
-    args = top_level.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    top_level = parser(words[0] if words and words[0] in COMMANDS else None)
+    args = top_level.parse_args(words)
     if args.command is None:
         top_level.print_help()
         return 2
