@@ -59,6 +59,14 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError for a missing file, broken YAML, unknown keys and values of a wrong type.
     """
+    return build(Config, merged(path, overrides), "")
+
+
+def merged(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Give a YAML file's settings as plain data, with overrides put in; keys are not checked.
+
+    Raises ConfigError for a missing file, broken YAML and a malformed override.
+    """
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -72,7 +80,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         if not equals:
             raise ConfigError(f"--set wants section.key=value, not {override!r}")
         _put(data, key.split("."), _scalar(text), key)
-    return build(Config, data, "")
+    return data
 
 
 def build(cls: type[T], data: object, where: str) -> T:

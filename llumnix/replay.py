@@ -17,7 +17,7 @@ from llumnix.loadgen.records import RequestRecord
 from llumnix.results import RunResult, Slo, summarise
 from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
-from llumnix.workload import SOURCE_HELP, load_workload
+from llumnix.workload_sources import SOURCE_HELP, add_drawing, load_workload
 from simulator.workload.request import TraceRequest
 
 CHECKERS = 2
@@ -38,24 +38,11 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--url", required=True, help="the server's base URL, such as http://localhost:8000"
     )
     parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
-    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
-    parser.add_argument(
-        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
-    )
+    add_drawing(parser)
     parser.add_argument(
         "--speed",
         type=float,
         help="fleet seconds per wall second (default: what an emulated server says, else 1)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
-    )
-    parser.add_argument(
-        "--high-share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of requests of class `high`, 0 to 1 (default 0)",
     )
     parser.add_argument(
         "--check",

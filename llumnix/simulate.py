@@ -18,7 +18,7 @@ from llumnix.simulated_files import write_perfetto, write_requests
 from llumnix.simulated_report import report_of, write_simulation
 from llumnix.trial import PolicyChoice
 from llumnix.why import explain
-from llumnix.workload import SOURCE_HELP, load_workload
+from llumnix.workload_sources import SOURCE_HELP, add_drawing, load_workload
 from policies.registry import PolicyError, PolicySpec
 from policies.types import InstanceId
 from simulator.cluster.fleet import SimulatedFleet
@@ -60,20 +60,7 @@ def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workload", nargs="?", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP
     )
-    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
-    parser.add_argument(
-        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
-    )
-    parser.add_argument(
-        "--high-share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of requests of class `high`, 0 to 1 (default 0)",
-    )
+    add_drawing(parser)
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         write_requests(args.out, lives)
     if args.report is not None:
         report = report_of(fleet, lives, result)
-        write_simulation(args.report, [report], config, workload_name(args), args.seed)
+        name = Path(args.workload).name.split(".")[0]
+        write_simulation(args.report, [report], config, name, args.seed)
     if args.perfetto is not None:
         write_perfetto(args.perfetto, fleet, lives)
     if args.why is not None:
@@ -143,11 +131,6 @@ def settings_of(args: argparse.Namespace) -> Config:
             spec = PolicySpec(choice.dispatch)
         scheduler = dataclasses.replace(scheduler, dispatch=spec, migration=choice.migration)
     return dataclasses.replace(config, simulator=simulator, scheduler=scheduler)
-
-
-def workload_name(args: argparse.Namespace) -> str:
-    """Say in a few words what was served."""
-    return f"{Path(str(args.workload)).name.split('.')[0]}"
 
 
 def simulate(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from llumnix import simulate
 from llumnix.compare import FIGURES
+from llumnix.config import merged
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
 from llumnix.results import RunResult
@@ -51,12 +52,12 @@ class Range:
         key, _, bounds = text.partition("=")
         low, colon, high = bounds.partition(":")
         try:
-            found = cls(key, float(low), float(high), "." in bounds)
+            bound = (float(low), float(high))
         except ValueError:
-            found = cls("", 0.0, 0.0, whole=False)
-        if not found.key or not colon or found.high <= found.low:
+            bound = (0.0, 0.0)
+        if not key or not colon or bound[1] <= bound[0]:
             raise ConfigError(f"--param wants KEY=LOW:HIGH with LOW below HIGH, not {text!r}")
-        return dataclasses.replace(found, whole=low.lstrip("-").isdigit() and high.isdigit())
+        return cls(key, *bound, whole=low.lstrip("-").isdigit() and high.isdigit())
 
     def draw(self, draws: np.random.Generator) -> float:
         """Draw a value, evenly."""
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     gain = checked(args, best, seeds) if best else None
     better = gain is not None and gain.certain and gain.mean < 0
     settings = best if better else {}
-    write_yaml(args.out, nested(args, settings))
+    write_yaml(args.out, merged(args.config, overrides(args, settings)))
     Console().print(_verdict(args, best, gain, better=better), highlight=False, soft_wrap=True)
     return 0 if better else 1
 
@@ -186,34 +187,17 @@ def objective_of(args: argparse.Namespace, result: RunResult) -> float:
 
 def settings_of(args: argparse.Namespace, settings: Settings) -> Any:
     """Give the configuration of a candidate; raises ConfigError when it does not fit together."""
+    changed = {**vars(args), "set": overrides(args, settings)}
+    return simulate.settings_of(argparse.Namespace(**changed))
+
+
+def overrides(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """Give what a candidate sets as `--set` would, after what was given."""
     changes = [f"{key}={value}" for key, value in settings.items()]
     if any(key.startswith(_DISPATCH) for key in settings):  # parameters need their policy's name
         name = simulate.settings_of(args).scheduler.dispatch.name
         changes.insert(0, f"{_DISPATCH}name={name}")
-    return simulate.settings_of(argparse.Namespace(**{**vars(args), "set": [*args.set, *changes]}))
-
-
-def nested(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-    """Lay settings out as a YAML file has them, on top of the file that was given."""
-    data: dict[str, Any] = {}
-    if args.config is not None:
-        data = yaml.safe_load(args.config.read_text()) or {}
-    for override in args.set:
-        key, _, text = override.partition("=")
-        _put(data, key, yaml.safe_load(text))
-    for key, value in settings.items():
-        _put(data, key, value)
-    dispatch = data.get("scheduler", {}).get("dispatch")
-    if isinstance(dispatch, dict) and "name" not in dispatch:
-        dispatch["name"] = simulate.settings_of(args).scheduler.dispatch.name
-    return data
-
-
-def _put(data: dict[str, Any], key: str, value: object) -> None:
-    *sections, last = key.split(".")
-    for name in sections:
-        data = data.setdefault(name, {})
-    data[last] = value
+    return [*args.set, *changes]
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ from llumnix import workload_edits
 from llumnix.errors import ConfigError
 from llumnix.workload_sources import (
     SOURCE_HELP,
+    add_drawing,
     add_reading,
-    add_seed,
     find_profile,
     find_workload,
     load_workload,
@@ -122,18 +122,7 @@ def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
-    parser.add_argument(
-        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
-    )
-    add_seed(parser)
-    parser.add_argument(
-        "--high-share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of requests of class `high`, 0 to 1 (default 0)",
-    )
+    add_drawing(parser)
     add_reading(parser)
 
 

@@ -95,3 +95,19 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed, another draw (default 0)"
     )
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is drawn: `requests`, `rate`, `seed` and `high_share`."""
+    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
+    parser.add_argument(
+        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
+    )
+    add_seed(parser)
+    parser.add_argument(
+        "--high-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of requests of class `high`, 0 to 1 (default 0)",
+    )

@@ -33,7 +33,6 @@ class Network:
     def __init__(self, events: EventQueue, bytes_per_s: int, latency_ns: int) -> None:
         if bytes_per_s < 1 or latency_ns < 0:
             raise ValueError("a link needs a speed of 1 byte/s or more, and no negative latency")
-        self.bytes_sent = 0
         self._events = events
         self._bytes_per_s = bytes_per_s
         self._latency_ns = latency_ns
@@ -52,7 +51,6 @@ class Network:
     ) -> Flow:
         """Send bytes; `arrived` is called when the last one is there."""
         flow = Flow(source, destination, n_bytes * NS_PER_S, arrived, 0, self._events.now_ns)
-        self.bytes_sent += n_bytes
         self._flows.append(flow)
         self._share()
         return flow
@@ -62,10 +60,6 @@ class Network:
         if flow in self._flows:
             self._drop(flow)
             self._share()
-
-    def speed_of(self, flow: Flow) -> int:
-        """The speed of a flow now, in bytes/s."""
-        return flow.bytes_per_s
 
     def _drop(self, flow: Flow) -> None:
         self._flows.remove(flow)

@@ -15,8 +15,8 @@ NO_PARAMS: dict[str, object] = {}
 class SimulatedHooks(DirectMemory):
     """`migration.engine.EngineHooks` over an engine model.
 
-    `changed` is called when there may be something to compute again; `released` for a request that
-    runs elsewhere from now on; `requeued` for a queued one sent back to the frontend.
+    `changed` is called when there may be something to compute again; `requeued` for a queued
+    request sent back to the frontend; `attached` for one that has moved here.
     """
 
     def __init__(
@@ -25,7 +25,6 @@ class SimulatedHooks(DirectMemory):
         instance_id: InstanceId,
         layout: Layout,
         changed: Callable[[], None],
-        released: Callable[[RequestId], None],
         requeued: Callable[[RequestId], None],
         attached: Callable[[RequestId, MigrationId], None],
     ) -> None:
@@ -34,7 +33,6 @@ class SimulatedHooks(DirectMemory):
         self._instance_id = instance_id
         self._layout = layout
         self._changed = changed
-        self._released = released
         self._requeued = requeued
         self._attached = attached
 
@@ -99,7 +97,6 @@ class SimulatedHooks(DirectMemory):
     def release(self, request_id: RequestId, _redirect: str) -> None:
         """See EngineHooks."""
         if self._engine.cancel(request_id):
-            self._released(request_id)
             self._changed()
 
     def requeue(self, request_id: RequestId) -> bool:

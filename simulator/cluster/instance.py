@@ -69,7 +69,6 @@ class Instance:
             instance_id,
             shape.layout,
             self.wake,
-            lambda _: None,
             ward.requeued,
             self._attached,
         )
