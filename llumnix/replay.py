@@ -14,9 +14,10 @@ from llumnix.json_output import write_json
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
 from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
-from llumnix.results import RunResult, Slo, summarise
+from llumnix.results import RunResult, summarise
 from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
+from llumnix.slo_flags import add_slo, slo_of
 from llumnix.workload_sources import SOURCE_HELP, add_drawing, load_workload
 from simulator.workload.request import TraceRequest
 
@@ -50,8 +51,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="compare every output token by token (emulated servers only)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    parser.add_argument("--slo-ttft-s", type=float, metavar="S", help="goodput: bound on TTFT")
-    parser.add_argument("--slo-tpot-s", type=float, metavar="S", help="goodput: bound on TPOT")
+    add_slo(parser)
     _add_server_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -137,10 +137,6 @@ def _summarise(
     after: ServerState,
 ) -> RunResult:
     fleet = between(before, after)
-    slo = None
-    if args.slo_ttft_s is not None or args.slo_tpot_s is not None:
-        bounds = (args.slo_ttft_s, args.slo_tpot_s)
-        slo = Slo(*(float("inf") if bound is None else bound for bound in bounds))
     check = None
     if args.check:
         checker = OutputChecker(options.prompts, expected_output, decode, processes=CHECKERS)
@@ -152,7 +148,7 @@ def _summarise(
         speed=options.speed,
         fleet=fleet,
         check=check,
-        slo=slo,
+        slo=slo_of(args),
     )
 
 

@@ -10,12 +10,12 @@ from rich.console import Console
 from llumnix.config import Config, add_flags, flags_given, load_config
 from llumnix.errors import ConfigError
 from llumnix.json_output import write_json
-from llumnix.results import Slo
 from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
 from llumnix.simulated import result_of
 from llumnix.simulated_files import write_perfetto, write_requests
 from llumnix.simulated_report import report_of, write_simulation
+from llumnix.slo_flags import add_slo, slo_of
 from llumnix.trial import PolicyChoice
 from llumnix.why import explain
 from llumnix.workload_sources import SOURCE_HELP, add_drawing, load_workload
@@ -73,8 +73,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--slo-ttft-s", type=float, metavar="S", help="goodput: bound on TTFT")
-    parser.add_argument("--slo-tpot-s", type=float, metavar="S", help="goodput: bound on TPOT")
+    add_slo(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a row a request: FILE.csv or FILE.parquet"
@@ -166,11 +165,3 @@ def outage(text: str) -> Outage:
         raise ConfigError(
             f"--outage wants INSTANCE@S or INSTANCE@S+S, such as instance-0@60+30, not {text!r}"
         ) from None
-
-
-def slo_of(args: argparse.Namespace) -> Slo | None:
-    """Read the SLOs given; None without any."""
-    if args.slo_ttft_s is None and args.slo_tpot_s is None:
-        return None
-    bounds = (args.slo_ttft_s, args.slo_tpot_s)
-    return Slo(*(float("inf") if bound is None else bound for bound in bounds))

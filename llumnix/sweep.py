@@ -19,6 +19,7 @@ from llumnix.errors import ConfigError
 from llumnix.json_output import write_json
 from llumnix.results import RunResult, Slo
 from llumnix.simulations import Draw, Job, add_jobs_argument, run_all, run_one
+from llumnix.slo_flags import add_slo, slo_of
 
 OF_THE_WORKLOAD = ("rate", "seed", "requests", "high_share")
 GOOD_SHARE = 0.9
@@ -67,8 +68,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "such as scheduler.rebalance.low_steps=32,64; repeatable",
     )
     parser.add_argument("--capacity", action="store_true", help="find the highest rate served")
-    parser.add_argument("--slo-ttft-s", type=float, metavar="S", help="bound on TTFT")
-    parser.add_argument("--slo-tpot-s", type=float, metavar="S", help="bound on TPOT")
+    add_slo(parser)
     add_jobs_argument(parser)
     simulate.add_fleet_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all rows as JSON; - is stdout")
@@ -79,7 +79,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run(args: argparse.Namespace) -> int:
     """Simulate, print and write a row a combination, and return the exit status."""
     axes = [Axis.parse(text) for text in args.vary]
-    slo = simulate.slo_of(args)
+    slo = slo_of(args)
     if args.capacity and slo is None:
         raise ConfigError("--capacity needs --slo-ttft-s or --slo-tpot-s")
     if args.capacity and any(axis.key == "rate" for axis in axes):
