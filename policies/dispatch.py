@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from policies import columns
 from policies.chance import chance
 from policies.registry import NoParams, Registry
-from policies.types import FleetSnapshot, FloatColumn, IntColumn
+from policies.types import FleetSnapshot, FloatColumn
 from policies.usage import batch_size, freeness, startable_tokens
 from policies.view import DispatchView, Proposal
 
@@ -43,8 +44,9 @@ def by_freeness(view: DispatchView, params: FreenessParams) -> Proposal:
     scores = freeness(view.snapshot, view.headroom_tokens, "whole")
     if not params.late_binding:
         return Proposal(scores)
-    growth = params.growth_steps * batch_size(view.snapshot, "whole")
-    ready = startable_tokens(view.snapshot) - growth >= view.request.prompt_tokens
+    batch = batch_size(view.snapshot, "whole")
+    startable = startable_tokens(view.snapshot)
+    ready = columns.has_room(startable, batch, params.growth_steps, view.request.prompt_tokens)
     return Proposal(scores, ready)
 
 
@@ -52,7 +54,7 @@ def by_freeness(view: DispatchView, params: FreenessParams) -> Proposal:
 def by_load(view: DispatchView, _: NoParams) -> Proposal:
     """Send to the instance with the least memory used or asked for (INFaaS++)."""
     fleet = view.snapshot
-    return Proposal(startable_tokens(fleet) / np.maximum(1, fleet.capacity_tokens))
+    return Proposal(columns.free_share(startable_tokens(fleet), fleet.capacity_tokens))
 
 
 @dispatch_policies.register("least-requests", NoParams)
@@ -93,16 +95,3 @@ def only(view: DispatchView, choices: list[int]) -> FloatColumn:
     scores = np.full(len(view.snapshot.ids), -np.inf)
     scores[view.candidates[choices]] = 0.0
     return scores
-
-
-def pick(scores: FloatColumn, eligible: IntColumn, snapshot: FleetSnapshot, turn: int) -> int:
-    """Choose the eligible row with the best score; ties go to the fewest pending, then in rotation.
-
-    Rotation matters: a fleet of idle, equal instances must not send everything to the first.
-    """
-    best = scores[eligible]
-    tied = eligible[best == best.max()]
-    if len(tied) > 1:
-        pending = snapshot.in_flight_requests[tied] + snapshot.class_waiting[tied].sum(axis=1)
-        tied = tied[pending == pending.min()]
-    return int(tied[turn % len(tied)])

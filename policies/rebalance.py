@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from policies import columns
 from policies.types import (
     Explanation,
     FleetSnapshot,
@@ -131,7 +132,7 @@ def find_sources(view: RebalanceView, config: RebalanceConfig) -> frozenset[Inst
     """Say which instances are to give requests away: too full, or terminating."""
     free = freeness(view.snapshot, view.headroom_tokens, "head")
     was_source = np.array([i in view.sources for i in view.snapshot.ids], dtype=np.bool_)
-    now_source = free < np.where(was_source, config.release_steps, config.low_steps)
+    now_source = columns.too_full(free, was_source, config.low_steps, config.release_steps)
     return frozenset(view.snapshot.ids[row] for row in np.flatnonzero(now_source))
 
 
@@ -174,9 +175,11 @@ class _Plan:
             fleet, view.headroom_tokens, "head"
         )
         # Infinity would make a terminating source's numbers useless; as a destination it is out.
-        self.room: FloatColumn = np.where(
-            fleet.terminating, 0.0, self.source_room + fleet.head_demand_tokens
-        ) - owed_tokens(fleet, "whole")
+        self.room = columns.room_for_moves(
+            np.where(fleet.terminating, 0.0, self.source_room),
+            np.where(fleet.terminating, 0, fleet.head_demand_tokens),
+            owed_tokens(fleet, "whole"),
+        )
         self.batch: IntColumn = batch_size(fleet, "whole")
         self.slots_in = view.slots_in.copy()
         self.is_source = np.array([i in sources for i in fleet.ids], dtype=np.bool_)
@@ -191,8 +194,8 @@ class _Plan:
         return self._relieve(source)
 
     def _relieve(self, source: int) -> MigrateOrder | None:
-        free = self._freeness()
-        destination = self._freest(free, ~self.is_source & (free > self.config.high_steps))
+        taking = columns.takes_moves(self.room, self.batch, self.is_source, self.config.high_steps)
+        destination = self._freest(self._freeness(), taking)
         if destination is None:
             return None
         bound = self._bound(source, destination)
@@ -218,7 +221,7 @@ class _Plan:
         return self._order(source, destination, bound, planned, "drain", "it is terminating")
 
     def _freeness(self) -> FloatColumn:
-        return self.room / np.maximum(1, self.batch)
+        return columns.steps_to_full(self.room, self.batch)
 
     def _freest(self, free: FloatColumn, allowed: np.ndarray) -> int | None:
         rows = np.flatnonzero(allowed & (self.slots_in > 0))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from policies.dispatch import dispatch_policies, pick
+from policies import columns
+from policies.dispatch import dispatch_policies
 from policies.ledger import InFlightLedger
 from policies.orders import OrderBook
 from policies.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
@@ -136,13 +137,12 @@ class GlobalScheduler:
         proposal = self._policy(view)
         scores = _scores_of(proposal, fleet, name)
         named = dict(zip(fleet.ids, scores.tolist(), strict=True))
-        eligible = _eligible(proposal, view)
-        if len(eligible) == 0:
+        row = _choose(proposal, scores, view)
+        if row == columns.HOLD:
             self._held = (request, now_s)
             most = int(startable_tokens(fleet)[rows].max())
             note = f"no instance has room for {request.prompt_tokens} tokens; the most is {most}"
             return Hold(Explanation(name, named, vetoed, note))
-        row = pick(scores, eligible, fleet, self._turn)
         self._turn += 1
         self._release_held(request.request_id)
         self.ledger.enter(request.request_id, fleet.ids[row], request.prompt_tokens, now_s)
@@ -240,21 +240,19 @@ def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColu
     return scores
 
 
-def _eligible(proposal: Proposal, view: DispatchView) -> IntColumn:
-    """List the rows to pick from: the candidates that are ready, or the idle ones, or none.
-
-    An idle instance cannot become readier, and a request nobody can ever hold must not wait.
-    """
-    rows = view.candidates
-    if proposal.ready is None:
-        return rows
-    ready: IntColumn = rows[np.asarray(proposal.ready, dtype=np.bool_)[rows]]
-    if len(ready):
-        return ready
+def _choose(proposal: Proposal, scores: FloatColumn, view: DispatchView) -> int:
+    """Choose a row among the candidates, or HOLD; a proposal of no opinion is ready everywhere."""
     fleet = view.snapshot
-    idle: IntColumn = rows[batch_size(fleet, "whole")[rows] == 0]
-    if len(idle):
-        return idle
-    fits_someday = fleet.capacity_tokens[rows] >= view.request.prompt_tokens
-    nobody: IntColumn = rows[:0]
-    return nobody if fits_someday.any() else rows
+    everywhere = np.ones(len(fleet.ids), dtype=np.bool_)
+    allowed = ~everywhere
+    allowed[view.candidates] = True
+    ready = everywhere if proposal.ready is None else np.asarray(proposal.ready, dtype=np.bool_)
+    return columns.choose(
+        scores,
+        allowed,
+        ready,
+        batch_size(fleet, "whole") == 0,
+        fleet.capacity_tokens >= view.request.prompt_tokens,
+        fleet.in_flight_requests + fleet.class_waiting.sum(axis=1),
+        view.turn,
+    )

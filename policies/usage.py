@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from policies import columns
 from policies.types import FleetSnapshot, FloatColumn, IntColumn
 
 Queue = Literal["head", "whole"]
@@ -43,11 +44,11 @@ def owed_tokens(snapshot: FleetSnapshot, queue: Queue) -> IntColumn:
 
 def virtual_usage(snapshot: FleetSnapshot, headroom_tokens: IntColumn, queue: Queue) -> FloatColumn:
     """Compute each instance's virtual usage in tokens; infinite where it is terminating."""
-    usage = (
-        snapshot.physical_tokens
-        + snapshot.reserved_tokens
-        + headroom_usage(snapshot.class_running, headroom_tokens)
-        + owed_tokens(snapshot, queue)
+    usage = columns.used(
+        snapshot.physical_tokens,
+        snapshot.reserved_tokens,
+        headroom_usage(snapshot.class_running, headroom_tokens),
+        owed_tokens(snapshot, queue),
     )
     return np.where(snapshot.terminating, np.inf, usage)
 
@@ -63,12 +64,12 @@ def batch_size(snapshot: FleetSnapshot, queue: Queue) -> IntColumn:
 def freeness(snapshot: FleetSnapshot, headroom_tokens: IntColumn, queue: Queue) -> FloatColumn:
     """Compute how many decode steps each instance can still take; negative when over-committed."""
     room = snapshot.capacity_tokens - virtual_usage(snapshot, headroom_tokens, queue)
-    running = np.maximum(1, batch_size(snapshot, "head"))
+    running = batch_size(snapshot, "head")
     if queue == "head":
-        return room / running
+        return columns.steps_to_full(room, running)
     # Those on their way will share what room there is, but a deficit is not theirs to share: it
     # would shrink with every further request sent to an overloaded instance, and attract more.
-    return room / np.where(room > 0, np.maximum(1, batch_size(snapshot, "whole")), running)
+    return columns.steps_to_full_shared(room, running, batch_size(snapshot, "whole"))
 
 
 def startable_tokens(snapshot: FleetSnapshot) -> IntColumn:
@@ -76,11 +77,11 @@ def startable_tokens(snapshot: FleetSnapshot) -> IntColumn:
 
     Memory as it is, without headroom; negative where more waits than fits.
     """
-    return (
-        snapshot.capacity_tokens
-        - snapshot.physical_tokens
-        - snapshot.reserved_tokens
-        - owed_tokens(snapshot, "whole")
+    return columns.startable(
+        snapshot.capacity_tokens,
+        snapshot.physical_tokens,
+        snapshot.reserved_tokens,
+        owed_tokens(snapshot, "whole"),
     )
 
 

@@ -1,14 +1,15 @@
 """Where requests go: each policy by example, and the laws all of them keep."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.dispatch import dispatch_policies, pick
+from policies import columns
+from policies.dispatch import dispatch_policies
 from policies.scheduler import DEFAULT_CLASSES
 from policies.types import Dispatch, Hold, InstanceLoad
 from tests.policies.fleets import (
@@ -140,13 +141,15 @@ def test_equal_calls_give_equal_decisions(policy: str) -> None:
 
 
 def test_ties_go_to_the_fewest_pending_then_in_rotation() -> None:
-    snapshot = fleet(load("a"), load("b"), load("c"))
-    snapshot = replace(snapshot, in_flight_requests=np.array([1, 0, 0]))
-    rows = np.arange(3)
+    pending = np.array([1, 0, 0])
+    everywhere, not_first = np.array([True, True, True]), np.array([False, True, True])
 
-    assert [pick(np.zeros(3), rows, snapshot, turn) for turn in range(4)] == [1, 2, 1, 2]
-    assert pick(np.array([0.5, 0.0, 0.0]), rows, snapshot, 1) == 0
-    assert pick(np.array([0.5, 0.0, 0.0]), np.array([1, 2]), snapshot, 0) == 1
+    def best(scores: list[float], eligible: npt.NDArray[np.bool_], turn: int) -> int:
+        return columns.best(np.array(scores), eligible, pending, turn)
+
+    assert [best([0.0, 0.0, 0.0], everywhere, turn) for turn in range(4)] == [1, 2, 1, 2]
+    assert best([0.5, 0.0, 0.0], everywhere, 1) == 0
+    assert best([0.5, 0.0, 0.0], not_first, 1) == 2
 
 
 def test_headroom_sends_normal_requests_away_from_urgent_ones() -> None:
