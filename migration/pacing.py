@@ -1,5 +1,7 @@
 """How much KV the next stage copies, and when copying while decoding no longer pays."""
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SMOOTHING = 0.4
@@ -11,6 +13,7 @@ up to a step, where one more live stage leaves only what one step grows: measure
 128 KiB, 6 ms instead of 41 (benchmarks/RESULTS.md).
 """
 IDLE_S = 2.0
+STEPS_AVERAGED = 4
 SHORT_TAIL_TOKENS = 32
 """So many tokens cost a decoding batch little more than one does (two blocks of most GPUs')."""
 
@@ -98,23 +101,31 @@ class Bandwidth:
 
 
 class StepTime:
-    """The measured duration of an engine step, in wall seconds; pauses are no steps."""
+    """The measured duration of an engine step, in wall seconds; pauses are no steps.
 
-    __slots__ = ("_average", "_last_s")
+    The mean of the last few: as steady as an exponential average, and a simulator that skips
+    steps can still say it without walking through them.
+    """
+
+    __slots__ = ("_ends_s",)
 
     def __init__(self) -> None:
-        self._average = Average()
-        self._last_s = float("-inf")
+        self._ends_s: deque[float] = deque(maxlen=STEPS_AVERAGED + 1)
 
     def stepped(self, now_s: float) -> None:
         """Note that a step ended now."""
-        if now_s - self._last_s < IDLE_S:
-            self._average.observe(now_s - self._last_s)
-        self._last_s = now_s
+        if self._ends_s and now_s - self._ends_s[-1] >= IDLE_S:
+            self._ends_s.clear()
+        self._ends_s.append(now_s)
 
     def value_s(self) -> float:
-        """Read the average; 0 while unknown, so that nothing counts as shorter than a step."""
-        return self._average.value or 0.0
+        """Read the mean; 0 while unknown, so that nothing counts as shorter than a step."""
+        return mean_step_s(self._ends_s)
+
+
+def mean_step_s(ends_s: Sequence[float]) -> float:
+    """Average steps by when each ended, one after the other; 0 for fewer than two."""
+    return (ends_s[-1] - ends_s[0]) / (len(ends_s) - 1) if len(ends_s) > 1 else 0.0
 
 
 def blocks_for(tokens: int, block_tokens: int) -> int:

@@ -63,6 +63,12 @@ class EventQueue:
         """Have something done in a while."""
         return self.at(self.now_ns + delay_ns, priority, call)
 
+    def next_at(self) -> tuple[int, int] | None:
+        """Say at which moment, and with which priority, the next thing is to be done."""
+        while self._heap and self._heap[0][3].call is None:
+            heapq.heappop(self._heap)
+        return self._heap[0][:2] if self._heap else None
+
     def advance(self) -> bool:
         """Do the next thing; False when there is none left."""
         while self._heap:
