@@ -1,6 +1,7 @@
 """Laws that every simulated fleet obeys, whatever it serves and by whatever policy."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 
@@ -75,16 +76,19 @@ def test_a_flooded_fleet_yields_what_full_batches_yield(policy: str) -> None:
     """
     config = dataclasses.replace(SMALL, instances=2, capacity_tokens=16_384)
     costs, batch = preset("toy").costs, config.max_num_seqs
-    sizes = {"prompt": (1, 8), "output": (50, 150)}
-    drawn = workload(2500, 1.0, **sizes)
+
+    def drawn_at(rate: float) -> list[TraceRequest]:
+        return workload(2500, rate, prompt=(1, 8), output=(50, 150))
+
+    drawn = drawn_at(1.0)
     tokens = sum(one.output_tokens for one in drawn)
     held = sum(
         one.output_tokens * (one.prompt_tokens + one.output_tokens / 2 + 0.5) for one in drawn
     )
     step_s = costs.step_ns((), batch, round(batch * held / tokens)) / NS_PER_S
     bound = config.instances * batch / step_s
-    requests = workload(2500, 2 * bound * len(drawn) / tokens, **sizes)
-    _, lives = simulate(requests, config, policy=policy, migration=False)
+    flood = drawn_at(2 * bound * len(drawn) / tokens)
+    _, lives = simulate(flood, config, policy=policy, migration=False)
     assert yielded_per_s(lives) == pytest.approx(bound, rel=0.01)
 
 
@@ -128,7 +132,8 @@ def test_an_observer_that_draws_changes_nothing() -> None:
         if newcomer:
             draws = stream(0, "newcomer")
             for at_ms in range(0, 3000, 7):
-                fleet.events.at(at_ms * 1_000_000, Priority.DECISION, lambda: draws.random(3))
+                at_ns = at_ms * 1_000_000
+                fleet.events.at(at_ns, Priority.DECISION, partial(draws.shuffle, [1, 2, 3]))
         lives = fleet.run(workload(200, rate=60))
         return [(life.instance_id, life.first_token_ns, life.last_token_ns) for life in lives]
 
