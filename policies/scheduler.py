@@ -5,6 +5,7 @@ in flight, which migrations are under way, which instances were sources, and how
 made. That state is soft: a scheduler started afresh rebuilds it from the next reports.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -183,6 +184,19 @@ class GlobalScheduler:
         )
         self._sources = find_sources(view, self.config.rebalance)
         return self._allow(propose(view, self._sources, self.config.rebalance), fleet, now_s)
+
+    def take_over(
+        self,
+        sources: Iterable[InstanceId],
+        held: tuple[DispatchRequest, float] | None,
+        turn: int,
+    ) -> None:
+        """Go on where another left off, who decided by the same columns (`policies.columns`).
+
+        `sources` are those of the last round, `held` the request held back last and when, `turn`
+        how many dispatches there were.
+        """
+        self._sources, self._held, self._turn = frozenset(sources), held, turn
 
     def order_started(self, order: MigrateOrder, now_s: float) -> None:
         """Count an order somebody else gave (by hand) as under way."""

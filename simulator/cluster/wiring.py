@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from migration.effects import (
     Announce,
@@ -14,14 +15,27 @@ from migration.effects import (
     Ship,
     TimerKey,
 )
+from migration.llumlet import Llumlet
 from migration.messages import Blocks, Message, Query
 from migration.orders import MigrationEvent
 from policies.types import InstanceId
-from simulator.cluster.instance import Instance
+from simulator.cluster.instance import InstanceShape
 from simulator.events import NS_PER_S, Event, EventQueue, Priority
 from simulator.network import Flow, Network
 
 _NO_CHECKSUM = 0
+
+
+class Wired(Protocol):
+    """What is wired up: an instance with its llumlet. `copies` counts stages from and to it."""
+
+    instance_id: InstanceId
+    shape: InstanceShape
+    llumlet: Llumlet
+    copies: int
+
+
+W = TypeVar("W", bound=Wired)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +43,8 @@ class Shipment:
     """Blocks on their way."""
 
     ship: Ship
-    source: Instance
-    destination: Instance
+    source: Wired
+    destination: Wired
     began_ns: int
     flow: Flow | None = None
 
@@ -42,20 +56,20 @@ class _Question:
     asker: InstanceId
 
 
-class Wiring:
+class Wiring(Generic[W]):
     """Carries out what llumlets want. `announced` is told of migrations that start or end."""
 
     def __init__(
         self, events: EventQueue, network: Network, announced: Callable[[MigrationEvent], None]
     ) -> None:
-        self.instances: dict[InstanceId, Instance] = {}
+        self.instances: dict[InstanceId, W] = {}
         self._announced = announced
         self._events = events
         self._network = network
         self._timers: dict[tuple[InstanceId, TimerKey], Event] = {}
         self._shipments: list[Shipment] = []
 
-    def pump(self, instance: Instance) -> None:
+    def pump(self, instance: Wired) -> None:
         """Carry out all that an instance's llumlet wants now."""
         for effect in instance.llumlet.take_effects():
             self._carry_out(instance, effect)
@@ -63,7 +77,7 @@ class Wiring:
             if instance.llumlet.departures.moves(shipment.ship) is None:
                 self._end(shipment)
 
-    def lose(self, instance: Instance) -> None:
+    def lose(self, instance: Wired) -> None:
         """Take a dead instance off the network: its links break."""
         for key in [key for key in self._timers if key[0] == instance.instance_id]:
             self._timers.pop(key).cancel()
@@ -78,7 +92,7 @@ class Wiring:
             other.llumlet.sender_lost(instance.instance_id)
             self.pump(other)
 
-    def _carry_out(self, instance: Instance, effect: Effect) -> None:
+    def _carry_out(self, instance: Wired, effect: Effect) -> None:
         me = instance.instance_id
         match effect:
             case Say(peer, message):
@@ -111,7 +125,7 @@ class Wiring:
 
         self._network.post(deliver)
 
-    def _ask(self, asker: Instance, to: InstanceId, query: Query) -> None:
+    def _ask(self, asker: Wired, to: InstanceId, query: Query) -> None:
         if to in self.instances:
             self._post(to, query, _Question(asker.instance_id))
             return
@@ -122,7 +136,7 @@ class Wiring:
 
         self._network.post(failed)
 
-    def _ship(self, source: Instance, ship: Ship) -> None:
+    def _ship(self, source: Wired, ship: Ship) -> None:
         """Send a stage in one piece."""
         destination = self.instances.get(ship.peer.instance_id)
         if destination is None:
@@ -165,7 +179,7 @@ class Wiring:
         if shipment.flow is not None:
             self._network.cut(shipment.flow)
 
-    def _fire(self, instance: Instance, key: TimerKey, name: str) -> None:
+    def _fire(self, instance: Wired, key: TimerKey, name: str) -> None:
         del self._timers[instance.instance_id, key]
         instance.llumlet.timer_fired(key, name)
         self.pump(instance)

@@ -1,0 +1,202 @@
+"""The loop: what happens next, in a fleet that lies in columns.
+
+At one moment, as in `simulator.events`: steps, then the network and failures (which are Python's),
+arrivals, reports, decisions. Instances are brought to a moment only when something is asked of
+them; those a llumlet watches are walked step by step, so that it hears of things in their order.
+"""
+
+import numpy as np
+
+from policies import columns
+from simulator.fast.front import ASK_POLICY, ASK_SUBMIT, arrive, place, report, turn_away
+from simulator.fast.state import (
+    ALIVE,
+    ARRIVALS_DONE,
+    ARRIVED,
+    ARRIVING,
+    CAPACITY,
+    END,
+    HEAD_DEMAND,
+    HEADROOM,
+    HELD,
+    HELD_BACK,
+    HELD_BACK_AT,
+    HIGH_STEPS,
+    LOOKING,
+    LOW_STEPS,
+    MIGRATION,
+    NEVER,
+    NEXT_REBALANCE,
+    NEXT_REPORT,
+    NEXT_REPORTER,
+    NOTES,
+    NOW,
+    OPEN,
+    ORDERS,
+    OUT,
+    PATIENCE,
+    PHYSICAL,
+    PROMPT,
+    QUEUED_DEMAND,
+    REBALANCE_EVERY,
+    RELEASE_STEPS,
+    REPORT_AT,
+    REPORT_EVERY,
+    RESERVED_TOKENS,
+    RUNS,
+    SENT_REQUESTS,
+    SENT_TOKENS,
+    SHOWN_S,
+    SLOT,
+    SOURCE,
+    STEPPING,
+    WAITS,
+    WATCHED,
+    WATCHED_COUNT,
+    WOKEN,
+    WOKEN_COUNT,
+    State,
+)
+from simulator.fast.stepping import catch_up, complete, plan, wake
+
+NS_PER_S = 1_000_000_000
+OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
+"""As in `simulator.events.Priority`."""
+
+DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE = range(7)
+"""Why `run` comes back: what Python is to do."""
+
+
+def run(s: State, python_at: int, python_priority: int) -> int:
+    """Go on until all have ended, or Python's turn comes: its next event is at `python_at`."""
+    now = s.now
+    for _ in range(s.par[PATIENCE]):
+        if now[ARRIVING] >= 0:
+            turn_away(s, now[ARRIVING])
+            now[ARRIVING] = -1
+        if now[WOKEN_COUNT]:
+            begin(s)
+            if now[NOTES]:
+                return TELL
+        at_ns, what, who = _next(s, python_at, python_priority)
+        if now[OPEN] and now[ARRIVALS_DONE] == len(s.by_arrival) and now[HELD] == 0:
+            _end_all_by(s, at_ns)
+        if now[OPEN] == 0:
+            return DONE
+        now[NOW] = at_ns
+        code = _happen(s, at_ns, what, who)
+        if code >= 0:
+            return code
+    return PAUSE
+
+
+def begin(s: State) -> None:
+    """Have all that were woken begin a step."""
+    now = s.now
+    for at in range(now[WOKEN_COUNT]):
+        i = s.woken[at]
+        s.ins[WOKEN][i] = 0
+        if s.ins[ALIVE][i] and not s.ins[STEPPING][i]:
+            plan(s, i, now[NOW])
+    now[WOKEN_COUNT] = 0
+
+
+def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int]:
+    """Give when the next thing happens, what it is, and which instance's step ends, or -1."""
+    now = s.now
+    at_ns, priority, what, who = python_at, python_priority, OF_PYTHON, -1
+    arrived = now[ARRIVALS_DONE]
+    if arrived < len(s.by_arrival):
+        arrival_ns = s.req[ARRIVED][s.by_arrival[arrived]]
+        if arrival_ns < at_ns or (arrival_ns == at_ns and priority > ARRIVAL):
+            at_ns, priority, what = arrival_ns, ARRIVAL, ARRIVAL
+    report_ns = now[NEXT_REPORT]
+    if report_ns < at_ns or (report_ns == at_ns and priority > REPORT):
+        at_ns, priority, what = report_ns, REPORT, REPORT
+    rebalance_ns = now[NEXT_REBALANCE]
+    if rebalance_ns < at_ns:
+        at_ns, priority, what = rebalance_ns, DECISION, DECISION
+    if now[WATCHED_COUNT]:
+        ends, watched, stepping = s.ins[END], s.ins[WATCHED], s.ins[STEPPING]
+        for i in range(len(ends)):
+            if watched[i] and stepping[i]:
+                end_ns = ends[i]
+                if end_ns < at_ns or (end_ns == at_ns and priority > STEP):
+                    at_ns, priority, what, who = end_ns, STEP, STEP, i
+    return at_ns, what, who
+
+
+def _happen(s: State, at_ns: int, what: int, who: int) -> int:
+    """Do the next thing; says what Python is to do about it, or -1."""
+    now = s.now
+    if what == OF_PYTHON:
+        return EVENT
+    if what == STEP:
+        complete(s, who)
+        wake(s, who)
+        return TELL if now[NOTES] else -1
+    if what == ARRIVAL:
+        r = s.by_arrival[now[ARRIVALS_DONE]]
+        now[ARRIVALS_DONE] += 1
+        if arrive(s, r):
+            now[ARRIVING] = r
+            return _asked(place(s, at_ns))
+        return -1
+    if what == REPORT:
+        i = now[NEXT_REPORTER]
+        report(s, i, at_ns)
+        s.ins[REPORT_AT][i] = at_ns + s.par[REPORT_EVERY]
+        next_report(s)
+        return _asked(place(s, at_ns))
+    now[NEXT_REBALANCE] += s.par[REBALANCE_EVERY]
+    pairs = s.par[MIGRATION] and find_pairs(s, at_ns)
+    return REBALANCE if pairs or now[ORDERS] or s.par[LOOKING] else -1
+
+
+def _asked(code: int) -> int:
+    if code == ASK_POLICY:
+        return DISPATCH
+    return SUBMIT if code == ASK_SUBMIT else -1
+
+
+def next_report(s: State) -> None:
+    """Find out who reports next: of several at a moment, whoever stands first."""
+    slots, when = s.col[SLOT], s.ins[REPORT_AT]
+    best_ns, best = NEVER, -1
+    for row in range(len(slots)):
+        i = int(slots[row])
+        if when[i] < best_ns:
+            best_ns, best = when[i], i
+    s.now[NEXT_REPORT], s.now[NEXT_REPORTER] = best_ns, best
+
+
+def _end_all_by(s: State, at_ns: int) -> None:
+    """Nothing more comes in: see whether all have ended by then."""
+    for row in range(s.col.shape[1]):
+        catch_up(s, int(s.col[SLOT][row]), at_ns)
+
+
+def find_pairs(s: State, now_ns: int) -> bool:
+    """Note who is to give requests away, and say whether anybody is there to take them."""
+    col, now, real = s.col, s.now, s.real
+    if col.shape[1] == 0:
+        return False
+    head = col[HEAD_DEMAND].copy()
+    owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
+    held = now[HELD_BACK]
+    if held >= 0 and now_ns / NS_PER_S - now[HELD_BACK_AT] / NS_PER_S <= real[SHOWN_S]:
+        room = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
+        head[np.argmax(room)] += s.req[PROMPT][held] + s.req[OUT][held]
+    used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], head)
+    source_room = (col[CAPACITY] - used).astype(np.float64)
+    free = columns.steps_to_full(source_room, col[RUNS])
+    was_source = col[SOURCE] > 0
+    sources = columns.too_full(free, was_source, real[LOW_STEPS], real[RELEASE_STEPS])
+    for row in range(len(sources)):
+        col[SOURCE][row] = sources[row]
+    if not sources.any():
+        return False
+    batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
+    room_for_moves = columns.room_for_moves(source_room, head, owed)
+    taking = columns.takes_moves(room_for_moves, batch, sources, real[HIGH_STEPS])
+    return bool(taking.any())

@@ -1,0 +1,84 @@
+"""The columns' functions compiled by numba, where it is installed (`pip install …[fast]`).
+
+The source is the same; only the memory differs (arrays instead of lists). What was compiled is kept
+on disk, in a folder named after everything it was made of, so that no stale code is ever run.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from policies import columns
+from simulator.fast import clockwork, front, roster, runs, stepping
+from simulator.fast.state import State
+
+_MODULES: tuple[ModuleType, ...] = (columns, runs, roster, stepping, front, clockwork)
+"""In the order in which they build on each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What Python calls; the rest is called from these."""
+
+    run: Callable[[State, int, int], int]
+    place: Callable[[State, int], int]
+    send: Callable[[State, int, int, int], int]
+    hold: Callable[[State, int], None]
+    submit: Callable[[State, int, int, int], None]
+    settle: Callable[[State, int, int], None]
+    wake: Callable[[State, int], None]
+    enter_batch: Callable[[State, int, int], None]
+    leave_batch: Callable[[State, int, int], None]
+    line_remove: Callable[[State, int, int], None]
+    next_report: Callable[[State], None]
+    unsend: Callable[[State, int], None]
+
+
+PLAIN = Kernel(
+    run=clockwork.run,
+    place=front.place,
+    send=front.send,
+    hold=front.hold,
+    submit=stepping.submit,
+    settle=stepping.settle,
+    wake=stepping.wake,
+    enter_batch=roster.enter_batch,
+    leave_batch=roster.leave_batch,
+    line_remove=roster.line_remove,
+    next_report=clockwork.next_report,
+    unsend=stepping.unsend,
+)
+
+
+def available() -> bool:
+    """Say whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def compiled() -> Kernel:
+    """Compile, or load what was compiled before. Raises ImportError without numba."""
+    import numba
+    from numba.extending import register_jitable
+
+    vars(numba.config)["CACHE_DIR"] = str(_cache_folder(numba.__version__))
+    for module in _MODULES:
+        for function in vars(module).values():
+            if getattr(function, "__module__", None) == module.__name__ and callable(function):
+                register_jitable(function)
+    jit = numba.njit(cache=True)
+    return Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
+
+
+def _cache_folder(version: str) -> Path:
+    digest = hashlib.sha256(version.encode())
+    for module in (*_MODULES, importlib.import_module(State.__module__)):
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "llumnix" / f"kernel-{digest.hexdigest()[:16]}"

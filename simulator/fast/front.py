@@ -1,0 +1,279 @@
+"""The front door: requests held, in order, and sent by the arithmetic of `policies.columns`."""
+
+import numpy as np
+
+from policies import columns
+from simulator.fast.roster import line_head
+from simulator.fast.state import (
+    ALLOCATED,
+    BACKLOG,
+    BLOCK_TOKENS,
+    BY_CLASS,
+    BY_FREENESS,
+    BY_LOAD,
+    BY_PYTHON,
+    BY_REQUESTS,
+    CAPACITY,
+    CLASS_COLUMNS,
+    CLASSES,
+    COL_BY_CLASS,
+    DISPATCHED,
+    EARLIEST,
+    FATE,
+    FIRST_HEADROOM,
+    GROWTH_STEPS,
+    HEAD,
+    HEAD_DEMAND,
+    HEADROOM,
+    HELD,
+    HELD_BACK,
+    HELD_BACK_AT,
+    HERE,
+    IN_HEAP,
+    KV,
+    LATE_BINDING,
+    LINE,
+    MAX_SEQS,
+    NEVER,
+    NEVER_FITS,
+    NEXT,
+    OPEN,
+    OUT,
+    PHYSICAL,
+    POLICY,
+    PROMPT,
+    QUEUE_FULL,
+    QUEUE_LENGTH,
+    QUEUE_LIMIT,
+    QUEUED_BLOCKS,
+    QUEUED_DEMAND,
+    RANK,
+    REJECTED,
+    REPORTED,
+    REPORTS,
+    RESERVED,
+    RESERVED_TOKENS,
+    RESTARTS,
+    ROW,
+    RUNNING,
+    RUNS,
+    SEEN,
+    SENT,
+    SENT_REQUESTS,
+    SENT_SIZE,
+    SENT_TOKENS,
+    SENT_WHEN,
+    SIZE,
+    SLOT,
+    SUBJECT,
+    TARGET,
+    TOTAL_BLOCKS,
+    TURN,
+    WAITING,
+    WAITS,
+    WHY,
+    State,
+)
+from simulator.fast.stepping import advance, catch_up, submit, unsend
+
+PLACED, ASK_POLICY, ASK_SUBMIT = range(3)
+"""What `place` ends with: all that can be placed is, or Python has to do something for SUBJECT."""
+
+
+def arrive(s: State, r: int) -> bool:
+    """Hold a request that has just come; False when it could never be served."""
+    if s.req[PROMPT][r] + s.req[TARGET][r] > s.par[TOTAL_BLOCKS] * s.par[BLOCK_TOKENS]:
+        reject(s, r, NEVER_FITS)
+        return False
+    hold(s, r)
+    return True
+
+
+def turn_away(s: State, r: int) -> None:
+    """Reject a request that has just come and still waits, if too many do."""
+    if s.now[HELD] > s.par[QUEUE_LIMIT] and s.req[FATE][r] == WAITING:
+        s.now[HELD] -= 1
+        reject(s, r, QUEUE_FULL)
+
+
+def reject(s: State, r: int, why: int) -> None:
+    """End a request that is not served."""
+    s.req[FATE][r], s.req[WHY][r] = REJECTED, why
+    s.now[OPEN] -= 1
+
+
+def hold(s: State, r: int) -> None:
+    """Put a request among those held: a binary heap, by class, arrival and index."""
+    heap, at = s.heap, s.now[IN_HEAP]
+    s.req[FATE][r] = WAITING
+    rank = s.req[RANK][r]
+    s.now[IN_HEAP] = at + 1
+    s.now[HELD] += 1
+    while at > 0:
+        parent = (at - 1) // 2
+        if heap[parent] < rank:
+            break
+        heap[at] = heap[parent]
+        at = parent
+    heap[at] = rank
+
+
+def _first_held(s: State) -> int:
+    """The request held first, or -1; those rejected meanwhile are dropped."""
+    while s.now[IN_HEAP]:
+        r: int = s.by_rank[s.heap[0]]
+        if s.req[FATE][r] == WAITING:
+            return r
+        _pop(s)
+    return -1
+
+
+def _pop(s: State) -> None:
+    heap, size = s.heap, s.now[IN_HEAP] - 1
+    s.now[IN_HEAP] = size
+    rank = heap[size]
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= rank:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = rank
+
+
+# --- dispatch ---
+
+
+def place(s: State, now_ns: int) -> int:
+    """Send what can be sent now, in order; nobody overtakes."""
+    while s.now[HELD]:
+        r = _first_held(s)
+        _hear_of_ends(s, now_ns)
+        if s.par[POLICY] == BY_PYTHON:
+            s.now[SUBJECT] = r
+            return ASK_POLICY
+        row = decide(s, r)
+        if row == columns.HOLD:
+            if s.col.shape[1]:
+                s.now[HELD_BACK], s.now[HELD_BACK_AT] = r, now_ns
+            break
+        if send(s, r, row, now_ns) == ASK_SUBMIT:
+            return ASK_SUBMIT
+    return PLACED
+
+
+def _hear_of_ends(s: State, now_ns: int) -> None:
+    """Learn which requests ended that no report has seen: they are on their way no more."""
+    earliest, slots = s.ins[EARLIEST], s.col[SLOT]
+    for row in range(s.col.shape[1]):
+        i = int(slots[row])
+        if earliest[i] <= now_ns:
+            catch_up(s, i, now_ns)
+
+
+def decide(s: State, r: int) -> int:
+    """Choose a row for a request, or HOLD: `GlobalScheduler.dispatch` for the policies it knows."""
+    col = s.col
+    if col.shape[1] == 0:
+        return columns.HOLD
+    tokens = s.req[PROMPT][r] + s.req[OUT][r]
+    batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
+    owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
+    startable = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
+    everywhere = batch >= 0
+    ready = everywhere
+    policy = s.par[POLICY]
+    if policy == BY_FREENESS:
+        used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], owed)
+        room = (col[CAPACITY] - used).astype(np.float64)
+        scores = columns.steps_to_full_shared(room, col[RUNS], batch)
+        if s.par[LATE_BINDING]:
+            ready = columns.has_room(startable, batch, s.real[GROWTH_STEPS], tokens)
+    elif policy == BY_LOAD:
+        scores = columns.free_share(startable, col[CAPACITY])
+    elif policy == BY_REQUESTS:
+        scores = -batch.astype(np.float64)
+    else:
+        scores = np.where(np.arange(len(batch)) == s.now[TURN] % len(batch), 0.0, -np.inf)
+    idle, fits = batch == 0, col[CAPACITY] >= tokens
+    pending = col[SENT_REQUESTS] + col[WAITS]
+    return columns.choose(scores, everywhere, ready, idle, fits, pending, s.now[TURN])
+
+
+def send(s: State, r: int, row: int, now_ns: int) -> int:
+    """Send the first request held to the instance of a row, and note that it is on its way."""
+    _pop(s)
+    req, i = s.req, int(s.col[SLOT][row])
+    s.now[HELD] -= 1
+    s.now[TURN] += 1
+    if s.now[HELD_BACK] == r:
+        s.now[HELD_BACK] = -1
+    unsend(s, r)
+    req[SENT][r], req[SENT_SIZE][r] = i + 1, req[PROMPT][r] + req[OUT][r]
+    req[SENT_WHEN][r] = s.now[REPORTS]
+    s.col[SENT_TOKENS][row] += req[SENT_SIZE][r]
+    s.col[SENT_REQUESTS][row] += 1
+    req[FATE][r] = RUNNING
+    if req[DISPATCHED][r] == 0:
+        req[DISPATCHED][r] = now_ns
+    if req[RESTARTS][r]:
+        s.now[SUBJECT], s.ins[EARLIEST][i] = r, 0
+        return ASK_SUBMIT  # something of it may still be there
+    submit(s, i, r, now_ns)
+    return PLACED
+
+
+# --- reports ---
+
+
+def report(s: State, i: int, now_ns: int) -> None:
+    """Take in how an instance stands, and that it has what was sent to it."""
+    advance(s, i, now_ns)
+    ins, col, row, block_tokens = s.ins, s.col, s.ins[ROW][i], s.par[BLOCK_TOKENS]
+    col[PHYSICAL][row] = ins[ALLOCATED][i] * block_tokens
+    col[RESERVED_TOKENS][row] = ins[RESERVED][i] * block_tokens
+    col[QUEUED_DEMAND][row] = ins[QUEUED_BLOCKS][i] * block_tokens
+    col[HEAD_DEMAND][row] = 0
+    head = line_head(s, i)
+    if head >= 0:
+        length = s.req[PROMPT][head] + s.req[OUT][head]
+        col[HEAD_DEMAND][row] = -(-length // block_tokens) * block_tokens
+    runs = headroom = 0
+    for of_class in range(s.par[CLASSES]):
+        columns_of = BY_CLASS + CLASS_COLUMNS * of_class
+        here = ins[columns_of + HERE][i]
+        col[COL_BY_CLASS + 2 * of_class][row] = here
+        col[COL_BY_CLASS + 2 * of_class + 1][row] = ins[columns_of + LINE][i]
+        runs += here
+        if here:
+            headroom += s.par[FIRST_HEADROOM + of_class]
+    col[RUNS][row], col[HEADROOM][row] = runs, headroom
+    col[WAITS][row] = ins[QUEUE_LENGTH][i]
+    col[REPORTED][row] = now_ns
+    if s.par[POLICY] == BY_PYTHON:
+        col[BACKLOG][row] = _backlog(s, i)
+    s.now[REPORTS] += 1
+    ins[SEEN][i] = s.now[REPORTS]
+    col[SENT_TOKENS][row] = col[SENT_REQUESTS][row] = 0
+    ins[EARLIEST][i] = NEVER
+
+
+def _backlog(s: State, i: int) -> int:
+    """Tokens to be computed before the next token comes out, decodes left out."""
+    req, base, backlog = s.req, i * s.par[MAX_SEQS], 0
+    for at in range(base, base + s.ins[SIZE][i]):
+        r = s.batch[at]
+        left = req[PROMPT][r] + req[OUT][r] - req[KV][r]
+        if left != 1 or req[OUT][r] == 0:
+            backlog += left
+    for of_class in range(s.par[CLASSES]):
+        r = s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
+        while r >= 0:
+            backlog += req[PROMPT][r] + req[OUT][r]
+            r = req[NEXT][r]
+    return backlog

@@ -1,0 +1,203 @@
+"""Who is on an instance: its line, its batch, its blocks. `simulator.roster`, on columns."""
+
+from simulator.fast.state import (
+    ALLOCATED,
+    ARRIVALS,
+    AT,
+    BATCH,
+    BLOCK_TOKENS,
+    BLOCKS,
+    BY_CLASS,
+    CHUNK,
+    CLASS,
+    CLASS_COLUMNS,
+    CLASSES,
+    DETACHED_COUNT,
+    FREE,
+    GONE,
+    HEAD,
+    HERE,
+    KV,
+    LEAVING,
+    LINE,
+    MAX_SEQS,
+    MOVING,
+    NEXT,
+    NOTES,
+    ORDER,
+    OUT,
+    PLACE,
+    PREV,
+    PROMPT,
+    QUEUE_LENGTH,
+    QUEUED,
+    QUEUED_BLOCKS,
+    RESERVATIONS,
+    SIZE,
+    TAIL,
+    WATCHED,
+    State,
+)
+
+
+def free_slots(s: State, i: int) -> int:
+    """Places left in the batch; detached requests and reservations hold theirs."""
+    ins = s.ins
+    left: int = s.par[MAX_SEQS] - ins[SIZE][i] - ins[DETACHED_COUNT][i] - ins[RESERVATIONS][i]
+    return left
+
+
+def demand_blocks(s: State, r: int) -> int:
+    """Blocks that hold a request as long as it is now."""
+    blocks: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.par[BLOCK_TOKENS])
+    return blocks
+
+
+def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
+    """Give a request so many more blocks, which must be free."""
+    s.ins[FREE][i] -= blocks
+    s.ins[ALLOCATED][i] += blocks
+    s.req[BLOCKS][r] += blocks
+
+
+def free_blocks(s: State, i: int, r: int) -> None:
+    """Take all of a request's blocks."""
+    held = s.req[BLOCKS][r]
+    s.ins[FREE][i] += held
+    s.ins[ALLOCATED][i] -= held
+    s.req[BLOCKS][r] = 0
+
+
+def join(s: State, i: int, r: int) -> None:
+    """Count a request as one of this instance's."""
+    ins = s.ins
+    ins[ARRIVALS][i] += 1
+    req = s.req
+    req[AT][r], req[ORDER][r] = i, ins[ARRIVALS][i]
+    req[CHUNK][r] = req[LEAVING][r] = 0
+
+
+def clear(s: State, i: int) -> None:
+    """Make an instance as if it had never been."""
+    ins = s.ins
+    for column in range(len(ins)):
+        ins[column][i] = 0
+    for of_class in range(s.par[CLASSES]):
+        columns = BY_CLASS + CLASS_COLUMNS * of_class
+        ins[columns + HEAD][i] = ins[columns + TAIL][i] = -1
+
+
+# --- the line ---
+
+
+def line_head(s: State, i: int) -> int:
+    """The request to be admitted next, or -1."""
+    ins = s.ins
+    if ins[QUEUE_LENGTH][i] == 0:
+        return -1
+    for of_class in range(s.par[CLASSES]):
+        r: int = ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
+        if r >= 0:
+            return r
+    return -1
+
+
+def line_push(s: State, i: int, r: int, front: bool) -> None:
+    """Queue a request behind, or before, all others of its class."""
+    req, ins = s.req, s.ins
+    columns = BY_CLASS + CLASS_COLUMNS * req[CLASS][r]
+    heads, tails = ins[columns + HEAD], ins[columns + TAIL]
+    req[PLACE][r] = QUEUED
+    if front:
+        after = heads[i]
+        req[PREV][r], req[NEXT][r] = -1, after
+        heads[i] = r
+        if after >= 0:
+            req[PREV][after] = r
+        else:
+            tails[i] = r
+    else:
+        before = tails[i]
+        req[PREV][r], req[NEXT][r] = before, -1
+        tails[i] = r
+        if before >= 0:
+            req[NEXT][before] = r
+        else:
+            heads[i] = r
+    ins[columns + LINE][i] += 1
+    ins[QUEUE_LENGTH][i] += 1
+    ins[QUEUED_BLOCKS][i] += demand_blocks(s, r)
+
+
+def line_remove(s: State, i: int, r: int) -> None:
+    """Take a request out of the line."""
+    req, ins = s.req, s.ins
+    columns = BY_CLASS + CLASS_COLUMNS * req[CLASS][r]
+    before, after = req[PREV][r], req[NEXT][r]
+    if before >= 0:
+        req[NEXT][before] = after
+    else:
+        ins[columns + HEAD][i] = after
+    if after >= 0:
+        req[PREV][after] = before
+    else:
+        ins[columns + TAIL][i] = before
+    ins[columns + LINE][i] -= 1
+    ins[QUEUE_LENGTH][i] -= 1
+    ins[QUEUED_BLOCKS][i] -= demand_blocks(s, r)
+
+
+# --- the batch, the most urgent first ---
+
+
+def enter_batch(s: State, i: int, r: int) -> None:
+    """Put a request in its place in the batch."""
+    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
+    classes, orders = req[CLASS], req[ORDER]
+    of_class, order = classes[r], orders[r]
+    at = s.ins[SIZE][i]
+    while at > 0:
+        other = batch[base + at - 1]
+        if classes[other] < of_class or (classes[other] == of_class and orders[other] < order):
+            break
+        batch[base + at] = other
+        at -= 1
+    batch[base + at] = r
+    s.ins[SIZE][i] += 1
+    req[PLACE][r] = BATCH
+    s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HERE][i] += 1
+
+
+def leave_batch(s: State, i: int, r: int) -> None:
+    """Take a request out of the batch, wherever in it it is."""
+    batch, base = s.batch, i * s.par[MAX_SEQS]
+    size = s.ins[SIZE][i]
+    at = 0
+    while batch[base + at] != r:
+        at += 1
+    while at < size - 1:
+        batch[base + at] = batch[base + at + 1]
+        at += 1
+    s.ins[SIZE][i] = size - 1
+    s.req[PLACE][r] = GONE
+    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
+
+
+def preempt_last(s: State, i: int) -> int:
+    """Send the least urgent of the batch back to the head of its class's line; says which."""
+    size = s.ins[SIZE][i]
+    victim: int = s.batch[i * s.par[MAX_SEQS] + size - 1]
+    s.ins[SIZE][i] = size - 1
+    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][victim] + HERE][i] -= 1
+    free_blocks(s, i, victim)
+    s.req[KV][victim] = s.req[CHUNK][victim] = s.req[LEAVING][victim] = 0
+    line_push(s, i, victim, True)
+    return victim
+
+
+def note(s: State, i: int, what: int, r: int) -> None:
+    """Leave word for an instance's llumlet, if it wants to hear of this request."""
+    if s.ins[WATCHED][i] and s.req[MOVING][r]:
+        at = s.now[NOTES]
+        s.notes[2 * at], s.notes[2 * at + 1] = what, r
+        s.now[NOTES] = at + 1

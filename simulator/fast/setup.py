@@ -1,0 +1,111 @@
+"""A fleet's settings and workload, put into columns; and what cannot be."""
+
+from collections.abc import Sequence
+
+from policies.dispatch import FreenessParams, dispatch_policies
+from policies.scheduler import SchedulerConfig
+from simulator.cluster.instance import InstanceShape
+from simulator.cluster.options import SimulatorConfig
+from simulator.events import NS_PER_S
+from simulator.fast.runs import cost_columns
+from simulator.fast.state import (
+    BY_FREENESS,
+    BY_LOAD,
+    BY_PYTHON,
+    BY_REQUESTS,
+    FIRST_HEADROOM,
+    GROWTH_STEPS,
+    HIGH_STEPS,
+    IN_TURN,
+    LATE_BINDING,
+    LEAST_STEP,
+    LOW_STEPS,
+    MIGRATION,
+    NEXT_REBALANCE,
+    PATIENCE,
+    POLICY,
+    QUEUE_LIMIT,
+    REBALANCE_EVERY,
+    RELEASE_STEPS,
+    REPORT_EVERY,
+    SHOWN_S,
+    SLOWDOWN,
+    State,
+    new_state,
+)
+from simulator.workload.request import TraceRequest
+
+KNOWN_POLICIES = {
+    "freeness": BY_FREENESS,
+    "load-aware": BY_LOAD,
+    "least-requests": BY_REQUESTS,
+    "round-robin": IN_TURN,
+}
+PLAIN_TURNS, COMPILED_TURNS = 4_000, 100_000
+
+
+def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
+    """Say why this fleet has to be walked step by step; None when it need not be."""
+    shape = config.shape(len(scheduler.classes))
+    if cost_columns(shape.costs) is None:
+        return "its step costs have no closed form"
+    if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
+        return "its reports come too late to be trusted"
+    if getattr(config, "prefix_caching", False):
+        return "its instances share prefixes"
+    return None
+
+
+def set_up(
+    config: SimulatorConfig,
+    scheduler: SchedulerConfig,
+    shape: InstanceShape,
+    requests: Sequence[TraceRequest],
+    *,
+    arrays: bool,
+) -> State:
+    """Put a fleet that has not begun, and its workload, into columns.
+
+    Raises ValueError for a request of an unknown class.
+    """
+    names = [known.name for known in scheduler.classes]
+    for request in requests:
+        if request.class_name not in names:
+            known = ", ".join(names)
+            raise ValueError(
+                f"request {request.index} is of class {request.class_name!r}; known: {known}"
+            )
+    columns = (
+        [request.prompt_tokens for request in requests],
+        [request.output_tokens for request in requests],
+        [names.index(request.class_name) for request in requests],
+        [round(request.arrival_s * NS_PER_S) for request in requests],
+    )
+    indices = [request.index for request in requests]
+    cost = cost_columns(shape.costs)
+    assert cost is not None, "see refusal"
+    state = new_state(columns, indices, config.instances, shape.limits, cost, arrays=arrays)
+    par, real, rebalance = state.par, state.real, scheduler.rebalance
+    par[SLOWDOWN] = shape.slowdown_per_mille
+    par[REPORT_EVERY] = round(config.report_interval_s * NS_PER_S)
+    par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
+    par[QUEUE_LIMIT] = config.queue_limit
+    par[MIGRATION] = int(scheduler.migration)
+    par[LEAST_STEP] = shape.costs.decode_base_ns // 2
+    par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
+    for number, known_class in enumerate(scheduler.classes):
+        par[FIRST_HEADROOM + number] = known_class.headroom_tokens
+    state.now[NEXT_REBALANCE] = par[REBALANCE_EVERY]
+    real[LOW_STEPS], real[RELEASE_STEPS] = rebalance.low_steps, rebalance.release_steps
+    real[HIGH_STEPS], real[SHOWN_S] = rebalance.high_steps, scheduler.max_age_s
+    _set_policy(state, scheduler)
+    return state
+
+
+def _set_policy(state: State, scheduler: SchedulerConfig) -> None:
+    spec = scheduler.dispatch
+    state.par[POLICY] = KNOWN_POLICIES.get(spec.name, BY_PYTHON)
+    params = dispatch_policies.params(spec.name)(**spec.params)
+    if isinstance(params, FreenessParams):
+        state.par[LATE_BINDING] = int(params.late_binding)
+        state.real[GROWTH_STEPS] = params.growth_steps

@@ -1,0 +1,241 @@
+"""How a fleet lies in columns: the names of the columns, and their memory.
+
+A table is a list of columns, with one number a request (`State.req`), an instance (`State.ins`) or
+a row of the last reports (`State.col`). In plain Python a column is a list; compiled, it is a row
+of a 2-D array. Both are read and written as `table[COLUMN][row]`. The names are module constants,
+which numba takes in. Times are in ns.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simulator.roster import EngineLimits
+
+NEVER = 1 << 62
+
+# --- a request ---
+(
+    PROMPT,
+    TARGET,  # output tokens it will have
+    CLASS,
+    ARRIVED,
+    RANK,  # its place in the order of class, arrival and index
+    FATE,
+    WHY,
+    AT,  # the instance it is at, or was last
+    PLACE,
+    ORDER,  # how many came to that instance before it
+    OUT,  # output tokens so far
+    KV,
+    BLOCKS,
+    CHUNK,  # tokens the step under way computes for it
+    LEAVING,  # 1: to be detached at the next boundary
+    MOVING,  # 1: a llumlet wants to hear what becomes of it
+    NEXT,
+    PREV,
+    FIRST,
+    LAST,
+    LONGEST,
+    PREEMPTIONS,
+    PREEMPTED,
+    LOSS,
+    INTERFERENCE,
+    ADMITTED,
+    DISPATCHED,
+    RESTARTS,
+    AWAITED,  # 1: the gap before the next token is a migration's
+    MOVE_GAP,
+    SENT,  # the instance it was sent to, plus 1
+    SENT_SIZE,  # tokens it had then
+    SENT_WHEN,  # how many reports there had been
+) = range(33)
+REQ_COLUMNS = 33
+
+WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
+GONE, QUEUED, BATCH, DETACHED = range(4)  # PLACE
+NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
+
+# --- an instance; the columns by class come after all others ---
+(
+    ALIVE,
+    ROW,  # of the reports
+    SIZE,  # of the batch
+    FREE,  # blocks
+    ALLOCATED,
+    RESERVED,
+    RESERVATIONS,
+    DETACHED_COUNT,
+    ARRIVALS,
+    QUEUED_BLOCKS,
+    QUEUE_LENGTH,
+    STEPPING,  # 1: a step is under way
+    START,
+    END,
+    RUN,  # steps planned, all alike
+    COST,  # of the first of them
+    DECODES,
+    CONTEXTS,  # of the decodes in the first of them
+    LAST_CONTEXTS,
+    COPIES,
+    WATCHED,  # requests that are MOVING
+    WOKEN,
+    REPORT_AT,
+    EARLIEST,  # when a request no report has seen could be over
+    STEPS,
+    BUSY,
+    SEEN,  # how many reports there had been at its last
+    ENDS,  # how many of the next columns are filled
+) = range(28)
+STEP_ENDS = 28
+KEPT_ENDS = 5
+BY_CLASS = STEP_ENDS + KEPT_ENDS
+CLASS_COLUMNS = 4
+HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how many, how many run
+
+# --- what was last reported, and what has been sent since; one row a living instance ---
+(
+    CAPACITY,
+    PHYSICAL,
+    RESERVED_TOKENS,
+    HEADROOM,
+    HEAD_DEMAND,
+    QUEUED_DEMAND,
+    BACKLOG,
+    RUNS,
+    WAITS,
+    SENT_TOKENS,
+    SENT_REQUESTS,
+    SOURCE,
+    REPORTED,
+    SLOT,
+) = range(14)
+COL_BY_CLASS = 14
+
+# --- parameters ---
+(
+    BLOCK_TOKENS,
+    TOTAL_BLOCKS,
+    MAX_SEQS,
+    TOKEN_BUDGET,
+    CLASSES,
+    SLOWDOWN,  # per mille
+    REPORT_EVERY,
+    REBALANCE_EVERY,
+    QUEUE_LIMIT,
+    POLICY,
+    LATE_BINDING,
+    MIGRATION,
+    LOOKING,
+    PATIENCE,  # turns of the loop before Python gets a word in
+    LEAST_STEP,
+) = range(15)
+FIRST_HEADROOM = 15
+
+BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
+GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
+
+# --- the moment ---
+(
+    NOW,
+    OPEN,
+    ARRIVALS_DONE,
+    NEXT_REPORT,
+    NEXT_REPORTER,
+    NEXT_REBALANCE,
+    TURN,
+    IN_HEAP,
+    HELD,  # requests in the heap, but for those taken back
+    HELD_BACK,  # the request held back last, or -1
+    HELD_BACK_AT,
+    SUBJECT,  # the request or instance a return code is about
+    ORDERS,  # migrations ordered and not ended
+    NOTES,
+    WOKEN_COUNT,
+    WATCHED_COUNT,
+    REPORTS,
+    ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
+) = range(18)
+
+# --- notes: what a llumlet is to be told, in pairs (what, request) ---
+NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
+
+
+class State(NamedTuple):
+    """A whole fleet. `batch` has MAX_SEQS places an instance; `heap` the ranks of held requests."""
+
+    req: Any
+    ins: Any
+    col: Any
+    par: Any
+    now: Any
+    real: Any
+    cost: Any
+    batch: Any
+    heap: Any
+    by_rank: Any
+    by_arrival: Any
+    woken: Any
+    notes: Any
+
+
+def new_state(
+    columns: Sequence[Sequence[int]],
+    indices: Sequence[int],
+    instances: int,
+    limits: EngineLimits,
+    cost: Sequence[int],
+    *,
+    arrays: bool,
+) -> State:
+    """Make a fleet of idle instances; `columns` has prompt, target, class and arrival of requests.
+
+    Requests that come at one moment are held in the order of their `indices`.
+    """
+    prompt, target, class_index, arrived = columns
+    n, classes = len(prompt), limits.classes
+    by_arrival = sorted(range(n), key=arrived.__getitem__)
+    by_rank = sorted(range(n), key=lambda r: (class_index[r], arrived[r], indices[r]))
+    blank = _table(REQ_COLUMNS, n, arrays)
+    for column, values in ((PROMPT, prompt), (TARGET, target), (CLASS, class_index)):
+        blank[column][:] = values
+    blank[ARRIVED][:] = arrived
+    rank = blank[RANK]
+    for position, request in enumerate(by_rank):
+        rank[request] = position
+    ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
+    for of_class in range(classes):
+        for column in (HEAD, TAIL):
+            ins[BY_CLASS + CLASS_COLUMNS * of_class + column][:] = [-1] * instances
+    par = [0] * (FIRST_HEADROOM + classes)
+    par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
+    par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
+    par[TOKEN_BUDGET], par[CLASSES] = limits.token_budget, classes
+    now = [0] * 18
+    now[OPEN], now[HELD_BACK], now[ARRIVING] = n, -1, -1
+    return State(
+        req=blank,
+        ins=ins,
+        col=np.zeros((COL_BY_CLASS + 2 * classes, 0), dtype=np.int64),
+        par=_vector(par, arrays),
+        now=_vector(now, arrays),
+        real=np.zeros(5) if arrays else [0.0] * 5,
+        cost=_vector(cost, arrays),
+        batch=_vector([0] * (instances * limits.max_num_seqs), arrays),
+        heap=_vector([0] * (n + 1), arrays),
+        by_rank=_vector(by_rank, arrays),
+        by_arrival=_vector(by_arrival, arrays),
+        woken=_vector([0] * instances, arrays),
+        notes=_vector([0] * (4 * limits.max_num_seqs), arrays),
+    )
+
+
+def _vector(values: Sequence[int], arrays: bool) -> Any:
+    return np.array(values, dtype=np.int64) if arrays else list(values)
+
+
+def _table(columns: int, rows: int, arrays: bool) -> Any:
+    if arrays:
+        return np.zeros((columns, rows), dtype=np.int64)
+    return [[0] * rows for _ in range(columns)]

@@ -1,0 +1,469 @@
+"""Steps of an instance: `simulator.engine` and `simulator.cluster.instance`, on columns.
+
+`plan` decides the next step. When all it does is decode, and nothing else can come in between, it
+plans the whole run of equal steps until one request ends or memory is short. `advance` brings an
+instance to a moment, `settle` as well, but for a change: after it, one step at most is under way.
+"""
+
+from simulator.fast.roster import (
+    demand_blocks,
+    enter_batch,
+    free_blocks,
+    free_slots,
+    join,
+    leave_batch,
+    line_head,
+    line_push,
+    line_remove,
+    note,
+    preempt_last,
+    take_blocks,
+)
+from simulator.fast.runs import line_at, run_ns, step_ns, steps_within, straight_steps
+from simulator.fast.state import (
+    ADMITTED,
+    ALIVE,
+    AWAITED,
+    BATCH,
+    BLOCK_TOKENS,
+    BLOCKS,
+    BUSY,
+    BY_CLASS,
+    CHUNK,
+    CLASS,
+    CLASS_COLUMNS,
+    CONTEXTS,
+    COPIES,
+    COST,
+    DECODES,
+    DETACHED,
+    DETACHED_COUNT,
+    EARLIEST,
+    END,
+    ENDS,
+    FATE,
+    FINISHED,
+    FIRST,
+    FREE,
+    GONE,
+    HERE,
+    INTERFERENCE,
+    KEPT_ENDS,
+    KV,
+    LAST,
+    LEAST_STEP,
+    LEAVING,
+    LONGEST,
+    LOSS,
+    MAX_SEQS,
+    MIGRATION,
+    MOVE_GAP,
+    NOTE_DETACHED,
+    NOTE_FINISHED,
+    NOTE_PREEMPTED,
+    OPEN,
+    OUT,
+    PLACE,
+    PREEMPTED,
+    PREEMPTIONS,
+    PROMPT,
+    ROW,
+    RUN,
+    SEEN,
+    SENT,
+    SENT_REQUESTS,
+    SENT_SIZE,
+    SENT_TOKENS,
+    SENT_WHEN,
+    SIZE,
+    SLOWDOWN,
+    START,
+    STEP_ENDS,
+    STEPPING,
+    STEPS,
+    TARGET,
+    TOKEN_BUDGET,
+    WATCHED,
+    WOKEN,
+    WOKEN_COUNT,
+    State,
+)
+
+IDLE_NS = 2_000_000_000
+"""A pause, not a step: `migration.pacing.IDLE_S`."""
+PER_MILLE = 1000
+
+
+def submit(s: State, i: int, r: int, now_ns: int) -> None:
+    """Queue a request; one that has tokens already computes them again."""
+    settle(s, i, now_ns)
+    join(s, i, r)
+    s.req[KV][r] = s.req[BLOCKS][r] = 0
+    line_push(s, i, r, False)
+    soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.par[LEAST_STEP]
+    s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
+    wake(s, i)
+
+
+def wake(s: State, i: int) -> None:
+    """Have an instance go on once what happens now has happened, unless it is at work."""
+    ins = s.ins
+    if ins[ALIVE][i] and not ins[STEPPING][i] and not ins[WOKEN][i]:
+        ins[WOKEN][i] = 1
+        at = s.now[WOKEN_COUNT]
+        s.woken[at] = i
+        s.now[WOKEN_COUNT] = at + 1
+
+
+def advance(s: State, i: int, now_ns: int) -> None:
+    """Bring an instance nobody watches to a moment: all steps that end by then have ended."""
+    ins = s.ins
+    if ins[WATCHED][i]:
+        return  # its steps are walked one by one, in their turn
+    catch_up(s, i, now_ns)
+    if ins[STEPPING][i] and ins[RUN][i] > 1 and ins[START][i] + ins[COST][i] <= now_ns:
+        _split(s, i, now_ns)
+
+
+def catch_up(s: State, i: int, now_ns: int) -> None:
+    """End all runs that are over by a moment, and so all requests; one under way stays as it is."""
+    ins = s.ins
+    while ins[STEPPING][i] and ins[END][i] <= now_ns and not ins[WATCHED][i]:
+        end_ns = ins[END][i]
+        complete(s, i)
+        plan(s, i, end_ns)
+
+
+def settle(s: State, i: int, now_ns: int) -> None:
+    """Bring an instance to a moment, and let no step after the one under way be planned."""
+    advance(s, i, now_ns)
+    ins = s.ins
+    if ins[STEPPING][i] and ins[RUN][i] > 1:
+        ins[RUN][i] = 1
+        ins[END][i] = ins[START][i] + ins[COST][i]
+
+
+# --- planning ---
+
+
+def plan(s: State, i: int, now_ns: int) -> None:
+    """Decide the next step, or the next run of steps, which begins now; there may be none."""
+    _detach_leaving(s, i)
+    decodes, contexts, preempted = _plan_decodes(s, i, now_ns)
+    tokens, squares, ends, chunks = _plan_prefills(
+        s, i, s.par[TOKEN_BUDGET] - decodes, not preempted, now_ns
+    )
+    ins = s.ins
+    if decodes + chunks == 0:
+        ins[STEPPING][i] = 0
+        return
+    cost_ns = step_ns(s.cost, tokens, squares, ends, chunks, decodes, contexts)
+    if ins[COPIES][i]:
+        cost_ns += cost_ns * s.par[SLOWDOWN] // PER_MILLE
+    ins[STEPPING][i] = ins[RUN][i] = 1
+    ins[START][i], ins[COST][i], ins[END][i] = now_ns, cost_ns, now_ns + cost_ns
+    ins[DECODES][i], ins[CONTEXTS][i] = decodes, contexts
+    ins[STEPS][i] += 1
+    ins[BUSY][i] += cost_ns
+    if chunks:
+        if decodes:
+            _note_interference(s, i, cost_ns - step_ns(s.cost, 0, 0, 0, 0, decodes, contexts))
+    elif not (preempted or ins[COPIES][i] or ins[WATCHED][i]):
+        _plan_run(s, i)
+
+
+def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, bool]:
+    """Give every decode the block its input needs, the most urgent first; marks who computes."""
+    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    prompts, outs, kvs, held, chunk = req[PROMPT], req[OUT], req[KV], req[BLOCKS], req[CHUNK]
+    block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[SIZE], ins[FREE]
+    decodes = contexts = at = 0
+    preempted = False
+    while at < sizes[i]:
+        r = batch[base + at]
+        at += 1
+        total = prompts[r] + outs[r]
+        if outs[r] == 0 or total - kvs[r] != 1:
+            chunk[r] = 0
+            continue
+        missing = -(-total // block_tokens) - held[r]
+        if missing > 0:
+            while free[i] < missing:
+                victim = preempt_last(s, i)
+                req[PREEMPTIONS][victim] += 1
+                req[PREEMPTED][victim] = now_ns
+                note(s, i, NOTE_PREEMPTED, victim)
+                preempted = True
+                if victim == r:
+                    break
+            if preempted and req[PLACE][r] != BATCH:
+                continue
+            take_blocks(s, i, r, missing)
+        chunk[r] = 1
+        decodes += 1
+        contexts += total
+    return decodes, contexts, preempted
+
+
+def _plan_prefills(
+    s: State, i: int, budget: int, admit: bool, now_ns: int
+) -> tuple[int, int, int, int]:
+    """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks."""
+    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    tokens = squares = ends = chunks = at = 0
+    while budget > 0:
+        while at < ins[SIZE][i] and req[CHUNK][batch[base + at]] != 0:
+            at += 1
+        if at < ins[SIZE][i]:
+            r = batch[base + at]
+        elif admit:
+            r = _admit(s, i)
+            at = 0  # it may have come to stand before others, all of which have their share
+        else:
+            r = -1
+        if r < 0:
+            break
+        start = req[KV][r]
+        chunk = min(req[PROMPT][r] + req[OUT][r] - start, budget)
+        req[CHUNK][r] = chunk
+        end = start + chunk
+        budget -= chunk
+        tokens += chunk
+        squares += end * end - start * start
+        ends += end
+        chunks += 1
+        if req[ADMITTED][r] == 0:
+            req[ADMITTED][r] = now_ns
+    return tokens, squares, ends, chunks
+
+
+def _admit(s: State, i: int) -> int:
+    """Move the head of the line into the batch if a slot and all its blocks are free; or -1."""
+    r = line_head(s, i)
+    if r < 0 or free_slots(s, i) <= 0:
+        return -1
+    needed = demand_blocks(s, r)
+    if needed > s.ins[FREE][i]:
+        return -1
+    line_remove(s, i, r)
+    take_blocks(s, i, r, needed)
+    enter_batch(s, i, r)
+    return r
+
+
+def _note_interference(s: State, i: int, extra_ns: int) -> None:
+    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
+    for at in range(s.ins[SIZE][i]):
+        r = batch[base + at]
+        if req[OUT][r] and req[PROMPT][r] + req[OUT][r] - req[KV][r] == 1:
+            req[INTERFERENCE][r] += extra_ns
+
+
+def _plan_run(s: State, i: int) -> None:
+    """Lengthen a step of decodes to the run it begins."""
+    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
+    batch, targets, outs = s.batch, req[TARGET], req[OUT]
+    decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
+    steps = 1 << 40
+    for at in range(base, base + ins[SIZE][i]):
+        r = batch[at]
+        left = targets[r] - outs[r]
+        if left < steps:
+            steps = left
+    if steps > 1:
+        steps = _steps_in_memory(s, i, steps)
+    if steps > 1:
+        steps = straight_steps(s.cost, decodes, contexts, steps)
+    if steps > 1:
+        extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+        ins[RUN][i] = steps
+        ins[END][i] = ins[START][i] + run_ns(extra, fixed, slope, per, decodes, contexts, steps)
+
+
+def _steps_in_memory(s: State, i: int, steps: int) -> int:
+    """Say for how many of so many steps the free blocks last."""
+    free, block_tokens = s.ins[FREE][i], s.par[BLOCK_TOKENS]
+    if s.ins[SIZE][i] * (1 + (steps - 1) // block_tokens) <= free:
+        return steps
+    if _growth(s, i, steps) <= free:
+        return steps
+    enough, too_many = 1, steps
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if _growth(s, i, middle) <= free:
+            enough = middle
+        else:
+            too_many = middle
+    return enough
+
+
+def _growth(s: State, i: int, steps: int) -> int:
+    """Blocks the batch takes from now until the last of so many steps is planned."""
+    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
+    prompts, outs, held, block_tokens = req[PROMPT], req[OUT], req[BLOCKS], s.par[BLOCK_TOKENS]
+    growth = 0
+    for at in range(base, base + s.ins[SIZE][i]):
+        r = batch[at]
+        missing = -(-(prompts[r] + outs[r] + steps - 1) // block_tokens) - held[r]
+        if missing > 0:
+            growth += missing
+    return growth
+
+
+# --- completing ---
+
+
+def complete(s: State, i: int) -> None:
+    """End the step or run under way: count its tokens, and let go who has all of them."""
+    ins = s.ins
+    steps, start_ns, end_ns = ins[RUN][i], ins[START][i], ins[END][i]
+    _count(s, i, steps, end_ns, 0)
+    ins[STEPPING][i] = 0
+    if steps > 1:
+        ins[STEPS][i] += steps - 1
+        ins[BUSY][i] += end_ns - start_ns - ins[COST][i]
+    _keep_ends(s, i, steps, end_ns)
+    _detach_leaving(s, i)
+
+
+def _split(s: State, i: int, now_ns: int) -> None:
+    """Count the steps of a run that are over by now; the rest go on."""
+    ins = s.ins
+    steps, start_ns, first_ns = ins[RUN][i], ins[START][i], ins[COST][i]
+    decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
+    extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+    done = steps_within(extra, fixed, slope, per, decodes, contexts, steps - 1, now_ns - start_ns)
+    end_ns = start_ns + run_ns(extra, fixed, slope, per, decodes, contexts, done)
+    _count(s, i, done, end_ns, 1)
+    _keep_ends(s, i, done, end_ns)
+    contexts += done * decodes
+    cost_ns = run_ns(extra, fixed, slope, per, decodes, contexts, 1)
+    ins[RUN][i], ins[START][i], ins[COST][i] = steps - done, end_ns, cost_ns
+    ins[CONTEXTS][i] = contexts
+    ins[STEPS][i] += done
+    ins[BUSY][i] += end_ns - start_ns - first_ns + cost_ns
+
+
+def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
+    """Count the tokens of so many steps, the last of which ends at `end_ns`.
+
+    `planned` is 1 when another step of the run is under way: it has its blocks already.
+    """
+    ins, req, batch, base = s.ins, s.req, s.batch, i * s.par[MAX_SEQS]
+    first_end_ns, last_ns = ins[START][i] + ins[COST][i], ins[COST][i]
+    if steps > 1:
+        decodes = ins[DECODES][i]
+        contexts = ins[CONTEXTS][i] + (steps - 1) * decodes
+        last_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+    grown, block_tokens = steps - 1 + planned, s.par[BLOCK_TOKENS]
+    prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
+    lasts, longest, targets = req[LAST], req[LONGEST], req[TARGET]
+    size, kept = ins[SIZE][i], 0
+    for at in range(base, base + size):
+        r = batch[at]
+        batch[base + kept] = r
+        kept += 1
+        chunk = chunks[r]
+        if chunk == 0:
+            continue  # it came while the step was under way
+        if grown:
+            missing = -(-(prompts[r] + outs[r] + grown) // block_tokens) - req[BLOCKS][r]
+            if missing > 0:
+                take_blocks(s, i, r, missing)
+            kvs[r] += steps
+        else:
+            kvs[r] += chunk
+            if kvs[r] != prompts[r] + outs[r]:
+                continue  # its prompt goes on
+        if outs[r] == 0:
+            req[FIRST][r] = end_ns
+        else:
+            gap_ns = first_end_ns - lasts[r]
+            longest[r] = max(longest[r], gap_ns, last_ns if steps > 1 else 0)
+            if req[PREEMPTED][r] or req[AWAITED][r]:
+                _end_waits(s, r, first_end_ns, gap_ns)
+        outs[r] += steps
+        lasts[r] = end_ns
+        if outs[r] >= targets[r]:
+            kept -= 1
+            _finish(s, i, r)
+    ins[SIZE][i] = kept
+
+
+def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
+    req = s.req
+    if req[PREEMPTED][r]:
+        req[LOSS][r] += now_ns - req[PREEMPTED][r]
+        req[PREEMPTED][r] = 0
+    if req[AWAITED][r]:
+        req[MOVE_GAP][r], req[AWAITED][r] = gap_ns, 0
+
+
+def _finish(s: State, i: int, r: int) -> None:
+    free_blocks(s, i, r)
+    s.req[PLACE][r] = GONE
+    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
+    s.req[FATE][r] = FINISHED
+    s.now[OPEN] -= 1
+    unsend(s, r)
+    note(s, i, NOTE_FINISHED, r)
+
+
+def unsend(s: State, r: int) -> None:
+    """Take a request off the books of what is on its way to an instance."""
+    sent = s.req[SENT][r]
+    if sent:
+        s.req[SENT][r] = 0
+        if s.req[SENT_WHEN][r] < s.ins[SEEN][sent - 1]:
+            return  # a report has seen it
+        row = s.ins[ROW][sent - 1]
+        s.col[SENT_TOKENS][row] -= s.req[SENT_SIZE][r]
+        s.col[SENT_REQUESTS][row] -= 1
+
+
+def _keep_ends(s: State, i: int, steps: int, end_ns: int) -> None:
+    """Keep when the last few steps ended, for `migration.pacing.StepTime`."""
+    if not s.par[MIGRATION]:
+        return
+    if steps > 1:
+        ins = s.ins
+        decodes, contexts, start_ns = ins[DECODES][i], ins[CONTEXTS][i], ins[START][i]
+        extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+        for step in range(max(1, steps - KEPT_ENDS + 1), steps):
+            took_ns = run_ns(extra, fixed, slope, per, decodes, contexts, step)
+            _keep_end(s, i, start_ns + took_ns)
+    _keep_end(s, i, end_ns)
+
+
+def _keep_end(s: State, i: int, end_ns: int) -> None:
+    ins = s.ins
+    kept = ins[ENDS][i]
+    if kept and end_ns - ins[STEP_ENDS + kept - 1][i] >= IDLE_NS:
+        kept = 0
+    if kept == KEPT_ENDS:
+        for at in range(KEPT_ENDS - 1):
+            ins[STEP_ENDS + at][i] = ins[STEP_ENDS + at + 1][i]
+        kept -= 1
+    ins[STEP_ENDS + kept][i] = end_ns
+    ins[ENDS][i] = kept + 1
+
+
+# --- leaving the batch, and coming back ---
+
+
+def _detach_leaving(s: State, i: int) -> None:
+    """Take those that are to be detached out of the batch; they keep their blocks."""
+    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
+    if not ins[WATCHED][i]:
+        return
+    at = 0
+    while at < ins[SIZE][i]:
+        r = s.batch[base + at]
+        if not req[LEAVING][r]:
+            at += 1
+            continue
+        leave_batch(s, i, r)
+        ins[BY_CLASS + CLASS_COLUMNS * req[CLASS][r] + HERE][i] += 1
+        ins[DETACHED_COUNT][i] += 1
+        req[PLACE][r], req[LEAVING][r] = DETACHED, 0
+        note(s, i, NOTE_DETACHED, r)
