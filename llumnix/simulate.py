@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.effect import refuse_idle
 from llumnix.errors import ConfigError
 from llumnix.json_output import write_json
 from llumnix.results_table import results_table
 from llumnix.run_progress import RunProgress
+from llumnix.seed_effect import refuse_idle_seed
 from llumnix.simulated import result_of
 from llumnix.simulated_files import write_perfetto, write_requests
 from llumnix.simulated_report import report_of, write_simulation
@@ -90,6 +92,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Simulate, print a table, write what was asked for, and return the exit status."""
     config = settings_of(args)
+    refuse_idle(args, [config])
+    if args.seed:
+        refuse_idle_seed("--seed", args.workload, args.requests, args.high_share, [config])
     requests = load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)
     if args.why is not None and not 0 <= args.why < len(requests):
         raise ConfigError(f"--why {args.why}: the workload has requests 0 to {len(requests) - 1}")

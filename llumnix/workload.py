@@ -10,6 +10,7 @@ import numpy as np
 
 from llumnix import workload_edits
 from llumnix.errors import ConfigError
+from llumnix.workload_effect import refuse_idle_options
 from llumnix.workload_sources import (
     SOURCE_HELP,
     add_drawing,
@@ -76,6 +77,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one verb; results go to stdout, what was skipped is said on stderr."""
+    refuse_idle_options(args)
     args.bad_rows = BadRows() if args.skip_bad_rows else None
     try:
         lines = args.act(args)
