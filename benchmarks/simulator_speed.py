@@ -1,0 +1,208 @@
+"""How fast is the simulator, beside the fastest others? Requests and decode tokens a CPU second.
+
+Every tool serves the same requests (Azure conversation lengths, Poisson arrivals), each run in a
+process of its own on one core. What is compared is the CPU time of the whole process, reading its
+input included, less that of a run with next to no requests; beside it stands what the tool itself
+calls its time to simulate, which our bars are about. Each tool has its own idea of how long a step
+takes, so that numbers of steps differ: requests and decode tokens are what can be compared.
+Dynamo and Vidur are installed in environments of their own, once. `--quick` leaves out the larger
+races, Vidur (it takes a minute), compiling anew, and most of the sweep.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import speed_dynamo
+import speed_vidur
+from speed_contestants import TINY, Contestant, Row, Track, race, run_ours
+from speed_preset import write_preset
+from speed_process import RunFailedError
+from speed_sweep import Swept, sweep
+from speed_workload import Workload, default_source, drawn
+
+from harness import Bar, finish
+
+PLAIN_PER_S, COMPILED_PER_S, AIM_PER_S, AIM_TOKENS_PER_S = 5_000, 100_000, 200_000, 40_000_000
+PEAK_MIB = 2048.0
+SWEEP_S = 300.0
+SWEEP_CONFIGURATIONS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """So many requests at a rate on so many instances; each contestant runs `repeats` times."""
+
+    requests: int
+    rate_per_s: float
+    instances: int
+    repeats: int
+
+
+RACES = (Race(20_000, 96.0, 16, 3), Race(100_000, 96.0, 16, 3), Race(1_000_000, 384.0, 64, 1))
+ROUTERS: tuple[speed_dynamo.Router, ...] = ("round_robin", "kv_router")
+EVERY = max(one.requests for one in RACES)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the first race once, < 60 s")
+    parser.add_argument("--trace", default=default_source(), help="whose lengths are drawn")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of the sweep")
+    parser.add_argument("--no-others", action="store_true", help="leave other tools out")
+    return parser.parse_args()
+
+
+def contestants(track: Track, args: argparse.Namespace, notes: dict[str, str]) -> list[Contestant]:
+    """List who takes part; why someone does not goes to the notes."""
+    found = []
+    if find_spec("numba") is not None:
+        found += [
+            track.ours("compiled", "freeness", True, EVERY),
+            track.ours("compiled", "round-robin", False, EVERY),
+        ]
+    else:
+        notes["compiled"] = "numba is not installed: pip install 'llumnix-scheduler[fast]'"
+    found += [
+        track.ours("plain", "freeness", True, 100_000),
+        track.ours("plain", "round-robin", False, 100_000),
+    ]
+    if args.no_others:
+        return found
+    try:
+        python = speed_dynamo.installed()
+        found += [track.dynamo(python, router, 100_000) for router in ROUTERS]
+    except RunFailedError as error:
+        notes["dynamo"] = str(error)
+    if args.quick:
+        return found
+    try:
+        found.append(track.vidur(speed_vidur.installed(), 20_000))
+    except RunFailedError as error:
+        notes["vidur"] = str(error)
+    return found
+
+
+def bars_of(rows: Sequence[Row]) -> list[Bar]:
+    """Judge our rows with everything on, and the memory of the largest."""
+    bars = []
+    for row in rows:
+        kernel = row.contestant.split()[1].rstrip(",")
+        if not row.contestant.startswith("llumnix") or "migration" not in row.contestant:
+            continue
+        least = COMPILED_PER_S if kernel == "compiled" else PLAIN_PER_S
+        name = f"{kernel}, {row.requests:,} requests on {row.instances}: requests/s"
+        ok = row.own_requests_per_s >= least and row.finished == row.requests
+        bars.append(Bar(name, round(row.own_requests_per_s), f">= {least:,}", ok))
+        if row.requests == EVERY:
+            ok = row.peak_mib <= PEAK_MIB
+            bars.append(Bar("peak memory, MiB", round(row.peak_mib), f"<= {PEAK_MIB:g}", ok))
+    return bars
+
+
+def sweep_bar(swept: Swept) -> Bar:
+    """Judge the sweep; a smaller one is no measurement of the whole."""
+    name = f"sweep of {swept.configurations:,} on {swept.jobs} cores, s"
+    whole = swept.configurations == SWEEP_CONFIGURATIONS
+    bound = SWEEP_S if whole else SWEEP_S * swept.configurations / SWEEP_CONFIGURATIONS
+    return Bar(name, round(swept.wall_s, 1), f"<= {bound:g}", swept.wall_s <= bound)
+
+
+def ratios(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Set our rows against each other tool's of the same race, by the CPU time of processes."""
+    found: dict[str, dict[str, float]] = {}
+    for ours in rows:
+        for other in rows:
+            if (
+                ours.contestant.startswith("llumnix")
+                and not other.contestant.startswith("llumnix")
+                and ours.requests == other.requests
+            ):
+                name = f"{ours.contestant} / {other.contestant}, {ours.requests:,}"
+                found[name] = {
+                    "requests/s": round(ours.requests_per_s / other.requests_per_s, 2),
+                    "decode tokens/s": round(
+                        ours.decode_tokens_per_s / other.decode_tokens_per_s, 2
+                    ),
+                }
+    return found
+
+
+def compile_s(track: Track, workload: Workload, instances: int, *, anew: bool) -> float | None:
+    """Have the kernel compiled; gives the CPU time that takes, where it is compiled anew.
+
+    That is what a tiny run takes without the compiled code at hand, less what it takes with it.
+    """
+    spec = track.spec(workload.head(TINY), instances, "compiled", "freeness", migration=True)
+    warm_s = min(run_ours(spec).ran.cpu_s for _ in range(2))
+    if not anew:
+        return None
+    with tempfile.TemporaryDirectory() as cache:
+        return run_ours(spec, {"XDG_CACHE_HOME": cache}).ran.cpu_s - warm_s
+
+
+def say(rows: Sequence[Row]) -> None:
+    """Print a table on stderr: what processes took, then what tools say that simulating took."""
+    heads = ("requests/s", "tokens/s", "own r/s", "own t/s", "start s", "MiB", "moved", "preempted")
+    print("\n" + " " * 54 + "".join(f"{head:>11}" for head in heads), file=sys.stderr)
+    for row in rows:
+        name = f"{row.requests:>9,} on {row.instances} {row.contestant}"
+        cells = [
+            f"{row.requests_per_s:,.0f}",
+            f"{row.decode_tokens_per_s / 1e6:.2f} M",
+            f"{row.own_requests_per_s:,.0f}",
+            f"{row.own_decode_tokens_per_s / 1e6:.2f} M",
+            f"{row.startup_s:.2f}",
+            f"{row.peak_mib:,.0f}",
+            "-" if row.migrations is None else f"{row.migrations:,}",
+            "-" if row.preemptions is None else f"{row.preemptions:,}",
+        ]
+        print(f"{name:<54}" + "".join(f"{cell:>11}" for cell in cells), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def main() -> int:
+    args = arguments()
+    notes: dict[str, str] = {}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        preset, error = write_preset(folder / "preset.json")
+        track = Track(preset, folder / "preset.json", folder)
+        running = contestants(track, args, notes)
+        first = drawn(args.trace, RACES[0].requests, RACES[0].rate_per_s, args.seed)
+        figures: dict[str, Any] = {
+            "source": first.source,
+            "preset": preset.name,
+            "linear_costs_off_by": round(error, 5),
+            "notes": notes,
+        }
+        if "compiled" not in notes:
+            anew = not args.quick
+            figures["compile_s"] = compile_s(track, first, RACES[0].instances, anew=anew)
+        for one in RACES[:1] if args.quick else RACES:
+            workload = drawn(args.trace, one.requests, one.rate_per_s, args.seed)
+            rows += race(workload, one.instances, running, 1 if args.quick else one.repeats)
+        values = 2 if args.quick else 10
+        jobs = min(args.jobs, len(os.sched_getaffinity(0)))
+        swept = sweep(first, RACES[0].instances, track.preset_path, jobs, values, folder)
+    say(rows)
+    figures |= {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "ratios": ratios(rows),
+        "sweep": dataclasses.asdict(swept),
+        "aims": {"requests/s": AIM_PER_S, "decode tokens/s": AIM_TOKENS_PER_S},
+    }
+    return finish("simulator_speed", [*bars_of(rows), sweep_bar(swept)], figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""How long `llumnix sweep` takes for a grid of configurations."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from speed_contestants import MAX_NUM_SEQS
+from speed_preset import TOKEN_BUDGET
+from speed_process import RunFailedError
+from speed_workload import Workload, llumnix_lines
+
+GRID = {
+    "scheduler.rebalance.low_steps": [8 * step for step in range(1, 11)],
+    "scheduler.rebalance.high_steps": [100 + 20 * step for step in range(10)],
+    "scheduler.rebalance.min_gain_steps": [2 * step for step in range(10)],
+}
+"""A thousand settings of when to migrate."""
+_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many configurations were simulated, and how long that took in wall time."""
+
+    configurations: int
+    requests: int
+    jobs: int
+    wall_s: float
+
+
+def sweep(
+    workload: Workload, instances: int, preset: Path, jobs: int, values: int, folder: Path
+) -> Swept:
+    """Sweep `values` values of each axis, on the command line; raises RunFailedError."""
+    trace = folder / "sweep.jsonl"
+    with trace.open("w") as file:
+        file.writelines(llumnix_lines(workload))
+    out = folder / "sweep.json"
+    command = [sys.executable, "-m", "llumnix", "sweep", trace, "--json", out, "--jobs", jobs]
+    command += ["--instances", instances, "--preset", preset, "--policy", "freeness+migration"]
+    command += ["--max-num-seqs", MAX_NUM_SEQS, "--token-budget", TOKEN_BUDGET]
+    for key, listed in GRID.items():
+        command += ["--vary", f"{key}={','.join(map(str, listed[:values]))}"]
+    began_s = time.monotonic()
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    wall_s = time.monotonic() - began_s
+    if done.returncode:
+        raise RunFailedError(f"llumnix sweep failed: {done.stderr.decode()[-1500:]}")
+    return Swept(len(json.loads(out.read_text())), len(workload), jobs, wall_s)
