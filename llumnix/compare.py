@@ -12,8 +12,9 @@ from llumnix import simulate
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
 from llumnix.json_output import write_json
+from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult
-from llumnix.simulations import Draw, Job, add_jobs_argument, run_all
+from llumnix.simulations import Draw, Job, run_all
 
 FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "TTFT mean, s": lambda result: result.ttft_s.mean,
@@ -48,7 +49,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="workloads, from --seed on (default 5)"
     )
-    add_jobs_argument(parser)
+    add_pool_arguments(parser)
     simulate.add_fleet_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is stdout")
     parser.set_defaults(run=run)
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if len(set(policies)) < len(policies):
         raise ConfigError(f"each policy once, please: {', '.join(policies)}")
     places = [(name, seed) for seed in seeds_of(args) for name in policies]
-    found = run_all(jobs_of(args, places), args.jobs, "comparing")
+    found = run_all(jobs_of(args, places), Pool.of(args), "comparing")
     done = {place: found[at] for at, place in enumerate(places) if at in found}
     seeds = [seed for seed in seeds_of(args) if all((name, seed) in done for name in policies)]
     if not seeds:

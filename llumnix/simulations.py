@@ -1,19 +1,22 @@
 """Many simulations: described, spread over processes, and gathered as they finish."""
 
 import argparse
-import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from llumnix.config import Config
 from llumnix.errors import ConfigError
+from llumnix.pools import Pool
 from llumnix.results import RunResult, Slo
 from llumnix.run_progress import RunProgress
 from llumnix.simulated import result_of
 from llumnix.workload import load_workload
 from policies.registry import PolicyError
 from simulator.cluster.fleet import SimulatedFleet
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +44,30 @@ class Job:
     slo: Slo | None = None
 
 
-def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
-    """Say how many simulations run at a time."""
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="simulations at a time (default: one a core)",
-    )
-
-
-def run_all(jobs: Sequence[Job], processes: int, label: str) -> dict[int, RunResult]:
+def run_all(jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, RunResult]:
     """Run them side by side; gives results by position. After Ctrl-C: what is finished by then.
 
     Raises ConfigError for what cannot be run, before anything long begins.
     """
-    if processes < 1:
-        raise ConfigError(f"--jobs must be 1 or more, not {processes}")
+    return spread(run_one, jobs, pool, label)
+
+
+def spread(work: Callable[[Job], T], jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, T]:
+    """Do some work on each of them, as `run_all` does."""
     for config in {id(job.config): job for job in jobs}.values():
         run_one(replace(config, draw=replace(config.draw, requests=1, rate=None)))
-    done: dict[int, RunResult] = {}
-    pool = ProcessPoolExecutor(min(processes, len(jobs)))
+    done: dict[int, T] = {}
+    executor, width = pool.open(len(jobs))
     try:
         with RunProgress(label) as progress:
-            waiting = {pool.submit(run_one, job): at for at, job in enumerate(jobs)}
+            waiting = {executor.submit(work, job): at for at, job in enumerate(jobs)}
             for future in as_completed(waiting):
                 done[waiting[future]] = future.result()
-                progress(len(done), len(jobs), min(processes, len(jobs) - len(done)))
+                progress(len(done), len(jobs), min(width, len(jobs) - len(done)))
     except KeyboardInterrupt:
         pass
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
     return done
 
 

@@ -17,8 +17,9 @@ from llumnix.compare import FIGURES
 from llumnix.config import Config
 from llumnix.errors import ConfigError
 from llumnix.json_output import write_json
+from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult, Slo
-from llumnix.simulations import Draw, Job, add_jobs_argument, run_all, run_one
+from llumnix.simulations import Draw, Job, run_all, run_one, spread
 from llumnix.slo_flags import add_slo, slo_of
 
 OF_THE_WORKLOAD = ("rate", "seed", "requests", "high_share")
@@ -69,7 +70,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--capacity", action="store_true", help="find the highest rate served")
     add_slo(parser)
-    add_jobs_argument(parser)
+    add_pool_arguments(parser)
     simulate.add_fleet_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all rows as JSON; - is stdout")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows as CSV")
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--capacity finds the rate: it cannot be varied as well")
     points = list(combinations(axes))
     jobs = [job_of(args, point, slo) for point in points]
-    rows = capacity_rows(points, jobs) if args.capacity else grid_rows(points, jobs, args.jobs)
+    rows = (capacity_rows if args.capacity else grid_rows)(points, jobs, Pool.of(args))
     if args.json != "-":
         Console().print(table(rows))
     write_json(args.json, rows)
@@ -132,10 +133,10 @@ def _drawn(point: Mapping[str, str]) -> dict[str, Any]:
 
 
 def grid_rows(
-    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], processes: int
+    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: Pool
 ) -> list[dict[str, Any]]:
     """Simulate all combinations; gives the rows of those that finished, in order."""
-    found = run_all(jobs, processes, "sweeping")
+    found = run_all(jobs, pool, "sweeping")
     return [{**points[at], **row_of(found[at])} for at in sorted(found)]
 
 
@@ -147,16 +148,12 @@ def row_of(result: RunResult) -> dict[str, Any]:
     return row
 
 
-def capacity_rows(points: Sequence[Mapping[str, str]], jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Find the highest rate of each combination."""
-    rows = []
-    for point, job in zip(points, jobs, strict=True):
-        try:
-            rate = highest_rate(job)
-        except KeyboardInterrupt:
-            break
-        rows.append({**point, "capacity, requests/s": round(rate, 4)})
-    return rows
+def capacity_rows(
+    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: Pool
+) -> list[dict[str, Any]]:
+    """Find the highest rate of each combination, one search a task."""
+    found = spread(highest_rate, jobs, pool, "searching")
+    return [{**points[at], "capacity, requests/s": round(found[at], 4)} for at in sorted(found)]
 
 
 def highest_rate(job: Job, most: int = 40) -> float:

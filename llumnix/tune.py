@@ -16,8 +16,9 @@ from llumnix.compare import FIGURES
 from llumnix.config import merged
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
+from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult
-from llumnix.simulations import Draw, Job, add_jobs_argument, run_all
+from llumnix.simulations import Draw, Job, run_all
 from simulator.streams import stream
 
 OBJECTIVES = {
@@ -97,7 +98,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--check-seeds", type=int, default=5, metavar="N", help="workloads to check on (default 5)"
     )
-    add_jobs_argument(parser)
+    add_pool_arguments(parser)
     simulate.add_fleet_arguments(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("tuned.yaml"), metavar="FILE", help="default tuned.yaml"
@@ -162,7 +163,7 @@ def run_places(
     configs = {at: settings_of(args, candidates[at]) for at, _ in places}
     draw = Draw.of(args)
     jobs = [Job(configs[at], dataclasses.replace(draw, seed=seed)) for at, seed in places]
-    found = run_all(jobs, args.jobs, "tuning")
+    found = run_all(jobs, Pool.of(args), "tuning")
     if len(found) < len(jobs):
         raise KeyboardInterrupt
     return [objective_of(args, found[at]) for at in range(len(jobs))]
