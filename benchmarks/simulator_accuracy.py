@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.part = args.part or list(PARTS)
     if args.quick:
-        args.requests, args.seeds, args.loads = 100, 1, [0.7]
+        args.requests, args.seeds, args.loads, args.speed = 60, 1, [0.7], 4.0
     return args
 
 
