@@ -5,25 +5,16 @@ arrivals, reports, decisions. Instances are brought to a moment only when someth
 them; those a llumlet watches are walked step by step, so that it hears of things in their order.
 """
 
-import numpy as np
-
-from policies import columns
+from simulator.fast.deciding import find_pairs
 from simulator.fast.front import ASK_POLICY, ASK_SUBMIT, arrive, place, report, turn_away
 from simulator.fast.state import (
     ALIVE,
     ARRIVALS_DONE,
     ARRIVED,
     ARRIVING,
-    CAPACITY,
     END,
-    HEAD_DEMAND,
-    HEADROOM,
     HELD,
-    HELD_BACK,
-    HELD_BACK_AT,
-    HIGH_STEPS,
     LOOKING,
-    LOW_STEPS,
     MIGRATION,
     NEVER,
     NEXT_REBALANCE,
@@ -33,24 +24,12 @@ from simulator.fast.state import (
     NOW,
     OPEN,
     ORDERS,
-    OUT,
     PATIENCE,
-    PHYSICAL,
-    PROMPT,
-    QUEUED_DEMAND,
     REBALANCE_EVERY,
-    RELEASE_STEPS,
     REPORT_AT,
     REPORT_EVERY,
-    RESERVED_TOKENS,
-    RUNS,
-    SENT_REQUESTS,
-    SENT_TOKENS,
-    SHOWN_S,
     SLOT,
-    SOURCE,
     STEPPING,
-    WAITS,
     WATCHED,
     WATCHED_COUNT,
     WOKEN,
@@ -59,7 +38,6 @@ from simulator.fast.state import (
 )
 from simulator.fast.stepping import catch_up, complete, plan, wake
 
-NS_PER_S = 1_000_000_000
 OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
 """As in `simulator.events.Priority`."""
 
@@ -174,29 +152,3 @@ def _end_all_by(s: State, at_ns: int) -> None:
     """Nothing more comes in: see whether all have ended by then."""
     for row in range(s.col.shape[1]):
         catch_up(s, int(s.col[SLOT][row]), at_ns)
-
-
-def find_pairs(s: State, now_ns: int) -> bool:
-    """Note who is to give requests away, and say whether anybody is there to take them."""
-    col, now, real = s.col, s.now, s.real
-    if col.shape[1] == 0:
-        return False
-    head = col[HEAD_DEMAND].copy()
-    owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
-    held = now[HELD_BACK]
-    if held >= 0 and now_ns / NS_PER_S - now[HELD_BACK_AT] / NS_PER_S <= real[SHOWN_S]:
-        room = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
-        head[np.argmax(room)] += s.req[PROMPT][held] + s.req[OUT][held]
-    used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], head)
-    source_room = (col[CAPACITY] - used).astype(np.float64)
-    free = columns.steps_to_full(source_room, col[RUNS])
-    was_source = col[SOURCE] > 0
-    sources = columns.too_full(free, was_source, real[LOW_STEPS], real[RELEASE_STEPS])
-    for row in range(len(sources)):
-        col[SOURCE][row] = sources[row]
-    if not sources.any():
-        return False
-    batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
-    room_for_moves = columns.room_for_moves(source_room, head, owed)
-    taking = columns.takes_moves(room_for_moves, batch, sources, real[HIGH_STEPS])
-    return bool(taking.any())

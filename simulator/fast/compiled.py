@@ -14,11 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 from policies import columns
-from simulator.fast import clockwork, front, roster, runs, stepping
+from simulator.fast import clockwork, deciding, front, roster, runs, stepping
 from simulator.fast.state import State
 
-_MODULES: tuple[ModuleType, ...] = (columns, runs, roster, stepping, front, clockwork)
+_MODULES: tuple[ModuleType, ...] = (columns, deciding, runs, roster, stepping, front, clockwork)
 """In the order in which they build on each other."""
+_MAKE_ARRAYS = (columns, deciding)
+"""In all others numba need not count references, which would take longer than the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ def compiled() -> Kernel:
     for module in _MODULES:
         for function in vars(module).values():
             if getattr(function, "__module__", None) == module.__name__ and callable(function):
-                register_jitable(function)
-    jit = numba.njit(cache=True)
+                register_jitable(_nrt=module in _MAKE_ARRAYS)(function)
+    jit = numba.njit(cache=True, _nrt=False)
     return Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
 
 

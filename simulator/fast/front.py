@@ -1,19 +1,14 @@
 """The front door: requests held, in order, and sent by the arithmetic of `policies.columns`."""
 
-import numpy as np
-
-from policies import columns
+from policies.columns import HOLD
+from simulator.fast.deciding import decide
 from simulator.fast.roster import line_head
 from simulator.fast.state import (
     ALLOCATED,
     BACKLOG,
     BLOCK_TOKENS,
     BY_CLASS,
-    BY_FREENESS,
-    BY_LOAD,
     BY_PYTHON,
-    BY_REQUESTS,
-    CAPACITY,
     CLASS_COLUMNS,
     CLASSES,
     COL_BY_CLASS,
@@ -21,7 +16,6 @@ from simulator.fast.state import (
     EARLIEST,
     FATE,
     FIRST_HEADROOM,
-    GROWTH_STEPS,
     HEAD,
     HEAD_DEMAND,
     HEADROOM,
@@ -31,7 +25,6 @@ from simulator.fast.state import (
     HERE,
     IN_HEAP,
     KV,
-    LATE_BINDING,
     LINE,
     MAX_SEQS,
     NEVER,
@@ -158,7 +151,7 @@ def place(s: State, now_ns: int) -> int:
             s.now[SUBJECT] = r
             return ASK_POLICY
         row = decide(s, r)
-        if row == columns.HOLD:
+        if row == HOLD:
             if s.col.shape[1]:
                 s.now[HELD_BACK], s.now[HELD_BACK_AT] = r, now_ns
             break
@@ -174,35 +167,6 @@ def _hear_of_ends(s: State, now_ns: int) -> None:
         i = int(slots[row])
         if earliest[i] <= now_ns:
             catch_up(s, i, now_ns)
-
-
-def decide(s: State, r: int) -> int:
-    """Choose a row for a request, or HOLD: `GlobalScheduler.dispatch` for the policies it knows."""
-    col = s.col
-    if col.shape[1] == 0:
-        return columns.HOLD
-    tokens = s.req[PROMPT][r] + s.req[OUT][r]
-    batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
-    owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
-    startable = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
-    everywhere = batch >= 0
-    ready = everywhere
-    policy = s.par[POLICY]
-    if policy == BY_FREENESS:
-        used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], owed)
-        room = (col[CAPACITY] - used).astype(np.float64)
-        scores = columns.steps_to_full_shared(room, col[RUNS], batch)
-        if s.par[LATE_BINDING]:
-            ready = columns.has_room(startable, batch, s.real[GROWTH_STEPS], tokens)
-    elif policy == BY_LOAD:
-        scores = columns.free_share(startable, col[CAPACITY])
-    elif policy == BY_REQUESTS:
-        scores = -batch.astype(np.float64)
-    else:
-        scores = np.where(np.arange(len(batch)) == s.now[TURN] % len(batch), 0.0, -np.inf)
-    idle, fits = batch == 0, col[CAPACITY] >= tokens
-    pending = col[SENT_REQUESTS] + col[WAITS]
-    return columns.choose(scores, everywhere, ready, idle, fits, pending, s.now[TURN])
 
 
 def send(s: State, r: int, row: int, now_ns: int) -> int:

@@ -237,5 +237,5 @@ def _vector(values: Sequence[int], arrays: bool) -> Any:
 
 def _table(columns: int, rows: int, arrays: bool) -> Any:
     if arrays:
-        return np.zeros((columns, rows), dtype=np.int64)
+        return np.zeros((rows, columns), dtype=np.int64).T  # a row lies together: cache lines
     return [[0] * rows for _ in range(columns)]
