@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from llumnix import simulate
+from llumnix.effect import refuse_idle
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
 from llumnix.json_output import write_json
 from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult
+from llumnix.seed_effect import refuse_idle_seed
 from llumnix.simulations import Draw, Job, run_all
 
 FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
@@ -89,6 +91,11 @@ def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list
         name: simulate.settings_of(argparse.Namespace(**{**vars(args), "policy": name}))
         for name, _ in places
     }
+    refuse_idle(args, list(configs.values()))
+    if args.seeds > 1 or args.seed:
+        flag = "--seeds above 1" if args.seeds > 1 else "--seed"
+        source, drawn = args.workload, (args.requests, args.high_share)
+        refuse_idle_seed(flag, source, *drawn, configs=list(configs.values()))
     draw = Draw.of(args)
     return [Job(configs[name], dataclasses.replace(draw, seed=seed)) for name, seed in places]
 

@@ -111,7 +111,7 @@ class Given:
     def why_idle(self, config: Config) -> str | None:
         """Say why it changes nothing in a configuration made from it; None if it may."""
         if self._overridden(config):
-            return "a policy or flag given beside it, or a later --set, decides that"
+            return "it is overridden by --policy, a flag, --vary or a later --set beside it"
         reasons = (rule.why(config) for rule in RULES if rule.covers(self.key))
         return next((reason for reason in reasons if reason), None)
 
@@ -157,6 +157,20 @@ def refuse_idle_keys(flag: str, keys: Sequence[str], configs: Sequence[Config]) 
             for config in configs
         ]
         _refuse(Given(key, None, f"{flag} {key}"), reasons)
+
+
+def refuse_varied(args: argparse.Namespace, keys: Sequence[str]) -> None:
+    """Raise ConfigError for what was given beside a `--vary` of the same, which wins."""
+    fixed = {one.key: one.shown for one in given(args)}
+    for name in ("policy", "rate", "requests"):
+        if getattr(args, name) is not None:
+            fixed[name] = f"--{name}"
+    for name in ("seed", "high_share"):
+        if getattr(args, name):
+            fixed[name] = f"--{name.replace('_', '-')}"
+    for key in keys:
+        if key in fixed:
+            raise ConfigError(f"{fixed[key]} has no effect: it is varied")
 
 
 def given(args: argparse.Namespace) -> Iterator[Given]:

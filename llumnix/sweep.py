@@ -15,10 +15,12 @@ from rich.table import Table
 from llumnix import simulate
 from llumnix.compare import FIGURES
 from llumnix.config import Config
+from llumnix.effect import refuse_idle, refuse_idle_keys, refuse_varied
 from llumnix.errors import ConfigError
 from llumnix.json_output import write_json
 from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult, Slo
+from llumnix.seed_effect import refuse_idle_seed
 from llumnix.simulations import Draw, Job, run_all, run_one, spread
 from llumnix.slo_flags import add_slo, slo_of
 
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--capacity finds the rate: it cannot be varied as well")
     points = list(combinations(axes))
     jobs = [job_of(args, point, slo) for point in points]
+    refuse_what_is_idle(args, [axis.key for axis in axes], [job.config for job in jobs])
     rows = (capacity_rows if args.capacity else grid_rows)(points, jobs, Pool.of(args))
     if args.json != "-":
         Console().print(table(rows))
@@ -94,6 +97,19 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_csv(args.csv, rows)
     return 0 if len(rows) == len(points) else 130
+
+
+def refuse_what_is_idle(
+    args: argparse.Namespace, varied: Sequence[str], configs: Sequence[Config]
+) -> None:
+    """Raise ConfigError for what is given or varied and changes no combination."""
+    refuse_varied(args, varied)
+    refuse_idle(args, configs)
+    refuse_idle_keys("--vary", varied, configs)
+    drawn = {"requests", "high_share"} & set(varied)
+    if not drawn and (args.seed or "seed" in varied):
+        flag = "--seed" if args.seed else "--vary seed"
+        refuse_idle_seed(flag, args.workload, args.requests, args.high_share, configs)
 
 
 def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:

@@ -14,10 +14,12 @@ from rich.console import Console
 from llumnix import simulate
 from llumnix.compare import FIGURES
 from llumnix.config import merged
+from llumnix.effect import refuse_idle, refuse_idle_keys
 from llumnix.errors import ConfigError
 from llumnix.intervals import Estimate, estimate
 from llumnix.pools import Pool, add_pool_arguments
 from llumnix.results import RunResult
+from llumnix.seed_effect import refuse_idle_seed
 from llumnix.simulations import Draw, Job, run_all
 from simulator.streams import stream
 
@@ -111,6 +113,10 @@ def run(args: argparse.Namespace) -> int:
     space = [Range.parse(text) for text in args.param or DEFAULT_SPACE]
     if args.candidates < 2 or args.check_seeds < 2:
         raise ConfigError("--candidates and --check-seeds must be 2 or more")
+    given = [simulate.settings_of(args)]
+    refuse_idle(args, given)
+    refuse_idle_keys("--param", [each.key for each in space], given)
+    refuse_idle_seed("--check-seeds", args.workload, args.requests, args.high_share, given)
     candidates = [{}, *drawn(args, space)]
     best, seeds = search(args, candidates)
     gain = checked(args, best, seeds) if best else None

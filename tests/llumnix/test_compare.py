@@ -61,6 +61,11 @@ def test_intervals_hold_what_they_promise() -> None:
         (["--seeds=0"], "1 or more"),
         (["--policy=freeness", "--policy=freeness"], "each policy once"),
         (["--policy=best"], "no dispatch policy 'best'"),
+        (
+            ["--policy=round-robin", "--policy=random", "--copy-slowdown=0.1"],
+            "--copy-slowdown has no effect: migration is off",
+        ),
+        (["--set=fleet.speed=2"], "no simulation looks at this section"),
     ],
 )
 def test_what_cannot_be_run_is_said(
@@ -68,3 +73,24 @@ def test_what_cannot_be_run_is_said(
 ) -> None:
     assert main(["compare", *SMALL, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "status"), [([], 2), (["--seeds=1"], 0), (["--requests=2"], 0), (["--seed=1"], 2)]
+)
+def test_seeds_need_something_to_draw(
+    more: list[str], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole trace is the same for every seed: an interval over them would be a false promise."""
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"arrival_s": at, "prompt_tokens": 9, "output_tokens": 3} for at in range(9)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policies = ["--policy=round-robin", "--policy=freeness"]
+    given = ["compare", str(trace), *policies, "--instances=2", "--jobs=1", *more]
+    assert main(given) == status
+    assert ("no effect: all of" in capsys.readouterr().err) is (status == 2)
+
+
+def test_a_setting_that_acts_under_one_of_the_policies_is_taken(tmp_path: Path) -> None:
+    given = ["--policy=round-robin", "--policy=freeness", "--copy-slowdown=0.1", "--seeds=1"]
+    assert main(["compare", *SMALL, *given]) == 0
