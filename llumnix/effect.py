@@ -15,6 +15,7 @@ from typing import Any
 from llumnix.config import Config, flags_given, load_config, merged
 from llumnix.errors import ConfigError
 from policies.rebalance import RebalanceConfig
+from simulator.cluster.instance import PER_MILLE
 from simulator.cluster.options import SimulatorConfig
 
 _SIMULATOR = "simulator."
@@ -89,6 +90,14 @@ def _early_binding(config: Config) -> str | None:
     return None if late else "late_binding is off"
 
 
+def _rounded_away(config: Config) -> str | None:
+    slowdown = config.simulator.copy_slowdown
+    lost = slowdown > 0 and round(slowdown * PER_MILLE) == 0
+    return (
+        f"{slowdown:g} is less than half a per mille, and counted in whole ones" if lost else None
+    )
+
+
 RULES = (
     Rule(_REAL, lambda _: "no simulation looks at this section"),
     Rule(_SOCKETS, lambda _: "a simulation has no sockets"),
@@ -96,6 +105,7 @@ RULES = (
     Rule(("migration.",), _unmoved),  # a real fleet can be told by hand to move a request
     Rule((*_REBALANCE, *_MOVING, "migration."), _alone),
     Rule(("scheduler.rebalance.max_concurrent_drain",), lambda _: "a simulation drains nobody"),
+    Rule((f"{_SIMULATOR}copy_slowdown",), _rounded_away, in_files=True),
     Rule(("scheduler.dispatch.params.growth_steps",), _early_binding, in_files=True),
 )
 

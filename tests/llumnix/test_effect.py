@@ -104,6 +104,13 @@ def test_what_only_a_real_fleet_has_is_refused(option: str, words: str) -> None:
         check(option)
 
 
+def test_a_slowdown_too_small_to_count_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no effect: 0\.0004 is less than"):
+        check("--copy-slowdown=0.0004")
+    check("--copy-slowdown=0.0006")
+    check("--copy-slowdown=0")
+
+
 def test_room_to_grow_belongs_to_late_binding() -> None:
     freeness = "--set=scheduler.dispatch.name=freeness"
     growth = "--set=scheduler.dispatch.params.growth_steps=9"
