@@ -177,6 +177,7 @@ class RunResult:
     gap_ms: Quantiles
     decode_step_ms: Median
     preemptions: int | None
+    cached_prompt_tokens: int | None
     ttft_s: Spread
     tpot_s: Spread
     e2e_s: Spread
@@ -239,6 +240,7 @@ def summarise(
         gap_ms=Quantiles.of(fleet.gaps_ms),
         decode_step_ms=Median(fleet.decode_step_p50_ms),
         preemptions=fleet.preemptions,
+        cached_prompt_tokens=fleet.cached_prompt_tokens,
         goodput=_goodput(records, slo, duration_s),
         duration_s=round(duration_s, 6),
         slip_p99_s=slip_p99_s,

@@ -48,6 +48,7 @@ def _cells(result: RunResult) -> dict[str, str]:
         "gap at a move p50, ms": _number(result.gap_ms.p50),
         "decode step p50, ms": _number(result.decode_step_ms.p50),
         "preemptions": _number(result.preemptions),
+        "prompt tokens cached": _number(result.cached_prompt_tokens),
         "duration, s": f"{result.duration_s:.1f}",
     }
 

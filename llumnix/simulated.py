@@ -87,6 +87,7 @@ def result_of(
     steps_ms = [
         each.busy_ns / each.steps / _MS for each in fleet.wiring.instances.values() if each.steps
     ]
+    cached = sum(life.cached_tokens for life in lives)
     run = FleetRun(
         policy=policy,
         migration=fleet.scheduler.config.migration,
@@ -97,6 +98,7 @@ def result_of(
         gaps_ms=tuple(move.gap_ns / _MS for move in moves),
         preemptions=sum(life.preemptions for life in lives),
         decode_step_p50_ms=median(steps_ms) if steps_ms else None,
+        cached_prompt_tokens=cached if fleet.config.prefix_caching else None,
     )
     records = [SimulatedRecord(life) for life in lives]
     return summarise(records, policy=policy, seed=seed, fleet=run, slo=slo)

@@ -27,6 +27,7 @@ def row_of(life: Life) -> dict[str, Any]:
         "arrived_s": life.arrived_ns / NS_PER_S,
         "prompt_tokens": life.request.prompt_tokens,
         "output_tokens": life.tokens,
+        "cached_tokens": life.cached_tokens,
         "ttft_s": record.ttft_s,
         "tpot_s": record.tpot_s,
         "e2e_s": record.e2e_s,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from policies.types import RequestId
+from simulator.prefix import Prefix
 
 
 class Place(enum.Enum):
@@ -22,6 +23,8 @@ class EngineRequest:
 
     KV exists for the first `kv_tokens` of prompt + outputs. The last output token's KV is written
     when it is the input of the next step, so a decoding request has KV for all tokens but one.
+    `prefix` is what other requests may share of it, where there is a prefix cache; KV of its first
+    `cached_tokens` was found there when it was last admitted.
     """
 
     request_id: RequestId
@@ -33,6 +36,8 @@ class EngineRequest:
     blocks: list[int] = field(default_factory=list)
     place: Place = Place.QUEUED
     detaching: bool = False
+    prefix: Prefix | None = None
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -2,12 +2,43 @@
 
 import enum
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 
 class _Use(enum.IntEnum):
     FREE = 0
     ALLOCATED = 1
     RESERVED = 2
+
+
+class FreeBlocks(Protocol):
+    """The blocks nobody has, in the order in which they are handed out."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, n_blocks: int) -> list[int]:
+        """Take so many of those there are."""
+
+    def put(self, blocks: Sequence[int]) -> None:
+        """Take a request's blocks back, in the order it had them."""
+
+
+class FreeStack:
+    """The block freed last is handed out first, while it may still be in a cache."""
+
+    def __init__(self, total_blocks: int) -> None:
+        self._stack = list(range(total_blocks - 1, -1, -1))
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def take(self, n_blocks: int) -> list[int]:
+        """See FreeBlocks."""
+        return [self._stack.pop() for _ in range(n_blocks)]
+
+    def put(self, blocks: Sequence[int]) -> None:
+        """See FreeBlocks."""
+        self._stack.extend(reversed(blocks))
 
 
 class BlockAllocator:
@@ -17,15 +48,16 @@ class BlockAllocator:
     block. Giving back a block that is not held that way raises RuntimeError.
     """
 
-    def __init__(self, total_blocks: int, block_tokens: int) -> None:
+    def __init__(
+        self, total_blocks: int, block_tokens: int, free: FreeBlocks | None = None
+    ) -> None:
         if total_blocks <= 0 or block_tokens <= 0:
             raise ValueError(f"{total_blocks} blocks of {block_tokens} tokens: both must be > 0")
         self.total_blocks = total_blocks
         self.block_tokens = block_tokens
         self.allocated_blocks = 0
         self.reserved_blocks = 0
-        # A stack: the block freed last is handed out first, while it may still be in a cache.
-        self._free = list(range(total_blocks - 1, -1, -1))
+        self._free = FreeStack(total_blocks) if free is None else free
         self._use = bytearray(total_blocks)
 
     @property
@@ -63,15 +95,20 @@ class BlockAllocator:
     def _take(self, n_blocks: int, use: _Use) -> list[int] | None:
         if n_blocks < 0 or n_blocks > len(self._free):
             return None
-        taken = [self._free.pop() for _ in range(n_blocks)]
+        taken = self._free.take(n_blocks)
         self._change(taken, _Use.FREE, use)
         self._count(use, n_blocks)
         return taken
 
     def _give_back(self, blocks: Sequence[int], use: _Use) -> None:
         self._change(blocks, use, _Use.FREE)
-        self._free.extend(reversed(blocks))
+        self._free.put(blocks)
         self._count(use, -len(blocks))
+
+    def _claim(self, blocks: Sequence[int]) -> None:
+        """Count blocks as allocated that were taken out of the free ones."""
+        self._change(blocks, _Use.FREE, _Use.ALLOCATED)
+        self._count(_Use.ALLOCATED, len(blocks))
 
     def _change(self, blocks: Iterable[int], before: _Use, after: _Use) -> None:
         for block in blocks:

@@ -10,6 +10,9 @@ counts the tokens it yields. In between, the host lets time pass. The rules:
   class, then latest arrival), which goes to the head of its class's queue and later computes
   prompt and outputs again; nothing is admitted in a step that preempted.
 
+With prefix caching (`prefix_cache.py`), an admitted request takes over the KV that is found of it;
+prompts of one step find each other's too, as in vLLM.
+
 vLLM takes the blocks of a long prompt chunk by chunk. Here admission takes them at once: the load
 shows them from the start, and two half-computed prompts can never starve each other.
 """
@@ -91,6 +94,7 @@ class Engine(Roster):
                 break
             tokens = min(request.remaining_tokens, budget)
             chunks.append(PrefillChunk(request, request.kv_tokens, tokens))
+            self._sharing.note(request, request.kv_tokens + tokens)
             budget -= tokens
         return chunks
 

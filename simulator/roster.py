@@ -1,23 +1,29 @@
 """Who is on an engine, where each request stands, and which blocks it holds."""
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 from simulator.batch import EngineRequest, Place
-from simulator.blocks import BlockAllocator
+from simulator.prefix_cache import sharing_of
 from simulator.waiting import WaitingLine
+from simulator.workload.request import PromptBlocks
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """The size of an engine. The budget covers a full batch, so that no decode is ever left out."""
+    """The size of an engine. The budget covers a full batch, so that no decode is ever left out.
+
+    With `prefix_caching`, prompts that begin alike share their KV.
+    """
 
     capacity_tokens: int
     block_tokens: int
     max_num_seqs: int = 128
     token_budget: int = 512
     classes: int = 1
+    prefix_caching: bool = False
 
     def __post_init__(self) -> None:
         if self.max_num_seqs < 1 or self.classes < 1:
@@ -37,9 +43,12 @@ class Roster:
 
     def __init__(self, limits: EngineLimits) -> None:
         self.limits = limits
-        self.blocks = BlockAllocator(
-            limits.capacity_tokens // limits.block_tokens, limits.block_tokens
+        self._sharing = sharing_of(
+            limits.capacity_tokens // limits.block_tokens,
+            limits.block_tokens,
+            prefix_caching=limits.prefix_caching,
         )
+        self.blocks = self._sharing.blocks
         self._requests: dict[RequestId, EngineRequest] = {}
         self._waiting = WaitingLine(limits.classes)
         self._batch: list[EngineRequest] = []
@@ -50,13 +59,20 @@ class Roster:
     # --- requests --------------------------------------------------------------------------
 
     def add(
-        self, request_id: RequestId, class_index: int, prompt_tokens: int, output_tokens: int = 0
+        self,
+        request_id: RequestId,
+        class_index: int,
+        prompt_tokens: int,
+        output_tokens: int = 0,
+        prompt_blocks: PromptBlocks | None = None,
     ) -> EngineRequest:
         """Queue a request; `output_tokens` it already has are computed again, like its prompt.
 
         Raises ValueError for an id in use, a class out of range, or more tokens than fit.
         """
-        request = self._new_request(request_id, class_index, prompt_tokens, output_tokens)
+        request = self._new_request(
+            request_id, class_index, prompt_tokens, output_tokens, prompt_blocks
+        )
         self._waiting.push(request)
         return request
 
@@ -102,15 +118,15 @@ class Roster:
             if request.place is not Place.QUEUED:
                 running[request.class_index] += 1
             if not request.decoding:
-                backlog += request.remaining_tokens
+                backlog += self._sharing.remaining_tokens(request)
         head = self._waiting.head()
         block_tokens = self.blocks.block_tokens
         return InstanceLoad(
             instance_id=instance_id,
             capacity_tokens=self.blocks.total_blocks * block_tokens,
             physical_tokens=self.blocks.allocated_blocks * block_tokens,
-            head_demand_tokens=0 if head is None else self._demand_tokens(head),
-            queued_demand_tokens=sum(map(self._demand_tokens, self._waiting)),
+            head_demand_tokens=0 if head is None else self._demand_tokens([head]),
+            queued_demand_tokens=self._demand_tokens(self._waiting),
             running=tuple(running),
             waiting=self._waiting.counts(),
             reserved_tokens=self.blocks.reserved_blocks * block_tokens,
@@ -118,11 +134,16 @@ class Roster:
             terminating=terminating,
         )
 
-    def _demand_tokens(self, request: EngineRequest) -> int:
-        return self.blocks.blocks_for(request.total_tokens) * self.blocks.block_tokens
+    def _demand_tokens(self, requests: Iterable[EngineRequest]) -> int:
+        return self._sharing.demand_blocks(requests) * self.blocks.block_tokens
 
     def _new_request(
-        self, request_id: RequestId, class_index: int, prompt_tokens: int, output_tokens: int
+        self,
+        request_id: RequestId,
+        class_index: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        prompt_blocks: PromptBlocks | None,
     ) -> EngineRequest:
         if request_id in self._requests:
             raise ValueError(f"request id {request_id!r} is in use")
@@ -136,6 +157,7 @@ class Roster:
         request = EngineRequest(
             request_id, class_index, prompt_tokens, self._arrivals, output_tokens
         )
+        request.prefix = self._sharing.prefix(request, prompt_blocks)
         self._requests[request_id] = request
         return request
 
@@ -157,7 +179,7 @@ class Roster:
         request = self._waiting.head()
         if request is None or self.free_slots <= 0:
             return None
-        blocks = self.blocks.allocate(self.blocks.blocks_for(request.total_tokens))
+        blocks = self._sharing.start(request)
         if blocks is None:
             return None
         self._waiting.remove(request)
@@ -179,6 +201,7 @@ class Roster:
         return victim
 
     def _free_blocks(self, request: EngineRequest) -> None:
+        self._sharing.leave(request)
         self.blocks.free(request.blocks)
         request.blocks = []
 
@@ -214,6 +237,7 @@ class Roster:
         prompt_tokens: int,
         output_tokens: int,
         kv_tokens: int,
+        prompt_blocks: PromptBlocks | None = None,
     ) -> EngineRequest | None:
         """Turn a reservation into a running request, computed from the next step on.
 
@@ -229,13 +253,16 @@ class Roster:
         )
         if acceptable and self.reserve(migration_id, needed):
             try:
-                request = self._new_request(request_id, class_index, prompt_tokens, output_tokens)
+                request = self._new_request(
+                    request_id, class_index, prompt_tokens, output_tokens, prompt_blocks
+                )
             except ValueError:
                 request = None
             if request is not None:
                 request.kv_tokens = kv_tokens
                 request.blocks = self._reservations.pop(migration_id)
                 self.blocks.commit(request.blocks)
+                self._sharing.note(request, kv_tokens)
                 self._enter_batch(request)
                 return request
         self.free_reservation(migration_id)

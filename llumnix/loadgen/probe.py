@@ -82,7 +82,8 @@ class FleetRun:
     """What a fleet says happened during a run; None is unknown.
 
     Downtimes, gaps and the median decode step in emulated milliseconds. `late_share` is the share
-    of emulated engine steps that completed late.
+    of emulated engine steps that completed late. `cached_prompt_tokens` were not computed, but
+    found in a prefix cache.
     """
 
     policy: str = ""
@@ -95,6 +96,7 @@ class FleetRun:
     preemptions: int | None = None
     decode_step_p50_ms: float | None = None
     late_share: float | None = None
+    cached_prompt_tokens: int | None = None
 
 
 def between(before: ServerState, after: ServerState) -> FleetRun:

@@ -85,8 +85,13 @@ class SimulatedFleet:
         """Serve a workload to its end; gives the requests' lives in the workload's order.
 
         `progress` is told now and then how many requests have ended. Raises ValueError for a
-        request of an unknown class.
+        request of an unknown class, and for a prefix cache where nothing is known of any prompt.
         """
+        if self.config.prefix_caching and not any(one.prompt_blocks for one in requests):
+            raise ValueError(
+                "prefix_caching has no effect: this workload does not tell which prompts begin "
+                "alike (traces of Mooncake and Qwen-Bailian do)"
+            )
         lives = [self._new_life(request) for request in requests]
         for life in lives:
             self.events.at(life.arrived_ns, Priority.ARRIVAL, partial(self._arrive, life))

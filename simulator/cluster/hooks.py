@@ -8,6 +8,7 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, Req
 from simulator.batch import EngineRequest
 from simulator.engine import Engine
 from simulator.views import decoded_kv_tokens, request_views, requeueable
+from simulator.workload.request import PromptBlocks
 
 NO_PARAMS: dict[str, object] = {}
 
@@ -16,7 +17,8 @@ class SimulatedHooks(DirectMemory):
     """`migration.engine.EngineHooks` over an engine model.
 
     `changed` is called when there may be something to compute again; `requeued` for a queued
-    request sent back to the frontend; `attached` for one that has moved here.
+    request sent back to the frontend; `attached` for one that has moved here. `prompt_blocks` tells
+    what its prompt is made of.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class SimulatedHooks(DirectMemory):
         changed: Callable[[], None],
         requeued: Callable[[RequestId], None],
         attached: Callable[[RequestId, MigrationId], None],
+        prompt_blocks: Callable[[RequestId], PromptBlocks | None],
     ) -> None:
         self.terminating = False
         self._engine = engine
@@ -35,6 +38,7 @@ class SimulatedHooks(DirectMemory):
         self._changed = changed
         self._requeued = requeued
         self._attached = attached
+        self._prompt_blocks = prompt_blocks
 
     def layout(self) -> Layout:
         """See EngineHooks."""
@@ -78,6 +82,7 @@ class SimulatedHooks(DirectMemory):
             len(state.prompt_token_ids),
             len(state.output_token_ids),
             state.kv_tokens,
+            self._prompt_blocks(state.request_id),
         )
         if taken is None:
             return False

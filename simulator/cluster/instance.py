@@ -71,6 +71,7 @@ class Instance:
             self.wake,
             ward.requeued,
             self._attached,
+            lambda request_id: ward.life(request_id).request.prompt_blocks,
         )
         self.llumlet = Llumlet(self.hooks, migration, instance_id, lambda: events.now_s)
         self.new_ids: list[RequestId] = []
@@ -89,7 +90,10 @@ class Instance:
             self.llumlet.gone(request_id, Gone.CANCELLED)
         life.instance_id = self.instance_id
         self.new_ids.append(request_id)
-        self.engine.add(request_id, life.class_index, life.request.prompt_tokens, life.tokens)
+        request = life.request
+        self.engine.add(
+            request_id, life.class_index, request.prompt_tokens, life.tokens, request.prompt_blocks
+        )
         self.wake()
 
     def load_at(self, now_s: float) -> InstanceLoad:
@@ -165,6 +169,7 @@ class Instance:
             life = self._ward.life(chunk.request.request_id)
             if not life.admitted_ns:
                 life.admitted_ns = self._events.now_ns
+                life.cached_tokens = chunk.request.cached_tokens
         if plan.prefills and plan.decodes:
             alone_ns = self.engine.costs.step_ns(
                 (), len(plan.decodes), sum(one.total_tokens for one in plan.decodes)

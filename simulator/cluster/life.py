@@ -39,7 +39,10 @@ class Move:
 
 @dataclass(slots=True, eq=False)
 class Life:
-    """One request. `tokens` counts outputs produced so far, wherever it was."""
+    """One request. `tokens` counts outputs produced so far, wherever it was.
+
+    `cached_tokens` are those of its prompt whose KV was found where it was first admitted.
+    """
 
     request: TraceRequest
     request_id: str
@@ -51,6 +54,7 @@ class Life:
     tokens: int = 0
     dispatched_ns: int = 0
     admitted_ns: int = 0
+    cached_tokens: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
     longest_gap_ns: int = 0

@@ -30,6 +30,13 @@ class SimulatorConfig:
     token_budget: int = field(
         default=512, metadata={"help": "tokens computed in one step at most", "unit": "tokens"}
     )
+    prefix_caching: bool = field(
+        default=False,
+        metadata={
+            "help": "prompts that begin alike share KV, where the trace tells which do",
+            "unit": "",
+        },
+    )
     link_bytes_per_s: int | None = field(
         default=None,
         metadata={"help": "speed of an instance's port, shared by its migrations", "unit": "B/s"},
@@ -77,6 +84,7 @@ class SimulatorConfig:
             max_num_seqs=self.max_num_seqs,
             token_budget=self.token_budget,
             classes=classes,
+            prefix_caching=self.prefix_caching,
         )
         layout = Layout(
             engine="simulated",

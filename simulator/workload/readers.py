@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simulator.workload import formats
-from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.request import PromptBlocks, TraceRequest, WorkloadError
 from simulator.workload.rows import BadRows, Row, RowError, csv_rows, first_line, pass_over
 
 
@@ -21,6 +21,7 @@ class Arrival:
     output_tokens: int
     class_name: str = "normal"
     tenant: str = ""
+    prompt_blocks: PromptBlocks | None = None
 
 
 # Yields the rows of a file; passes over those that are none, or raises (see BadRows).
@@ -137,6 +138,7 @@ def read_trace(
             arrival.output_tokens,
             arrival.class_name,
             arrival.tenant,
+            arrival.prompt_blocks,
         )
         for index, arrival in enumerate(arrivals)
     ]

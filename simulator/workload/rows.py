@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from simulator.workload.request import WorkloadError
+from simulator.workload.request import PromptBlocks, WorkloadError
 
 GZIP_MAGIC = b"\x1f\x8b"
 # A length from here on is none.
@@ -91,6 +91,18 @@ class Row:
         """Read a text that may be absent."""
         value = self.cells.get(column, default)
         return value if isinstance(value, str) else self.refuse(column, "a text")
+
+    def prompt_blocks(self, column: str, block_tokens: int) -> PromptBlocks | None:
+        """Read a list of ids of a prompt's blocks, where there is one."""
+        value = self.cells.get(column)
+        if value is None:
+            return None
+        if not isinstance(value, list) or any(type(one) is not int for one in value):
+            self.refuse(column, "a list of whole numbers")
+        try:
+            return PromptBlocks.of(block_tokens, value)
+        except ValueError:
+            self.refuse(column, "a list of whole numbers, 0 or more (below 2^64)")
 
     def refuse(self, column: str, expected: str) -> NoReturn:
         """Raise RowError: `column` holds something else than what was expected."""

@@ -3,10 +3,10 @@
 import dataclasses
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from simulator.streams import stream
-from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.request import PromptBlocks, TraceRequest, WorkloadError
 from simulator.workload.rows import MAX_TOKENS
 
 
@@ -72,10 +72,27 @@ def numbered(
 def merged(workloads: Iterable[Sequence[TraceRequest]]) -> list[TraceRequest]:
     """All requests of several workloads by arrival, numbered from 0; times stay as they are.
 
-    Requests that arrive at once keep the order of their workloads.
+    Requests that arrive at once keep the order of their workloads. Prompts of different workloads
+    have nothing in common, even where the ids of their blocks are equal.
     """
-    in_order = heapq.merge(*workloads, key=lambda request: request.arrival_s)
+    in_order = heapq.merge(*_apart(workloads), key=lambda request: request.arrival_s)
     return [dataclasses.replace(request, index=index) for index, request in enumerate(in_order)]
+
+
+def _apart(workloads: Iterable[Sequence[TraceRequest]]) -> Iterator[list[TraceRequest]]:
+    """Number the blocks of prompts on from workload to workload."""
+    next_id = 0
+    for workload in workloads:
+        first_id = next_id
+        apart = []
+        for request in workload:
+            blocks = request.prompt_blocks
+            if blocks is not None:
+                ids = [(first_id + one) % 2**64 for one in blocks.ids]
+                next_id = max(next_id, 1 + max(ids, default=0))
+                blocks = PromptBlocks.of(blocks.block_tokens, ids)
+            apart.append(dataclasses.replace(request, prompt_blocks=blocks))
+        yield apart
 
 
 def mean_rate_rps(requests: Sequence[TraceRequest]) -> float:
@@ -106,7 +123,10 @@ def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> list[TraceRequ
 def with_lengths(
     requests: Sequence[TraceRequest], prompt_factor: float = 1.0, output_factor: float = 1.0
 ) -> list[TraceRequest]:
-    """The same requests with lengths multiplied: rounded to whole tokens, at least one."""
+    """The same requests with lengths multiplied: rounded to whole tokens, at least one.
+
+    Of prompts with other lengths it is not known any more which begin alike.
+    """
     for factor in (prompt_factor, output_factor):
         if not 0.0 < factor < math.inf:
             raise WorkloadError(f"a factor of lengths must be a number above 0, not {factor}")
@@ -121,6 +141,7 @@ def with_lengths(
             request,
             prompt_tokens=times(request.prompt_tokens, prompt_factor),
             output_tokens=times(request.output_tokens, output_factor),
+            prompt_blocks=request.prompt_blocks if prompt_factor == 1.0 else None,
         )
         for request in requests
     ]

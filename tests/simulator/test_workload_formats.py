@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.workload.readers import read_trace, sniff
-from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.request import PromptBlocks, TraceRequest, WorkloadError
 from simulator.workload.rows import BadRows
 
 BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
@@ -65,7 +65,14 @@ def written(folder: Path, text: str) -> Path:
             "vidur",
             [TraceRequest(0, 0.0, 8, 7)],
         ),
-        (BAILIAN, "bailian", [TraceRequest(0, 0.0, 30, 9), TraceRequest(1, 2.25, 60, 8)]),
+        (
+            BAILIAN,
+            "bailian",
+            [
+                TraceRequest(0, 0.0, 30, 9, prompt_blocks=PromptBlocks.of(16, [4])),
+                TraceRequest(1, 2.25, 60, 8, prompt_blocks=PromptBlocks.of(16, [4, 5])),
+            ],
+        ),
         (
             SPLITWISE,
             "splitwise",
@@ -99,6 +106,12 @@ def test_a_format_is_told_by_its_header_and_read(
         (SPLITWISE.replace("1,2,", "1,0,"), "line 3, column request_type: expected 2, an LLM"),
         (SPLITWISE.replace("2.0,1", "2.0,8"), "line 3, column batch_size: expected 1"),
         (RECORDING.replace(",41,", ",,"), "line 4, column prompt_tokens: .* found nothing"),
+        (BAILIAN.replace("[4, 5]", "5"), "line 2, column hash_ids: expected a list of whole"),
+        (BAILIAN.replace("[4, 5]", "[4, -5]"), "line 2, column hash_ids: expected a list of whole"),
+        (
+            BAILIAN.replace("[4, 5]", '[4, "5"]'),
+            "line 2, column hash_ids: expected a list of whole",
+        ),
         (BURSTGPT[: BURSTGPT.index("5,")], "holds no requests"),
     ],
 )

@@ -14,7 +14,7 @@ from simulator.workload.arrivals import gap_cv
 from simulator.workload.formats.llumnix import dump
 from simulator.workload.formats.mooncake import spread
 from simulator.workload.readers import known_formats, read_trace, sniff, trace_format
-from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.request import PromptBlocks, TraceRequest, WorkloadError
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -83,8 +83,8 @@ def test_mooncake_rows_are_milliseconds(tmp_path: Path) -> None:
     ]
     text = "\n".join(json.dumps(row) for row in rows)
     assert read_trace(written(tmp_path, text)) == [
-        TraceRequest(0, 0.0, 10, 2),
-        TraceRequest(1, 1.5, 600, 3),
+        TraceRequest(0, 0.0, 10, 2, prompt_blocks=PromptBlocks.of(512, [0])),
+        TraceRequest(1, 1.5, 600, 3, prompt_blocks=PromptBlocks.of(512, [0, 1])),
     ]
 
 
@@ -115,6 +115,7 @@ def test_our_own_format_gives_back_what_was_written(tmp_path: Path) -> None:
     requests = [
         TraceRequest(0, 0.0, 10, 2),
         TraceRequest(1, 0.25, 11, 3, class_name="high", tenant="alice"),
+        TraceRequest(2, 0.5, 11, 3, prompt_blocks=PromptBlocks.of(4, [7, 2**64 - 1, 0])),
     ]
     assert read_trace(written(tmp_path, "".join(dump(requests)))) == requests
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.workload.formats.llumnix import dump
 from simulator.workload.load import load
-from simulator.workload.request import TraceRequest, WorkloadError
+from simulator.workload.request import PromptBlocks, TraceRequest, WorkloadError
 from simulator.workload.transforms import (
     at_rate,
     between_s,
@@ -190,6 +190,20 @@ def test_merged_requests_that_arrive_at_once_keep_the_order_of_their_workloads()
     second = [TraceRequest(i, 1.0 * (i // 2), 20 + i, 1) for i in range(4)]
     assert [r.prompt_tokens for r in merged([first, second])] == [10, 11, 20, 21, 12, 13, 22, 23]
     assert merged([first]) == first
+
+
+def test_what_prompts_begin_with_survives_all_that_leaves_them_as_they_are() -> None:
+    """Parts, rates and classes keep it, lengths end it; other workloads have other blocks."""
+    blocks = [PromptBlocks.of(16, [3, number]) for number in range(4)]
+    requests = [TraceRequest(i, 1.0 * i, 32, 1, prompt_blocks=blocks[i]) for i in range(4)]
+    changed = with_high_class(at_rate(numbered(requests, 1), 5.0), 1.0, 0)
+    assert [request.prompt_blocks for request in changed] == blocks[1:]
+    assert with_lengths(requests, 1.0, 2.0)[3].prompt_blocks == blocks[3]
+    assert with_lengths(requests, 2.0)[3].prompt_blocks is None
+    together = merged([requests, requests])
+    assert [request.prompt_blocks for request in together[::2]] == blocks
+    others = [one.prompt_blocks for one in together[1::2]]
+    assert [one.ids for one in others if one] == [(7, 4), (7, 5), (7, 6), (7, 7)]
 
 
 def test_lengths_are_scaled_to_whole_tokens_and_never_to_none() -> None:

@@ -1,10 +1,12 @@
-"""Qwen-Bailian traces: JSON lines of seconds, input and output length.
+"""Qwen-Bailian traces: JSON lines of seconds, lengths, and ids of blocks of the prompt.
 
-Each turn of a conversation is a request; chats, types and prefix blocks are not read.
+Each turn of a conversation is a request; chats and types are not read.
 """
 
 from simulator.workload.readers import Arrival, trace_format
 from simulator.workload.rows import Row, json_rows
+
+BLOCK_TOKENS = 16
 
 
 @trace_format(
@@ -14,4 +16,9 @@ from simulator.workload.rows import Row, json_rows
 )
 def arrival(row: Row) -> Arrival:
     """Read a row as it is."""
-    return Arrival(row.number("timestamp"), row.tokens("input_length"), row.tokens("output_length"))
+    return Arrival(
+        row.number("timestamp"),
+        row.tokens("input_length"),
+        row.tokens("output_length"),
+        prompt_blocks=row.prompt_blocks("hash_ids", BLOCK_TOKENS),
+    )

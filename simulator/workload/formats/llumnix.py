@@ -13,12 +13,14 @@ from simulator.workload.rows import Row, json_rows
 )
 def arrival(row: Row) -> Arrival:
     """Read a row as it is."""
+    block_tokens = row.tokens("block_tokens") if "prompt_blocks" in row.cells else 1
     return Arrival(
         row.number("arrival_s"),
         row.tokens("prompt_tokens"),
         row.tokens("output_tokens"),
         row.text("class", "normal"),
         row.text("tenant"),
+        row.prompt_blocks("prompt_blocks", block_tokens),
     )
 
 
@@ -34,4 +36,7 @@ def dump(requests: Iterable[TraceRequest]) -> Iterator[str]:
             cells["class"] = request.class_name
         if request.tenant:
             cells["tenant"] = request.tenant
+        if request.prompt_blocks is not None:
+            cells["block_tokens"] = request.prompt_blocks.block_tokens
+            cells["prompt_blocks"] = request.prompt_blocks.ids
         yield json.dumps(cells) + "\n"

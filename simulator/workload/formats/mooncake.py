@@ -1,4 +1,4 @@
-"""Mooncake FAST'25 traces: JSON lines of milliseconds, input and output length."""
+"""Mooncake FAST'25 traces: JSON lines of milliseconds, lengths, and ids of blocks of the prompt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from simulator.workload.rows import Row, json_rows
 # A trace is quantised when its stamps repeat this often on average (the conversation trace:
 # 12,031 requests on 1,180 stamps; the synthetic one: 3,993 on 3,982).
 QUANTISED_BATCH = 2.0
+BLOCK_TOKENS = 512
 
 
 def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
@@ -33,7 +34,10 @@ def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
 def arrival(row: Row) -> Arrival:
     """Read a row; quantised stamps are spread over their slots afterwards (see `spread`)."""
     return Arrival(
-        row.number("timestamp") / 1000.0, row.tokens("input_length"), row.tokens("output_length")
+        row.number("timestamp") / 1000.0,
+        row.tokens("input_length"),
+        row.tokens("output_length"),
+        prompt_blocks=row.prompt_blocks("hash_ids", BLOCK_TOKENS),
     )
 
 
