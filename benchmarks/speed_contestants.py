@@ -10,7 +10,7 @@ from statistics import median
 
 from speed_dynamo import Router, replay
 from speed_ours import Kernel, Said, Spec
-from speed_preset import TOKEN_BUDGET
+from speed_preset import TIGHT_TOKENS, TOKEN_BUDGET
 from speed_process import Ran, run_pinned
 from speed_vidur import simulate
 from speed_workload import Workload
@@ -18,6 +18,7 @@ from speed_workload import Workload
 from simulator.cost_model import Preset
 
 MAX_NUM_SEQS = 128
+TIGHT = ", tight"
 TINY = 16
 """Requests of the run that stands for a tool's start-up."""
 _TIMEOUT_S = 900.0
@@ -77,15 +78,18 @@ class Track:
     preset_path: Path
     folder: Path
 
-    def ours(self, kernel: Kernel, dispatch: str, migration: bool, most: int) -> Contestant:
-        """Run our simulator, by kernel and policy."""
+    def ours(
+        self, kernel: Kernel, dispatch: str, migration: bool, most: int, *, tight: bool = False
+    ) -> Contestant:
+        """Run our simulator, by kernel and policy, with the preset's memory or with less."""
 
         def run(workload: Workload, instances: int) -> Outcome:
             spec = self.spec(workload, instances, kernel, dispatch, migration)
-            return run_ours(spec)
+            capacity = TIGHT_TOKENS if tight else None
+            return run_ours(dataclasses.replace(spec, capacity_tokens=capacity))
 
-        name = f"llumnix {kernel}, {dispatch}{' + migration' if migration else ''}"
-        return Contestant(name, run, most)
+        policy = f"{dispatch}{' + migration' if migration else ''}{TIGHT if tight else ''}"
+        return Contestant(f"llumnix {kernel}, {policy}", run, most)
 
     def spec(
         self, workload: Workload, instances: int, kernel: Kernel, dispatch: str, migration: bool

@@ -26,8 +26,6 @@ from simulator.fast.state import FATE, FINISHED, OUT, PREEMPTIONS
 from simulator.workload.request import TraceRequest
 
 Kernel = Literal["compiled", "plain", "stepped"]
-WARM_UP = 16
-"""Requests served first, so that the kernel is loaded (or compiled) before any clock starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class Spec:
     migration: bool
     max_num_seqs: int
     token_budget: int
+    capacity_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,7 @@ def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> Told:
         max_num_seqs=spec.max_num_seqs,
         token_budget=spec.token_budget,
         queue_limit=len(requests),
+        capacity_tokens=spec.capacity_tokens,
     )
     scheduler = SchedulerConfig(dispatch=PolicySpec(spec.dispatch), migration=spec.migration)
     if spec.kernel == "stepped":
@@ -103,10 +103,26 @@ def _committed(fleet: SimulatedFleet | FastFleet) -> int:
     return sum(event.kind == "committed" for _, event in fleet.moves.log)
 
 
+def warm_up(spec: Spec) -> None:
+    """Serve a few requests so badly placed that some are preempted and some moved.
+
+    Then all of the kernel is loaded (or compiled) before any clock starts.
+    """
+    requests = [
+        TraceRequest(at, 0.02 * at, 100 if at % 4 else 1_500, output_tokens=300)
+        for at in range(100)
+    ]
+    small = dataclasses.replace(
+        spec, instances=4, capacity_tokens=4_096, dispatch="round-robin", migration=True
+    )
+    told = simulated(small, requests)
+    assert told.migrations, "nothing was moved: the warm-up warms too little"
+    assert told.preemptions, "nothing was preempted: the warm-up warms too little"
+
+
 def main() -> None:
     spec = Spec(**json.loads(sys.argv[1]))
-    warm_up = [TraceRequest(index, 0.01 * index, 100, 10) for index in range(WARM_UP)]
-    simulated(spec, warm_up)
+    warm_up(spec)
     began_s = time.process_time()
     requests = read_requests(Path(spec.requests))
     read_s = time.process_time()
