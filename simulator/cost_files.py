@@ -24,7 +24,8 @@ from typing import NoReturn
 
 from simulator.cost_model import CostModel, LinearCosts, Preset
 from simulator.cost_table import read_table
-from simulator.roofline import RooflineOptions, preset_for
+from simulator.roofline import preset_for
+from simulator.roofline_options import RooflineOptions
 
 SUFFIX = ".json"
 
@@ -143,9 +144,10 @@ def _roofline(section: _Section) -> Preset:
     section.expect({"model_config", "gpu"}, {"tensor_parallel"} | options)
     given: dict[str, object] = {}
     for name in options & set(section.values):
-        if name == "overlap":
-            given[name] = section.text(name)
-        elif isinstance(getattr(RooflineOptions(), name), int):
+        usual = getattr(RooflineOptions(), name)
+        if isinstance(section.values[name], str):
+            given[name] = section.text(name) if isinstance(usual, str) else section.number(name)
+        elif isinstance(usual, int | None):
             given[name] = section.whole(name, 0)
         else:
             given[name] = section.number(name)

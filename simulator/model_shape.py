@@ -85,7 +85,12 @@ class ModelShape:
     @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one token, in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+        return 2 * self.layers * self.kv_row_bytes
+
+    @property
+    def kv_row_bytes(self) -> int:
+        """Keys (or values) of one token, in one layer."""
+        return self.kv_heads * self.head_dim * self.dtype_bytes
 
 
 def read_shape(config: str | Path | Mapping[str, object]) -> ModelShape:

@@ -15,50 +15,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import mul
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from simulator.cost_model import Preset, chunk_sums
-from simulator.gpus import GB, Gpu, gpu_named
+from simulator.gpus import Gpu, gpu_named
 from simulator.model_shape import ModelShape, read_shape
+from simulator.roofline_options import Overlap, RooflineOptions
 
 FS_PER_S = 10**15
 FS_PER_NS = 10**6
 # A ring passes each byte to every other GPU and back; each hop starts with so much delay (GenZ).
 HOP_FS = 1_900 * FS_PER_NS
 
-Overlap = Literal["operator", "full", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class RooflineOptions:
-    """How near an engine comes to the roof, and how much of the memory it gives to KV.
-
-    The default efficiencies are others' fits: the prefill utilisation of an H100 in BLIS's
-    hardware_config.json, and AIConfigurator's empirical factor of memory bandwidth. `overhead_ns`
-    is the CPU's time between steps; it depends on machine and engine, and is 0 unless given.
-    `overlap`: "operator" overlaps computing and memory traffic within a group of work, "full"
-    across all of a step, communication too (as NanoFlow does), "none" not at all.
-    `memory_utilization` is vLLM's default; `reserve_bytes`, for activations and the like, is a
-    guess, with which Llama-7B on an A10 gets the KV memory that Llumnix's authors report.
-    """
-
-    compute_efficiency: float = 0.45
-    memory_efficiency: float = 0.8
-    overhead_ns: int = 0
-    overlap: Overlap = "operator"
-    memory_utilization: float = 0.9
-    reserve_bytes: int = GB
-    block_tokens: int = 16
-    network_bytes_per_s: int = 8 * GB
-
-    def __post_init__(self) -> None:
-        for name in ("compute_efficiency", "memory_efficiency", "memory_utilization"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be within (0, 1], not {getattr(self, name)}")
-        if self.overlap not in ("operator", "full", "none"):
-            raise ValueError(f"overlap must be operator, full or none, not {self.overlap!r}")
-        if self.overhead_ns < 0 or self.block_tokens < 1 or self.network_bytes_per_s < 1:
-            raise ValueError("overhead_ns, block_tokens or network_bytes_per_s is too small")
+_MILLION = 10**6
 
 
 class Work(NamedTuple):
@@ -81,6 +50,10 @@ class Work(NamedTuple):
     def times(self, other: "Work") -> int:
         """Sum up: units times what each takes."""
         return sum(map(mul, self, other))
+
+    def cut(self, parts: int) -> "Work":
+        """Do once in each of several parts of a step what was done once a step."""
+        return self._replace(steps=self.steps * parts, experts=self.experts * parts)
 
     def at(self, per_s: int) -> "Work":
         """Turn FLOPs or bytes into femtoseconds, rounded up, at so many a second."""
@@ -138,11 +111,16 @@ class RooflineCosts:
         compute = [work.times(group.compute) for group in self.groups]
         memory = [work.times(group.memory) for group in self.groups]
         exchange = work.times(self.exchange)
+        if self.overlap == "operator":
+            return sum(map(max, compute, memory)) + exchange
+        beside = max(sum(compute), sum(memory), exchange)
+        after = sum(compute) + sum(memory) + exchange
         if self.overlap == "full":
-            return max(sum(compute), sum(memory), exchange)
+            return beside
         if self.overlap == "none":
-            return sum(compute) + sum(memory) + exchange
-        return sum(map(max, compute, memory)) + exchange
+            return after
+        share = round(self.overlap * _MILLION)
+        return -(-(share * beside + (_MILLION - share) * after) // _MILLION)
 
 
 def roofline(
@@ -156,9 +134,10 @@ def roofline(
     groups = (_products(part), _prompt_attention(part), _decode_attention(part))
     return RooflineCosts(
         groups=tuple(
-            Bound(flops.at(flops_per_s), traffic.at(bytes_per_s)) for flops, traffic in groups
+            Bound(flops.at(flops_per_s), traffic.cut(options.nano_batches).at(bytes_per_s))
+            for flops, traffic in groups
         ),
-        exchange=_exchange(shape, gpu, tensor_parallel),
+        exchange=_exchange(shape, gpu, tensor_parallel).cut(options.nano_batches),
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
         overhead_ns=options.overhead_ns,
@@ -182,8 +161,9 @@ def preset_for(
     gpu = gpu_named(gpu) if isinstance(gpu, str) else gpu
     name = model.get("_name_or_path") if isinstance(model, Mapping) else Path(model).parent.name
     name = f"{name or 'model'}-{gpu.name}" + (f"x{tensor_parallel}" if tensor_parallel > 1 else "")
+    part = shape.split(tensor_parallel)
     capacity = kv_capacity_tokens(shape, gpu, tensor_parallel, options)
-    if capacity < options.block_tokens:
+    if not capacity:
         raise ValueError(f"{name}: the weights leave no memory for KV; use more GPUs")
     return Preset(
         name=name,
@@ -191,9 +171,9 @@ def preset_for(
         f"{options.memory_efficiency:.0%} of the bandwidth; {gpu.source}.",
         costs=roofline(shape, gpu, tensor_parallel, options),
         capacity_tokens=capacity,
-        block_tokens=options.block_tokens,
+        block_tokens=options.block_tokens_for(part),
         max_model_len=min(shape.max_model_len, capacity),
-        kv_bytes_per_token=shape.split(tensor_parallel).kv_bytes_per_token * tensor_parallel,
+        kv_bytes_per_token=part.kv_bytes_per_token * tensor_parallel,
         link_bytes_per_s=options.network_bytes_per_s,
     )
 
@@ -205,7 +185,7 @@ def kv_capacity_tokens(
     part = shape.split(tensor_parallel)
     usable = round(gpu.memory_bytes * options.memory_utilization) - options.reserve_bytes
     free = max(0, usable - part.parameters * part.dtype_bytes)
-    return free // (part.kv_bytes_per_token * options.block_tokens) * options.block_tokens
+    return free // options.block_bytes_for(part) * options.block_tokens_for(part)
 
 
 def _products(part: ModelShape) -> tuple[Work, Work]:

@@ -35,8 +35,8 @@ def cost_columns(costs: CostModel) -> list[int] | None:
             costs.decode_per_sequence_ns,
             costs.prefill_per_sequence_ns,
         ]
-    if not isinstance(costs, RooflineCosts):
-        return None
+    if not isinstance(costs, RooflineCosts) or not isinstance(costs.overlap, str):
+        return None  # what is rounded after it was mixed lies on no line
     row = [
         ROOFLINE,
         costs.overhead_ns,

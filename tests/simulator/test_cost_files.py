@@ -10,7 +10,7 @@ from simulator.cost_files import preset_document, read_preset
 from simulator.cost_model import LinearCosts
 from simulator.cost_table import read_table
 from simulator.costs import PRESETS, preset, preset_for
-from simulator.roofline import RooflineOptions
+from simulator.roofline_options import RooflineOptions
 from tests.simulator.test_cost_table import OURS
 from tests.simulator.test_roofline import LLAMA_8B
 
@@ -51,6 +51,17 @@ def test_all_may_come_from_a_roofline(tmp_path: Path) -> None:
     assert found == expected
 
 
+def test_options_of_a_roofline_may_be_words_or_numbers(tmp_path: Path) -> None:
+    """A share of overlap, nano-batches, and pages of 2 MiB."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    asked = {"model_config": "config.json", "gpu": "H100"}
+    given = {"overlap": 0.5, "nano_batches": 2, "page_bytes": 2 << 20}
+    found = read_preset(write(tmp_path, {"roofline": asked | given}))
+    options = RooflineOptions(overlap=0.5, nano_batches=2, page_bytes=2 << 20)
+    assert found == preset_for(tmp_path / "config.json", "H100", options=options)
+    assert found.block_tokens == 1024
+
+
 LINEAR = {"kind": "linear"} | asdict(TOY_COSTS)
 
 
@@ -67,6 +78,10 @@ LINEAR = {"kind": "linear"} | asdict(TOY_COSTS)
         (TOY | {"costs": LINEAR | {"decode_base_ns": -1}}, "decode_base_ns: expected a whole"),
         (TOY | {"costs": LINEAR | {"base": 1}}, "costs: unknown base"),
         ({"roofline": {"gpu": "H100"}}, "roofline lacks model_config"),
+        (
+            {"roofline": {"gpu": "H100", "model_config": "c", "nano_batches": "2"}},
+            "nano_batches: expected a",
+        ),
         ({"roofline": {"gpu": 1, "model_config": "c"}}, "gpu: expected a text, found 1"),
     ],
 )

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.costs import preset, preset_for
+from simulator.fast.runs import cost_columns
 from simulator.gpus import GPUS, Gpu, gpu_named
 from simulator.model_shape import read_shape
-from simulator.roofline import Overlap, RooflineCosts, RooflineOptions, roofline
+from simulator.roofline import RooflineCosts, roofline
+from simulator.roofline_options import Overlap, RooflineOptions
 
 LLAMA_8B: dict[str, object] = {
     "_name_or_path": "llama-3.1-8b",
@@ -72,6 +74,94 @@ def test_overlap_orders_costs() -> None:
     assert len(set(costs)) == 3
 
 
+def test_a_share_of_overlap_lies_in_proportion_between_none_and_full() -> None:
+    """0 is none, 1 is full, a quarter a quarter of the way."""
+    step = ([(0, 512)], 64, 64_000)
+    none, full = (at_peak("H100", overlap=kind).step_ns(*step) for kind in ("none", "full"))
+    shares = [0.0, 0.25, 0.5, 1.0]
+    costs = [at_peak("H100", overlap=share).step_ns(*step) for share in shares]
+    assert costs == pytest.approx([none - share * (none - full) for share in shares], abs=1)
+    assert (costs[0], costs[-1]) == (none, full)
+
+
+def test_the_fast_simulator_leaves_mixtures_to_the_other() -> None:
+    """Rounded after it was mixed, a step's cost has no closed form; taken for another it has."""
+    assert cost_columns(at_peak("H100", overlap=0.5)) is None
+    assert cost_columns(at_peak("H100", overlap="full", nano_batches=2)) is not None
+
+
+def test_each_nano_batch_reads_the_weights() -> None:
+    """Where memory bounds the step, a second one costs the reading of all weights once more."""
+    weights = 2 * (SHAPE.attention_weights + SHAPE.expert_weights + SHAPE.head_weights)
+    one, two, three = (
+        at_peak("H100", nano_batches=parts).step_ns([], 8, 8_000) for parts in (1, 2, 3)
+    )
+    assert two - one == pytest.approx(weights / 3.35e12 * 1e9, rel=1e-6)
+    assert three - two == pytest.approx(two - one, abs=1)
+
+
+def test_overlap_is_worth_its_nano_batches_only_beside_enough_prompts() -> None:
+    """What overlapping saves grows with the work; what cutting a step costs does not."""
+    saved = []
+    for tokens in (64, 2048):
+        step = ([(0, tokens)], 64, 64 * 1500)
+        usual = at_peak("H100").step_ns(*step)
+        saved.append(usual - at_peak("H100", overlap="full", nano_batches=2).step_ns(*step))
+    assert saved[0] < 0 < saved[1]
+
+
+def test_nano_batches_exchange_by_themselves() -> None:
+    """Between GPUs, the delays of hops come once more; the bytes are the same."""
+    one, two = (
+        roofline(SHAPE, gpu_named("H100"), 2, replace(PEAK, nano_batches=parts)).exchange
+        for parts in (1, 2)
+    )
+    assert two == one._replace(steps=2 * one.steps)
+
+
+@pytest.mark.parametrize(
+    ("ways", "page_bytes", "tokens"),
+    [(1, 2 << 20, 1024), (2, 2 << 20, 2048), (1, 64 << 10, 32), (8, 64 << 10, 256), (1, 5000, 2)],
+)
+def test_a_page_holds_the_keys_of_so_many_tokens(ways: int, page_bytes: int, tokens: int) -> None:
+    """By hand: 8 heads of 128 values of 2 bytes are 2,048 bytes a token, layer and tensor."""
+    options = RooflineOptions(page_bytes=page_bytes)
+    found = preset_for(LLAMA_8B, "H100", ways, options)
+    assert found.block_tokens == tokens
+    assert found.capacity_tokens % tokens == 0
+    in_pages = found.capacity_tokens // tokens * 2 * 32 * page_bytes
+    part = SHAPE.split(ways)
+    free = 0.9 * gpu_named("H100").memory_bytes - 1e9 - 2 * part.parameters
+    assert free - 2 * 32 * page_bytes < in_pages <= free
+
+
+def test_whole_pages_waste_nothing_and_leftovers_do() -> None:
+    """A page that tokens fill leaves memory as it is, to a block; one they do not leaves less."""
+    usual, even, odd = (
+        preset_for(LLAMA_8B, "H100", options=RooflineOptions(page_bytes=page)).capacity_tokens
+        for page in (None, 2048 * 16, 2048 * 16 + 1024)
+    )
+    assert even == usual
+    assert odd == pytest.approx(usual * 16 / 16.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlap": 1.5}, "overlap must be operator, full, none or a number from 0 to 1"),
+        ({"overlap": "some"}, "overlap must be operator, full, none or a number from 0 to 1"),
+        ({"nano_batches": 0}, "nano_batches must be 1 or more"),
+        ({"page_bytes": 0}, "page_bytes must be 1 or more"),
+        ({"page_bytes": 4096, "block_tokens": 16}, "page_bytes decides the size of a block"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PEAK, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="page_bytes 2047 holds no token"):
+        preset_for(LLAMA_8B, "H100", options=RooflineOptions(page_bytes=2047))
+
+
 def test_overhead_is_added_once_a_step() -> None:
     """The CPU's time between steps comes on top."""
     slower = at_peak("H100", overhead_ns=1_000)
@@ -118,7 +208,7 @@ def test_a_better_gpu_is_never_slower(
         assert cost_ns[one] <= cost_ns[other], (one, other)
 
 
-@pytest.mark.parametrize("overlap", ["operator", "full", "none"])
+@pytest.mark.parametrize("overlap", ["operator", "full", "none", 0.3])
 @pytest.mark.parametrize("model", [LLAMA_8B, MIXTRAL])
 @given(step=STEPS, more=st.integers(0, 500))
 def test_more_work_never_costs_less(
