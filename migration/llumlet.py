@@ -251,8 +251,10 @@ class Llumlet:
 
     def _seen(self, view: RequestView) -> RequestView:
         moved_at_s = self._moved_at_s.get(view.request_id, view.moved_at_s)
-        movable = view.movable and not self.departures.moving(view.request_id)
-        return replace(view, movable=movable, moved_at_s=moved_at_s)
+        moving = self.departures.moving(view.request_id)
+        if moved_at_s == view.moved_at_s and not moving:
+            return view
+        return replace(view, movable=view.movable and not moving, moved_at_s=moved_at_s)
 
     def _decline(self, order: MigrateOut, reason: str) -> None:
         event = MigrationEvent(

@@ -61,13 +61,13 @@ class SimulatedFleet:
         self.events = EventQueue()
         self.scheduler = GlobalScheduler(scheduler, seed)
         self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
-        self.wiring = Wiring(self.events, self.network, self._heard)
+        self.wiring: Wiring[Instance] = Wiring(self.events, self.network, self._heard)
         self.lives: dict[RequestId, Life] = {}
         self.moves = Moves(self.scheduler, self.events, self.lives)
         self.looks: list[Look] | None = None
         self._migration = migration
         self._class_names = [known.name for known in scheduler.classes]
-        self._shape = config.shape(len(scheduler.classes))
+        self._shape = config.shape(len(scheduler.classes), seed)
         self._loads: dict[InstanceId, InstanceLoad] = {}
         self._held: list[tuple[tuple[int, int, int], Life]] = []
         self._interval_ns = round(config.report_interval_s * NS_PER_S)
@@ -146,13 +146,14 @@ class SimulatedFleet:
         return life
 
     def _arrive(self, life: Life) -> None:
-        capacity = self._shape.limits.capacity_tokens
+        limits = self._shape.limits
+        capacity = limits.capacity_tokens // limits.block_tokens * limits.block_tokens
         needed = life.request.prompt_tokens + life.request.output_tokens
         if needed > capacity:
             self._reject(life, f"{needed} tokens never fit in {capacity}")
             return
         self._hold(life)
-        if len(self._held) > self.config.queue_limit:
+        if len(self._held) > self.config.queue_limit and life.fate is Fate.WAITING:
             self._held = [one for one in self._held if one[1] is not life]
             self._reject(life, f"{self.config.queue_limit} requests are waiting already")
 

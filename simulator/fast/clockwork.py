@@ -28,7 +28,7 @@ from simulator.fast.state import (
     REBALANCE_EVERY,
     REPORT_AT,
     REPORT_EVERY,
-    SLOT,
+    ROW,
     STEPPING,
     WATCHED,
     WATCHED_COUNT,
@@ -139,16 +139,16 @@ def _asked(code: int) -> int:
 
 def next_report(s: State) -> None:
     """Find out who reports next: of several at a moment, whoever stands first."""
-    slots, when = s.col[SLOT], s.ins[REPORT_AT]
+    when, rows = s.ins[REPORT_AT], s.ins[ROW]
     best_ns, best = NEVER, -1
-    for row in range(len(slots)):
-        i = int(slots[row])
-        if when[i] < best_ns:
-            best_ns, best = when[i], i
+    for i in range(len(when)):
+        this_ns = when[i]
+        if this_ns < best_ns or (this_ns == best_ns and best >= 0 and rows[i] < rows[best]):
+            best_ns, best = this_ns, i
     s.now[NEXT_REPORT], s.now[NEXT_REPORTER] = best_ns, best
 
 
 def _end_all_by(s: State, at_ns: int) -> None:
     """Nothing more comes in: see whether all have ended by then."""
-    for row in range(s.col.shape[1]):
-        catch_up(s, int(s.col[SLOT][row]), at_ns)
+    for i in range(len(s.ins[ALIVE])):
+        catch_up(s, i, at_ns)

@@ -9,9 +9,10 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from policies import columns
 from simulator.fast import clockwork, deciding, front, roster, runs, stepping
@@ -73,7 +74,7 @@ def compiled() -> Kernel:
         for function in vars(module).values():
             if getattr(function, "__module__", None) == module.__name__ and callable(function):
                 register_jitable(_nrt=module in _MAKE_ARRAYS)(function)
-    jit = numba.njit(cache=True, _nrt=False)
+    jit: Any = partial(numba.njit, cache=True, _nrt=False)
     return Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
 
 

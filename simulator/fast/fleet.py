@@ -322,6 +322,7 @@ class FastFleet:
             if state.req[SENT][r] == at + 1:
                 state.req[SENT][r] = 0
         del self._sites[at]
+        state.ins[REPORT_AT][at] = NEVER
         self._set_rows(state.col[:, state.col[SLOT] != at])
         self.moves.instance_gone(site.instance_id)
         for position in orphans:

@@ -4,7 +4,6 @@ from policies.columns import HOLD
 from simulator.fast.deciding import decide
 from simulator.fast.roster import line_head
 from simulator.fast.state import (
-    ALLOCATED,
     BACKLOG,
     BLOCK_TOKENS,
     BY_CLASS,
@@ -14,6 +13,7 @@ from simulator.fast.state import (
     COL_BY_CLASS,
     DISPATCHED,
     EARLIEST,
+    EARLIEST_OF_ALL,
     FATE,
     FIRST_HEADROOM,
     HEAD,
@@ -67,7 +67,7 @@ from simulator.fast.state import (
     WHY,
     State,
 )
-from simulator.fast.stepping import advance, catch_up, submit, unsend
+from simulator.fast.stepping import blocks_at, catch_up, submit, unsend
 
 PLACED, ASK_POLICY, ASK_SUBMIT = range(3)
 """What `place` ends with: all that can be placed is, or Python has to do something for SUBJECT."""
@@ -162,11 +162,14 @@ def place(s: State, now_ns: int) -> int:
 
 def _hear_of_ends(s: State, now_ns: int) -> None:
     """Learn which requests ended that no report has seen: they are on their way no more."""
-    earliest, slots = s.ins[EARLIEST], s.col[SLOT]
-    for row in range(s.col.shape[1]):
-        i = int(slots[row])
+    if s.now[EARLIEST_OF_ALL] > now_ns:
+        return
+    soonest, earliest = NEVER, s.ins[EARLIEST]
+    for i in range(len(earliest)):
         if earliest[i] <= now_ns:
             catch_up(s, i, now_ns)
+        soonest = min(soonest, earliest[i])
+    s.now[EARLIEST_OF_ALL] = soonest
 
 
 def send(s: State, r: int, row: int, now_ns: int) -> int:
@@ -186,7 +189,7 @@ def send(s: State, r: int, row: int, now_ns: int) -> int:
     if req[DISPATCHED][r] == 0:
         req[DISPATCHED][r] = now_ns
     if req[RESTARTS][r]:
-        s.now[SUBJECT], s.ins[EARLIEST][i] = r, 0
+        s.now[SUBJECT] = r
         return ASK_SUBMIT  # something of it may still be there
     submit(s, i, r, now_ns)
     return PLACED
@@ -197,9 +200,8 @@ def send(s: State, r: int, row: int, now_ns: int) -> int:
 
 def report(s: State, i: int, now_ns: int) -> None:
     """Take in how an instance stands, and that it has what was sent to it."""
-    advance(s, i, now_ns)
     ins, col, row, block_tokens = s.ins, s.col, s.ins[ROW][i], s.par[BLOCK_TOKENS]
-    col[PHYSICAL][row] = ins[ALLOCATED][i] * block_tokens
+    col[PHYSICAL][row] = blocks_at(s, i, now_ns) * block_tokens
     col[RESERVED_TOKENS][row] = ins[RESERVED][i] * block_tokens
     col[QUEUED_DEMAND][row] = ins[QUEUED_BLOCKS][i] * block_tokens
     col[HEAD_DEMAND][row] = 0

@@ -6,9 +6,9 @@ from policies.types import InstanceId, RequestId
 from simulator.cluster.life import Fate, Life
 from simulator.fast.state import (
     ADMITTED,
+    AFTER_MOVE,
     ARRIVED,
     AT,
-    AWAITED,
     CLASS,
     DISPATCHED,
     FATE,
@@ -29,6 +29,7 @@ from simulator.fast.state import (
     RUNNING,
     TARGET,
     WAITING,
+    WAITS_FOR,
     WHY,
     State,
 )
@@ -106,7 +107,8 @@ class Lives(Mapping[RequestId, Life]):
         life.prefill_interference_ns = int(req[INTERFERENCE][r])
         life.restarts = int(req[RESTARTS][r])
         move = life.moves[-1] if life.moves else None
-        if move is not None and move.committed_ns and not move.gap_ns and not req[AWAITED][r]:
+        waits = int(req[WAITS_FOR][r]) & AFTER_MOVE
+        if move is not None and move.committed_ns and not move.gap_ns and not waits:
             move.gap_ns = int(req[MOVE_GAP][r])
 
     def _reason(self, r: int) -> str:

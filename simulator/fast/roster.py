@@ -12,11 +12,13 @@ from simulator.fast.state import (
     CLASS,
     CLASS_COLUMNS,
     CLASSES,
+    CLEAR_UNTIL,
     DETACHED_COUNT,
     FREE,
     GONE,
     HEAD,
     HERE,
+    INTERFERENCE,
     KV,
     LEAVING,
     LINE,
@@ -34,6 +36,7 @@ from simulator.fast.state import (
     QUEUED_BLOCKS,
     RESERVATIONS,
     SIZE,
+    SUFFERED,
     TAIL,
     WATCHED,
     State,
@@ -183,12 +186,26 @@ def leave_batch(s: State, i: int, r: int) -> None:
     s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
 
 
+def decoding(s: State, r: int) -> bool:
+    """Whether one more token of input yields one more token of output."""
+    req = s.req
+    yes: bool = req[OUT][r] > 0 and req[PROMPT][r] + req[OUT][r] - req[KV][r] == 1
+    return yes
+
+
+def clear_up(s: State, i: int, r: int) -> None:
+    """Charge a request that decodes no longer with what decodes have suffered since it did."""
+    if decoding(s, r):
+        s.req[INTERFERENCE][r] += s.ins[SUFFERED][i] - s.req[CLEAR_UNTIL][r]
+
+
 def preempt_last(s: State, i: int) -> int:
     """Send the least urgent of the batch back to the head of its class's line; says which."""
     size = s.ins[SIZE][i]
     victim: int = s.batch[i * s.par[MAX_SEQS] + size - 1]
     s.ins[SIZE][i] = size - 1
     s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][victim] + HERE][i] -= 1
+    clear_up(s, i, victim)
     free_blocks(s, i, victim)
     s.req[KV][victim] = s.req[CHUNK][victim] = s.req[LEAVING][victim] = 0
     line_push(s, i, victim, True)

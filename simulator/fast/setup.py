@@ -51,8 +51,10 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its step costs have no closed form"
     if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
         return "its reports come too late to be trusted"
-    if getattr(config, "prefix_caching", False):
+    if config.prefix_caching:
         return "its instances share prefixes"
+    if shape.guesses is not None:
+        return "its steps yield several tokens"
     return None
 
 

@@ -13,12 +13,12 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, Req
 from simulator.cluster.instance import InstanceShape
 from simulator.events import NS_PER_S, EventQueue
 from simulator.fast.compiled import Kernel
-from simulator.fast.roster import clear, free_slots, join
+from simulator.fast.roster import clear, clear_up, decoding, free_slots, join
 from simulator.fast.state import (
+    AFTER_MOVE,
     ALIVE,
     ALLOCATED,
     AT,
-    AWAITED,
     BATCH,
     BLOCKS,
     BUSY,
@@ -26,10 +26,10 @@ from simulator.fast.state import (
     CHUNK,
     CLASS,
     CLASS_COLUMNS,
+    CLEAR_UNTIL,
     COPIES,
     DETACHED,
     DETACHED_COUNT,
-    ENDS,
     FREE,
     GONE,
     HERE,
@@ -46,13 +46,15 @@ from simulator.fast.state import (
     RESERVATIONS,
     RESERVED,
     SIZE,
-    STEP_ENDS,
     STEPS,
+    SUFFERED,
     TOTAL_BLOCKS,
+    WAITS_FOR,
     WATCHED,
     WATCHED_COUNT,
     State,
 )
+from simulator.fast.stepping import step_ends
 
 NO_PARAMS: dict[str, object] = {}
 
@@ -83,17 +85,15 @@ class Kept:
 class ReadSteps(StepTime):
     """The duration of a step, from the columns."""
 
-    __slots__ = ("_at", "_ins")
+    __slots__ = ("_at", "_state")
 
     def __init__(self, state: State, at: int) -> None:
         super().__init__()
-        self._ins, self._at = state.ins, at
+        self._state, self._at = state, at
 
     def value_s(self) -> float:
         """See StepTime."""
-        ins, i = self._ins, self._at
-        ends_s = [int(ins[STEP_ENDS + k][i]) / NS_PER_S for k in range(int(ins[ENDS][i]))]
-        return mean_step_s(ends_s)
+        return mean_step_s([at_ns / NS_PER_S for at_ns in step_ends(self._state, self._at)])
 
 
 class Site(DirectMemory):
@@ -185,6 +185,8 @@ class Site(DirectMemory):
         req, here = self.state.req, []
         for position in range(len(req[AT])):
             if req[AT][position] == self.at and req[PLACE][position] in (QUEUED, BATCH):
+                if req[PLACE][position] == BATCH:
+                    clear_up(self.state, self.at, position)
                 req[PLACE][position] = GONE
                 here.append((int(req[ORDER][position]), position))
         for kept in self._kept.values():
@@ -217,7 +219,7 @@ class Site(DirectMemory):
                 RequestView(
                     request_id=self._names.name(r),
                     class_index=int(req[CLASS][r]),
-                    phase="running" if self._decoding(r) else "prefill",
+                    phase="running" if decoding(self.state, r) else "prefill",
                     context_tokens=int(req[KV][r]),
                     arrived_order=int(req[ORDER][r]),
                     movable=not req[LEAVING][r],
@@ -231,7 +233,7 @@ class Site(DirectMemory):
         if kept is not None:
             return kept.kv_tokens
         r = self._names.position(request_id)
-        return int(self.state.req[KV][r]) if self._in_batch(r) and self._decoding(r) else None
+        return int(self.state.req[KV][r]) if self._in_batch(r) and decoding(self.state, r) else None
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
@@ -290,7 +292,9 @@ class Site(DirectMemory):
         assert req[OUT][r] == len(state.output_token_ids), state.request_id
         join(self.state, self.at, r)
         req[KV][r], req[BLOCKS][r] = kv_tokens, held
-        req[AWAITED][r], req[MOVE_GAP][r] = 1, 0
+        req[WAITS_FOR][r] |= AFTER_MOVE
+        req[MOVE_GAP][r] = 0
+        req[CLEAR_UNTIL][r] = self._get(SUFFERED)
         self._kernel.enter_batch(self.state, self.at, r)
         self._names.attached(r, self.instance_id, migration_id)
         self.wake()
@@ -299,7 +303,7 @@ class Site(DirectMemory):
     def detach(self, request_id: RequestId) -> None:
         """See EngineHooks."""
         r = self._names.position(request_id)
-        if self._in_batch(r) and self._decoding(r):
+        if self._in_batch(r) and decoding(self.state, r):
             self.state.req[LEAVING][r] = 1
 
     def reattach(self, request_id: RequestId) -> None:
@@ -311,6 +315,7 @@ class Site(DirectMemory):
             self._add(DETACHED_COUNT, -1)
             self._add_here(r, -1)
             self.state.req[CHUNK][r] = 0
+            self.state.req[CLEAR_UNTIL][r] = self._get(SUFFERED)
             self._kernel.enter_batch(self.state, self.at, r)
         elif self._in_batch(r):
             self.state.req[LEAVING][r] = 0
@@ -371,10 +376,6 @@ class Site(DirectMemory):
     def _in_batch(self, r: int) -> bool:
         req = self.state.req
         return bool(req[AT][r] == self.at and req[PLACE][r] == BATCH)
-
-    def _decoding(self, r: int) -> bool:
-        req = self.state.req
-        return bool(req[OUT][r] > 0 and req[PROMPT][r] + req[OUT][r] - req[KV][r] == 1)
 
     def _get(self, column: int) -> int:
         return int(self.state.ins[column][self.at])

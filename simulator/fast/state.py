@@ -42,19 +42,21 @@ NEVER = 1 << 62
     PREEMPTED,
     LOSS,
     INTERFERENCE,
+    CLEAR_UNTIL,  # what its instance's decodes had suffered when it became one of them
     ADMITTED,
     DISPATCHED,
     RESTARTS,
-    AWAITED,  # 1: the gap before the next token is a migration's
+    WAITS_FOR,  # what the gap before its next token comes after
     MOVE_GAP,
     SENT,  # the instance it was sent to, plus 1
     SENT_SIZE,  # tokens it had then
     SENT_WHEN,  # how many reports there had been
-) = range(33)
-REQ_COLUMNS = 33
+) = range(34)
+REQ_COLUMNS = 34
 
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
 GONE, QUEUED, BATCH, DETACHED = range(4)  # PLACE
+AFTER_MOVE, AFTER_PREEMPTION = 1, 2  # WAITS_FOR
 NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
 
 # --- an instance; the columns by class come after all others ---
@@ -86,9 +88,14 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     STEPS,
     BUSY,
     SEEN,  # how many reports there had been at its last
-    ENDS,  # how many of the next columns are filled
-) = range(28)
-STEP_ENDS = 28
+    SUFFERED,  # by how much prompts have lengthened the steps of its decodes
+    RUN_START,  # the last long run: its beginning, steps, decodes and contexts
+    RUN_STEPS,
+    RUN_DECODES,
+    RUN_CONTEXTS,
+    ENDS,  # how many of the next columns are filled, since that run
+) = range(33)
+STEP_ENDS = 33
 KEPT_ENDS = 5
 BY_CLASS = STEP_ENDS + KEPT_ENDS
 CLASS_COLUMNS = 4
@@ -156,7 +163,8 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     WATCHED_COUNT,
     REPORTS,
     ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
-) = range(18)
+    EARLIEST_OF_ALL,
+) = range(19)
 
 # --- notes: what a llumlet is to be told, in pairs (what, request) ---
 NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
@@ -212,7 +220,7 @@ def new_state(
     par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
     par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
     par[TOKEN_BUDGET], par[CLASSES] = limits.token_budget, classes
-    now = [0] * 18
+    now = [0] * 19
     now[OPEN], now[HELD_BACK], now[ARRIVING] = n, -1, -1
     return State(
         req=blank,

@@ -6,6 +6,7 @@ instance to a moment, `settle` as well, but for a change: after it, one step at 
 """
 
 from simulator.fast.roster import (
+    clear_up,
     demand_blocks,
     enter_batch,
     free_blocks,
@@ -22,8 +23,10 @@ from simulator.fast.roster import (
 from simulator.fast.runs import line_at, run_ns, step_ns, steps_within, straight_steps
 from simulator.fast.state import (
     ADMITTED,
+    AFTER_MOVE,
+    AFTER_PREEMPTION,
     ALIVE,
-    AWAITED,
+    ALLOCATED,
     BATCH,
     BLOCK_TOKENS,
     BLOCKS,
@@ -32,6 +35,7 @@ from simulator.fast.state import (
     CHUNK,
     CLASS,
     CLASS_COLUMNS,
+    CLEAR_UNTIL,
     CONTEXTS,
     COPIES,
     COST,
@@ -39,6 +43,7 @@ from simulator.fast.state import (
     DETACHED,
     DETACHED_COUNT,
     EARLIEST,
+    EARLIEST_OF_ALL,
     END,
     ENDS,
     FATE,
@@ -58,6 +63,7 @@ from simulator.fast.state import (
     MAX_SEQS,
     MIGRATION,
     MOVE_GAP,
+    NEVER,
     NOTE_DETACHED,
     NOTE_FINISHED,
     NOTE_PREEMPTED,
@@ -67,8 +73,13 @@ from simulator.fast.state import (
     PREEMPTED,
     PREEMPTIONS,
     PROMPT,
+    QUEUE_LENGTH,
     ROW,
     RUN,
+    RUN_CONTEXTS,
+    RUN_DECODES,
+    RUN_START,
+    RUN_STEPS,
     SEEN,
     SENT,
     SENT_REQUESTS,
@@ -81,8 +92,10 @@ from simulator.fast.state import (
     STEP_ENDS,
     STEPPING,
     STEPS,
+    SUFFERED,
     TARGET,
     TOKEN_BUDGET,
+    WAITS_FOR,
     WATCHED,
     WOKEN,
     WOKEN_COUNT,
@@ -102,6 +115,7 @@ def submit(s: State, i: int, r: int, now_ns: int) -> None:
     line_push(s, i, r, False)
     soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.par[LEAST_STEP]
     s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
+    s.now[EARLIEST_OF_ALL] = min(s.now[EARLIEST_OF_ALL], soonest)
     wake(s, i)
 
 
@@ -134,6 +148,22 @@ def catch_up(s: State, i: int, now_ns: int) -> None:
         plan(s, i, end_ns)
 
 
+def blocks_at(s: State, i: int, now_ns: int) -> int:
+    """Say how many blocks requests hold at a moment, while the run under way goes on."""
+    ins = s.ins
+    catch_up(s, i, now_ns)
+    allocated: int = ins[ALLOCATED][i]
+    elapsed_ns = now_ns - ins[START][i]
+    if ins[STEPPING][i] and ins[RUN][i] > 1 and ins[COST][i] <= elapsed_ns:
+        decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
+        extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+        done = steps_within(
+            extra, fixed, slope, per, decodes, contexts, ins[RUN][i] - 1, elapsed_ns
+        )
+        allocated += _growth(s, i, done + 1)
+    return allocated
+
+
 def settle(s: State, i: int, now_ns: int) -> None:
     """Bring an instance to a moment, and let no step after the one under way be planned."""
     advance(s, i, now_ns)
@@ -149,11 +179,14 @@ def settle(s: State, i: int, now_ns: int) -> None:
 def plan(s: State, i: int, now_ns: int) -> None:
     """Decide the next step, or the next run of steps, which begins now; there may be none."""
     _detach_leaving(s, i)
-    decodes, contexts, preempted = _plan_decodes(s, i, now_ns)
-    tokens, squares, ends, chunks = _plan_prefills(
-        s, i, s.par[TOKEN_BUDGET] - decodes, not preempted, now_ns
-    )
     ins = s.ins
+    decodes, contexts, first_prompt, preempted = _plan_decodes(s, i, now_ns)
+    tokens = squares = ends = chunks = 0
+    if first_prompt < ins[SIZE][i] or (ins[QUEUE_LENGTH][i] and not preempted):
+        budget = s.par[TOKEN_BUDGET] - decodes
+        tokens, squares, ends, chunks = _plan_prefills(
+            s, i, budget, first_prompt, not preempted, now_ns
+        )
     if decodes + chunks == 0:
         ins[STEPPING][i] = 0
         return
@@ -167,24 +200,31 @@ def plan(s: State, i: int, now_ns: int) -> None:
     ins[BUSY][i] += cost_ns
     if chunks:
         if decodes:
-            _note_interference(s, i, cost_ns - step_ns(s.cost, 0, 0, 0, 0, decodes, contexts))
+            alone_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+            ins[SUFFERED][i] += cost_ns - alone_ns
     elif not (preempted or ins[COPIES][i] or ins[WATCHED][i]):
         _plan_run(s, i)
 
 
-def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, bool]:
-    """Give every decode the block its input needs, the most urgent first; marks who computes."""
+def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
+    """Give every decode the block its input needs, the most urgent first; marks who computes.
+
+    Gives how many decode, their contexts, the place of the first that does not, and whether any
+    was preempted.
+    """
     req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
     prompts, outs, kvs, held, chunk = req[PROMPT], req[OUT], req[KV], req[BLOCKS], req[CHUNK]
     block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[SIZE], ins[FREE]
     decodes = contexts = at = 0
-    preempted = False
-    while at < sizes[i]:
-        r = batch[base + at]
+    first_prompt, preempted = NEVER, False
+    for r in batch[base : base + sizes[i]]:
+        if at >= sizes[i]:
+            break  # the rest was preempted
         at += 1
         total = prompts[r] + outs[r]
         if outs[r] == 0 or total - kvs[r] != 1:
             chunk[r] = 0
+            first_prompt = min(first_prompt, at - 1)
             continue
         missing = -(-total // block_tokens) - held[r]
         if missing > 0:
@@ -192,6 +232,7 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, bool]:
                 victim = preempt_last(s, i)
                 req[PREEMPTIONS][victim] += 1
                 req[PREEMPTED][victim] = now_ns
+                req[WAITS_FOR][victim] |= AFTER_PREEMPTION
                 note(s, i, NOTE_PREEMPTED, victim)
                 preempted = True
                 if victim == r:
@@ -202,23 +243,26 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, bool]:
         chunk[r] = 1
         decodes += 1
         contexts += total
-    return decodes, contexts, preempted
+    return decodes, contexts, first_prompt, preempted
 
 
 def _plan_prefills(
-    s: State, i: int, budget: int, admit: bool, now_ns: int
+    s: State, i: int, budget: int, at: int, admit: bool, now_ns: int
 ) -> tuple[int, int, int, int]:
-    """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks."""
+    """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks.
+
+    Those begun are looked for from place `at` on.
+    """
     req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
-    tokens = squares = ends = chunks = at = 0
+    tokens = squares = ends = chunks = 0
+    begun = ins[SIZE][i]
     while budget > 0:
-        while at < ins[SIZE][i] and req[CHUNK][batch[base + at]] != 0:
+        while at < begun and req[CHUNK][batch[base + at]] != 0:
             at += 1
-        if at < ins[SIZE][i]:
+        if at < begun:
             r = batch[base + at]
         elif admit:
             r = _admit(s, i)
-            at = 0  # it may have come to stand before others, all of which have their share
         else:
             r = -1
         if r < 0:
@@ -251,22 +295,13 @@ def _admit(s: State, i: int) -> int:
     return r
 
 
-def _note_interference(s: State, i: int, extra_ns: int) -> None:
-    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
-    for at in range(s.ins[SIZE][i]):
-        r = batch[base + at]
-        if req[OUT][r] and req[PROMPT][r] + req[OUT][r] - req[KV][r] == 1:
-            req[INTERFERENCE][r] += extra_ns
-
-
 def _plan_run(s: State, i: int) -> None:
     """Lengthen a step of decodes to the run it begins."""
     ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
     batch, targets, outs = s.batch, req[TARGET], req[OUT]
     decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
     steps = 1 << 40
-    for at in range(base, base + ins[SIZE][i]):
-        r = batch[at]
+    for r in batch[base : base + ins[SIZE][i]]:
         left = targets[r] - outs[r]
         if left < steps:
             steps = left
@@ -302,8 +337,7 @@ def _growth(s: State, i: int, steps: int) -> int:
     req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
     prompts, outs, held, block_tokens = req[PROMPT], req[OUT], req[BLOCKS], s.par[BLOCK_TOKENS]
     growth = 0
-    for at in range(base, base + s.ins[SIZE][i]):
-        r = batch[at]
+    for r in batch[base : base + s.ins[SIZE][i]]:
         missing = -(-(prompts[r] + outs[r] + steps - 1) // block_tokens) - held[r]
         if missing > 0:
             growth += missing
@@ -358,10 +392,10 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
     grown, block_tokens = steps - 1 + planned, s.par[BLOCK_TOKENS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
     lasts, longest, targets = req[LAST], req[LONGEST], req[TARGET]
-    size, kept = ins[SIZE][i], 0
-    for at in range(base, base + size):
-        r = batch[at]
-        batch[base + kept] = r
+    waits, longest_of_run = req[WAITS_FOR], last_ns if steps > 1 else 0
+    kept, suffered = base, ins[SUFFERED][i]
+    for r in batch[base : base + ins[SIZE][i]]:
+        batch[kept] = r
         kept += 1
         chunk = chunks[r]
         if chunk == 0:
@@ -373,30 +407,38 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
             kvs[r] += steps
         else:
             kvs[r] += chunk
-            if kvs[r] != prompts[r] + outs[r]:
+            left = prompts[r] + outs[r] - kvs[r]
+            if outs[r] == 0 or chunk > 1:
+                req[CLEAR_UNTIL][r] = suffered  # in the next step it may be one of the decodes
+            if left:
                 continue  # its prompt goes on
         if outs[r] == 0:
             req[FIRST][r] = end_ns
         else:
             gap_ns = first_end_ns - lasts[r]
-            longest[r] = max(longest[r], gap_ns, last_ns if steps > 1 else 0)
-            if req[PREEMPTED][r] or req[AWAITED][r]:
+            if waits[r]:
                 _end_waits(s, r, first_end_ns, gap_ns)
+            if gap_ns < longest_of_run:
+                gap_ns = longest_of_run
+            if gap_ns > longest[r]:
+                longest[r] = gap_ns
         outs[r] += steps
         lasts[r] = end_ns
         if outs[r] >= targets[r]:
             kept -= 1
+            req[INTERFERENCE][r] += suffered - req[CLEAR_UNTIL][r]
             _finish(s, i, r)
-    ins[SIZE][i] = kept
+    ins[SIZE][i] = kept - base
 
 
 def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
     req = s.req
-    if req[PREEMPTED][r]:
+    if req[WAITS_FOR][r] & AFTER_PREEMPTION:
         req[LOSS][r] += now_ns - req[PREEMPTED][r]
         req[PREEMPTED][r] = 0
-    if req[AWAITED][r]:
-        req[MOVE_GAP][r], req[AWAITED][r] = gap_ns, 0
+    if req[WAITS_FOR][r] & AFTER_MOVE:
+        req[MOVE_GAP][r] = gap_ns
+    req[WAITS_FOR][r] = 0
 
 
 def _finish(s: State, i: int, r: int) -> None:
@@ -422,16 +464,21 @@ def unsend(s: State, r: int) -> None:
 
 
 def _keep_ends(s: State, i: int, steps: int, end_ns: int) -> None:
-    """Keep when the last few steps ended, for `migration.pacing.StepTime`."""
+    """Keep when the last few steps ended, for `step_ends`: of a long run, the run."""
     if not s.par[MIGRATION]:
         return
+    ins = s.ins
+    if steps >= KEPT_ENDS:
+        ins[RUN_START][i], ins[RUN_STEPS][i] = ins[START][i], steps
+        ins[RUN_DECODES][i], ins[RUN_CONTEXTS][i] = ins[DECODES][i], ins[CONTEXTS][i]
+        ins[ENDS][i] = 1
+        ins[STEP_ENDS][i] = end_ns
+        return
     if steps > 1:
-        ins = s.ins
-        decodes, contexts, start_ns = ins[DECODES][i], ins[CONTEXTS][i], ins[START][i]
-        extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
-        for step in range(max(1, steps - KEPT_ENDS + 1), steps):
-            took_ns = run_ns(extra, fixed, slope, per, decodes, contexts, step)
-            _keep_end(s, i, start_ns + took_ns)
+        extra, fixed, slope, per = line_at(s.cost, ins[DECODES][i], ins[CONTEXTS][i])
+        for step in range(1, steps):
+            took_ns = run_ns(extra, fixed, slope, per, ins[DECODES][i], ins[CONTEXTS][i], step)
+            _keep_end(s, i, ins[START][i] + took_ns)
     _keep_end(s, i, end_ns)
 
 
@@ -439,13 +486,28 @@ def _keep_end(s: State, i: int, end_ns: int) -> None:
     ins = s.ins
     kept = ins[ENDS][i]
     if kept and end_ns - ins[STEP_ENDS + kept - 1][i] >= IDLE_NS:
-        kept = 0
+        kept = ins[RUN_STEPS][i] = 0
     if kept == KEPT_ENDS:
+        ins[RUN_STEPS][i] = 0
         for at in range(KEPT_ENDS - 1):
             ins[STEP_ENDS + at][i] = ins[STEP_ENDS + at + 1][i]
         kept -= 1
     ins[STEP_ENDS + kept][i] = end_ns
     ins[ENDS][i] = kept + 1
+
+
+def step_ends(s: State, i: int) -> list[int]:
+    """Say when the last few steps ended, without pauses: for `migration.pacing.StepTime`."""
+    ins = s.ins
+    ends = [int(ins[STEP_ENDS + at][i]) for at in range(int(ins[ENDS][i]))]
+    steps = int(ins[RUN_STEPS][i])
+    if steps:
+        decodes, contexts = int(ins[RUN_DECODES][i]), int(ins[RUN_CONTEXTS][i])
+        line = line_at(s.cost, decodes, contexts)
+        earlier = range(max(1, steps - KEPT_ENDS + len(ends)), steps)
+        start_ns = int(ins[RUN_START][i])
+        ends = [start_ns + run_ns(*line, decodes, contexts, step) for step in earlier] + ends
+    return ends
 
 
 # --- leaving the batch, and coming back ---
@@ -462,6 +524,7 @@ def _detach_leaving(s: State, i: int) -> None:
         if not req[LEAVING][r]:
             at += 1
             continue
+        clear_up(s, i, r)
         leave_batch(s, i, r)
         ins[BY_CLASS + CLASS_COLUMNS * req[CLASS][r] + HERE][i] += 1
         ins[DETACHED_COUNT][i] += 1
