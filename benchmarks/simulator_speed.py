@@ -23,7 +23,7 @@ from typing import Any
 import speed_dynamo
 import speed_vidur
 from speed_contestants import TINY, Contestant, Row, Track, race, run_ours
-from speed_preset import write_preset
+from speed_preset import MANY_TOKENS, write_preset
 from speed_process import RunFailedError
 from speed_sweep import Swept, sweep
 from speed_workload import Workload, default_source, drawn
@@ -38,15 +38,23 @@ SWEEP_CONFIGURATIONS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """So many requests at a rate on so many instances; each contestant runs `repeats` times."""
+    """So many requests at a rate on so many instances; each contestant runs `repeats` times.
+
+    `capacity_tokens` is an instance's memory, unless it is the preset's.
+    """
 
     requests: int
     rate_per_s: float
     instances: int
     repeats: int
+    capacity_tokens: int | None = None
 
 
-RACES = (Race(20_000, 96.0, 16, 3), Race(100_000, 96.0, 16, 3), Race(1_000_000, 384.0, 64, 1))
+RACES = (
+    Race(20_000, 96.0, 16, 3),
+    Race(100_000, 96.0, 16, 3),
+    Race(1_000_000, 384.0, 64, 1, MANY_TOKENS),
+)
 ROUTERS: tuple[speed_dynamo.Router, ...] = ("round_robin", "kv_router")
 EVERY = max(one.requests for one in RACES)
 
@@ -117,24 +125,21 @@ def sweep_bar(swept: Swept) -> Bar:
     return Bar(name, round(swept.wall_s, 1), f"<= {bound:g}", swept.wall_s <= bound)
 
 
-def ratios(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Set our rows against each other tool's of the same race, by the CPU time of processes."""
-    found: dict[str, dict[str, float]] = {}
-    for ours in rows:
-        for other in rows:
-            if (
-                ours.contestant.startswith("llumnix")
-                and not other.contestant.startswith("llumnix")
-                and ours.requests == other.requests
-            ):
-                name = f"{ours.contestant} / {other.contestant}, {ours.requests:,}"
-                found[name] = {
-                    "requests/s": round(ours.requests_per_s / other.requests_per_s, 2),
-                    "decode tokens/s": round(
-                        ours.decode_tokens_per_s / other.decode_tokens_per_s, 2
-                    ),
-                }
-    return found
+def ratios(rows: Sequence[Row]) -> dict[str, float]:
+    """Set our rows against each other tool's of the same race, by the CPU time of processes.
+
+    All serve the same requests, so that it is one ratio for requests and for decode tokens.
+    """
+    ours = [row for row in rows if row.contestant.startswith("llumnix")]
+    others = [row for row in rows if not row.contestant.startswith("llumnix")]
+    return {
+        f"{one.contestant} / {other.contestant}, {one.requests:,}": round(
+            one.requests_per_s / other.requests_per_s, 2
+        )
+        for one in ours
+        for other in others
+        if one.requests == other.requests
+    }
 
 
 def compile_s(track: Track, workload: Workload, instances: int, *, anew: bool) -> float | None:
@@ -153,7 +158,7 @@ def compile_s(track: Track, workload: Workload, instances: int, *, anew: bool) -
 def say(rows: Sequence[Row]) -> None:
     """Print a table on stderr: what processes took, then what tools say that simulating took."""
     heads = ("requests/s", "tokens/s", "own r/s", "own t/s", "start s", "MiB", "moved", "preempted")
-    print("\n" + " " * 54 + "".join(f"{head:>11}" for head in heads), file=sys.stderr)
+    print("\n" + " " * 63 + "".join(f"{head:>11}" for head in heads), file=sys.stderr)
     for row in rows:
         name = f"{row.requests:>9,} on {row.instances} {row.contestant}"
         cells = [
@@ -166,43 +171,51 @@ def say(rows: Sequence[Row]) -> None:
             "-" if row.migrations is None else f"{row.migrations:,}",
             "-" if row.preemptions is None else f"{row.preemptions:,}",
         ]
-        print(f"{name:<54}" + "".join(f"{cell:>11}" for cell in cells), file=sys.stderr)
+        print(f"{name:<63}" + "".join(f"{cell:>11}" for cell in cells), file=sys.stderr)
     sys.stderr.flush()
 
 
-def main() -> int:
-    args = arguments()
+def measured(args: argparse.Namespace, folder: Path) -> tuple[list[Bar], dict[str, Any]]:
+    """Run it all; gives bars and figures."""
+    preset, error = write_preset(folder / "preset.json")
+    track = Track(preset, folder / "preset.json", folder, preset.capacity_tokens)
+    first = drawn(args.trace, RACES[0].requests, RACES[0].rate_per_s, args.seed)
     notes: dict[str, str] = {}
+    figures: dict[str, Any] = {
+        "source": first.source,
+        "load_average": os.getloadavg(),
+        "preset": preset.name,
+        "linear_costs_off_by": round(error, 5),
+        "races": [dataclasses.asdict(one) for one in RACES],
+        "notes": notes,
+    }
+    if find_spec("numba") is not None:
+        figures["compile_s"] = compile_s(track, first, RACES[0].instances, anew=not args.quick)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        preset, error = write_preset(folder / "preset.json")
-        track = Track(preset, folder / "preset.json", folder)
-        running = contestants(track, args, notes)
-        first = drawn(args.trace, RACES[0].requests, RACES[0].rate_per_s, args.seed)
-        figures: dict[str, Any] = {
-            "source": first.source,
-            "preset": preset.name,
-            "linear_costs_off_by": round(error, 5),
-            "notes": notes,
-        }
-        if "compiled" not in notes:
-            anew = not args.quick
-            figures["compile_s"] = compile_s(track, first, RACES[0].instances, anew=anew)
-        for one in RACES[:1] if args.quick else RACES:
-            workload = drawn(args.trace, one.requests, one.rate_per_s, args.seed)
-            rows += race(workload, one.instances, running, 1 if args.quick else one.repeats)
-        values = 2 if args.quick else 10
-        jobs = min(args.jobs, len(os.sched_getaffinity(0)))
-        swept = sweep(first, RACES[0].instances, track.preset_path, jobs, values, folder)
+    for one in RACES[:1] if args.quick else RACES:
+        workload = drawn(args.trace, one.requests, one.rate_per_s, args.seed)
+        capacity = one.capacity_tokens or preset.capacity_tokens
+        running = contestants(dataclasses.replace(track, capacity_tokens=capacity), args, notes)
+        rows += race(workload, one.instances, running, 1 if args.quick else one.repeats, notes)
     say(rows)
+    jobs = min(args.jobs, len(os.sched_getaffinity(0)))
+    values = 2 if args.quick else 10
+    swept = sweep(first, RACES[0].instances, track.preset_path, jobs, values, folder)
     figures |= {
         "rows": [dataclasses.asdict(row) for row in rows],
         "ratios": ratios(rows),
         "sweep": dataclasses.asdict(swept),
         "aims": {"requests/s": AIM_PER_S, "decode tokens/s": AIM_TOKENS_PER_S},
     }
-    return finish("simulator_speed", [*bars_of(rows), sweep_bar(swept)], figures)
+    everybody = Bar("contestants that could not take part", len(notes), "0", not notes)
+    return [*bars_of(rows), sweep_bar(swept), everybody], figures
+
+
+def main() -> int:
+    args = arguments()
+    with tempfile.TemporaryDirectory() as name:
+        bars, figures = measured(args, Path(name))
+    return finish("simulator_speed", bars, figures)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from statistics import median
 from speed_dynamo import Router, replay
 from speed_ours import Kernel, Said, Spec
 from speed_preset import TIGHT_TOKENS, TOKEN_BUDGET
-from speed_process import Ran, run_pinned
+from speed_process import Ran, RunFailedError, run_pinned
 from speed_vidur import simulate
 from speed_workload import Workload
 
@@ -72,11 +72,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What all contestants share: the engine, and a folder for their files."""
+    """What all contestants share: the engine, a folder for their files, an instance's memory."""
 
     preset: Preset
     preset_path: Path
     folder: Path
+    capacity_tokens: int
 
     def ours(
         self, kernel: Kernel, dispatch: str, migration: bool, most: int, *, tight: bool = False
@@ -85,8 +86,9 @@ class Track:
 
         def run(workload: Workload, instances: int) -> Outcome:
             spec = self.spec(workload, instances, kernel, dispatch, migration)
-            capacity = TIGHT_TOKENS if tight else None
-            return run_ours(dataclasses.replace(spec, capacity_tokens=capacity))
+            if tight:
+                spec = dataclasses.replace(spec, capacity_tokens=TIGHT_TOKENS)
+            return run_ours(spec)
 
         policy = f"{dispatch}{' + migration' if migration else ''}{TIGHT if tight else ''}"
         return Contestant(f"llumnix {kernel}, {policy}", run, most)
@@ -107,6 +109,7 @@ class Track:
             migration=migration,
             max_num_seqs=MAX_NUM_SEQS,
             token_budget=TOKEN_BUDGET,
+            capacity_tokens=self.capacity_tokens,
         )
 
     def dynamo(self, python: Path, router: Router, most: int) -> Contestant:
@@ -148,24 +151,36 @@ def run_ours(spec: Spec, environment: dict[str, str] | None = None) -> Outcome:
 
 
 def race(
-    workload: Workload, instances: int, contestants: Sequence[Contestant], repeats: int
+    workload: Workload,
+    instances: int,
+    contestants: Sequence[Contestant],
+    repeats: int,
+    notes: dict[str, str],
 ) -> list[Row]:
-    """Run all contestants in turn, and again; gives their rows. Raises RunFailedError."""
+    """Run all contestants in turn, and again; gives the rows of those that did not fail.
+
+    What one failed of goes to the notes.
+    """
     running = [one for one in contestants if one.most >= len(workload)]
     tiny = workload.head(TINY)
     startups: dict[str, list[Outcome]] = {one.name: [] for one in running}
     outcomes: dict[str, list[Outcome]] = {one.name: [] for one in running}
     for turn in range(repeats):
         for one in running:
-            if turn >= one.runs:
+            if turn >= one.runs or one.name in notes:
                 continue
-            startups[one.name].append(one.run(tiny, instances))
-            outcomes[one.name].append(one.run(workload, instances))
+            try:
+                startups[one.name].append(one.run(tiny, instances))
+                outcomes[one.name].append(one.run(workload, instances))
+            except RunFailedError as error:
+                notes[one.name] = str(error)
+                continue
             took_s = outcomes[one.name][-1].ran.cpu_s
             print(f"{len(workload):>9,} {one.name}: {took_s:.2f} s", file=sys.stderr, flush=True)
     return [
         row_of(one.name, workload, instances, startups[one.name], outcomes[one.name])
         for one in running
+        if one.name not in notes
     ]
 
 

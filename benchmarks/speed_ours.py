@@ -40,7 +40,7 @@ class Spec:
     migration: bool
     max_num_seqs: int
     token_budget: int
-    capacity_tokens: int | None = None
+    capacity_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
