@@ -71,21 +71,26 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one step computes, and how long it takes. The blocks it writes are allocated."""
+    """What one step computes, and how long it takes. The blocks it writes are allocated.
+
+    `draft_tokens` are computed for each of the decodes beside its usual one.
+    """
 
     decodes: tuple[EngineRequest, ...]
     prefills: tuple[PrefillChunk, ...]
     cost_ns: int
+    draft_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens computed; never above the engine's token budget."""
-        return len(self.decodes) + sum(chunk.tokens for chunk in self.prefills)
+        decoded = len(self.decodes) * (1 + self.draft_tokens)
+        return decoded + sum(chunk.tokens for chunk in self.prefills)
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Which requests got a token in a step, in order, and which of them finished by it."""
+    """Which requests got tokens in a step, in order, and which of them finished by it."""
 
     produced: tuple[EngineRequest, ...]
     finished: tuple[EngineRequest, ...]

@@ -10,16 +10,20 @@ counts the tokens it yields. In between, the host lets time pass. The rules:
   class, then latest arrival), which goes to the head of its class's queue and later computes
   prompt and outputs again; nothing is admitted in a step that preempted.
 
-With prefix caching (`prefix_cache.py`), an admitted request takes over the KV that is found of it;
-prompts of one step find each other's too, as in vLLM.
+With speculation (`speculation.py`), a decode computes and may yield more than one token a step; all
+it computes counts towards the budget, and needs blocks. With prefix caching (`prefix_cache.py`), an
+admitted request takes over the KV that is found of it; prompts of one step find each other's too.
 
 vLLM takes the blocks of a long prompt chunk by chunk. Here admission takes them at once: the load
 shows them from the start, and two half-computed prompts can never starve each other.
 """
 
+from collections.abc import Sequence
+
 from simulator.batch import EngineHost, EngineRequest, Place, PrefillChunk, StepPlan, StepResult
 from simulator.costs import CostModel
 from simulator.roster import EngineLimits, Roster
+from simulator.speculation import Guesses
 
 __all__ = ["Engine", "EngineLimits"]
 
@@ -27,10 +31,23 @@ __all__ = ["Engine", "EngineLimits"]
 class Engine(Roster):
     """One engine replica: a roster of requests and the steps that serve them. Deterministic."""
 
-    def __init__(self, limits: EngineLimits, costs: CostModel, host: EngineHost) -> None:
+    def __init__(
+        self,
+        limits: EngineLimits,
+        costs: CostModel,
+        host: EngineHost,
+        guesses: Guesses | None = None,
+    ) -> None:
         super().__init__(limits)
         self.costs = costs
         self.preemptions = 0
+        self._guesses = guesses
+        self._draft_tokens = 0 if guesses is None else guesses.speculation.draft_tokens
+        if limits.token_budget < limits.max_num_seqs * (1 + self._draft_tokens):
+            raise ValueError(
+                f"token_budget {limits.token_budget} is below max_num_seqs {limits.max_num_seqs} "
+                f"times {1 + self._draft_tokens} tokens"
+            )
         self._host = host
         self._in_flight: StepPlan | None = None
 
@@ -43,12 +60,11 @@ class Engine(Roster):
         self._settle_detaching()
         preempted: list[EngineRequest] = []
         decodes = self._plan_decodes(preempted)
-        budget = self.limits.token_budget - len(decodes)
+        budget = self.limits.token_budget - len(decodes) * (1 + self._draft_tokens)
         prefills = self._plan_prefills(budget, admit=not preempted)
         if decodes or prefills:
-            self._in_flight = StepPlan(
-                tuple(decodes), tuple(prefills), self._cost_ns(decodes, prefills)
-            )
+            cost_ns = self._cost_ns(decodes, prefills)
+            self._in_flight = StepPlan(tuple(decodes), tuple(prefills), cost_ns, self._draft_tokens)
         self.preemptions += len(preempted)
         for request in preempted:
             self._host.preempted(request)
@@ -63,19 +79,39 @@ class Engine(Roster):
             if request.place is Place.BATCH:
                 request.kv_tokens += 1
                 produced.append(request)
+        decoded = len(produced)
         for chunk in plan.prefills:
             if chunk.request.place is Place.BATCH:
                 chunk.request.kv_tokens += chunk.tokens
                 if chunk.request.remaining_tokens == 0:
                     produced.append(chunk.request)
         finished = []
-        for request in produced:
+        for number, request in enumerate(produced):
             request.output_tokens += 1
-            if self._host.produced(request):
+            ended = self._host.produced(request)
+            if self._guesses is not None and number < decoded:
+                ended = self._keep_guesses(request, self._guesses, ended=ended)
+            if ended:
                 self._remove(request)
                 finished.append(request)
         self._settle_detaching()
         return StepResult(tuple(produced), tuple(finished))
+
+    def decodes_ns(self, decodes: Sequence[EngineRequest]) -> int:
+        """Cost of a step that computes nothing but these."""
+        return self._cost_ns(decodes, ())
+
+    def _keep_guesses(self, request: EngineRequest, guesses: Guesses, *, ended: bool) -> bool:
+        """Count the tokens guessed right after a first one; True when one of all was the last."""
+        right = 0 if ended else guesses.right(request.request_id, request.output_tokens - 1)
+        while right and not ended:
+            right -= 1
+            request.kv_tokens += 1
+            request.output_tokens += 1
+            ended = self._host.produced(request)
+        if ended:
+            guesses.forget(request.request_id)
+        return ended
 
     def _plan_decodes(self, preempted: list[EngineRequest]) -> list[EngineRequest]:
         # Most urgent first: a victim, the least urgent of all, is never one planned already.
@@ -99,16 +135,13 @@ class Engine(Roster):
         return chunks
 
     def _grow(self, request: EngineRequest, preempted: list[EngineRequest]) -> bool:
-        """Give a decode the block its input token needs; False when that preempted itself."""
-        needed = self.blocks.blocks_for(request.total_tokens)
+        """Give a decode the blocks its input tokens need; False when that preempted itself."""
+        needed = self.blocks.blocks_for(request.total_tokens + self._draft_tokens)
         missing = needed - len(request.blocks)
         if missing <= 0:
             return True
         if needed > self.blocks.total_blocks:
-            raise RuntimeError(
-                f"{request.request_id} grew to {request.total_tokens} tokens: no preemption can "
-                f"make room; the host must limit requests to {self.limits.capacity_tokens} tokens"
-            )
+            missing -= self._past_the_end(request, needed)
         while (blocks := self.blocks.allocate(missing)) is None:
             preempted.append(self._preempt_least_urgent())
             if preempted[-1] is request:
@@ -116,12 +149,21 @@ class Engine(Roster):
         request.blocks.extend(blocks)
         return True
 
-    def _cost_ns(self, decodes: list[EngineRequest], prefills: list[PrefillChunk]) -> int:
-        return self.costs.step_ns(
-            [(chunk.start, chunk.tokens) for chunk in prefills],
-            len(decodes),
-            sum(request.total_tokens for request in decodes),
-        )
+    def _past_the_end(self, request: EngineRequest, needed: int) -> int:
+        """Count the blocks wanted for guesses which, past all memory, are past the last token."""
+        if self.blocks.blocks_for(request.total_tokens) > self.blocks.total_blocks:
+            raise RuntimeError(
+                f"{request.request_id} grew to {request.total_tokens} tokens: no preemption can "
+                f"make room; the host must limit requests to {self.limits.capacity_tokens} tokens"
+            )
+        return needed - self.blocks.total_blocks
+
+    def _cost_ns(self, decodes: Sequence[EngineRequest], prefills: Sequence[PrefillChunk]) -> int:
+        chunks = [(chunk.start, chunk.tokens) for chunk in prefills]
+        contexts = sum(request.total_tokens for request in decodes)
+        if self._guesses is None:
+            return self.costs.step_ns(chunks, len(decodes), contexts)
+        return self._guesses.speculation.step_ns(self.costs, chunks, len(decodes), contexts)
 
     def _settle_detaching(self) -> None:
         for request in self._take_detaching():

@@ -16,18 +16,23 @@ from simulator.costs import CostModel
 from simulator.engine import Engine
 from simulator.events import Event, EventQueue, Priority
 from simulator.roster import EngineLimits
+from simulator.speculation import Guesses
 
 PER_MILLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceShape:
-    """What every instance of a fleet is like. `slowdown_per_mille`: of a step beside a copy."""
+    """What every instance of a fleet is like. `slowdown_per_mille`: of a step beside a copy.
+
+    `guesses` is shared by all: with it, instances decode speculatively.
+    """
 
     limits: EngineLimits
     costs: CostModel
     layout: Layout
     slowdown_per_mille: int = 0
+    guesses: Guesses | None = None
 
 
 class Ward(Protocol):
@@ -63,7 +68,7 @@ class Instance:
         self.steps = 0
         self.busy_ns = 0
         self.copies = 0
-        self.engine = Engine(shape.limits, shape.costs, self)
+        self.engine = Engine(shape.limits, shape.costs, self, shape.guesses)
         self.hooks = SimulatedHooks(
             self.engine,
             instance_id,
@@ -171,9 +176,7 @@ class Instance:
                 life.admitted_ns = self._events.now_ns
                 life.cached_tokens = chunk.request.cached_tokens
         if plan.prefills and plan.decodes:
-            alone_ns = self.engine.costs.step_ns(
-                (), len(plan.decodes), sum(one.total_tokens for one in plan.decodes)
-            )
+            alone_ns = self.engine.decodes_ns(plan.decodes)
             for request in plan.decodes:
                 life = self._ward.life(request.request_id)
                 life.prefill_interference_ns += cost_ns - alone_ns

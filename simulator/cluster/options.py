@@ -7,6 +7,7 @@ from policies.types import InstanceId
 from simulator.cluster.instance import InstanceShape
 from simulator.costs import preset
 from simulator.roster import EngineLimits
+from simulator.speculation import Guesses, Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class SimulatorConfig:
             "unit": "",
         },
     )
+    draft_tokens: int = field(
+        default=0,
+        metadata={"help": "tokens guessed ahead for each decode of a step", "unit": "tokens"},
+    )
+    acceptance: float | None = field(
+        default=None, metadata={"help": "probability that a guessed token is right", "unit": ""}
+    )
+    draft_us: int = field(
+        default=0,
+        metadata={"help": "time in which one token is guessed for a whole batch", "unit": "us"},
+    )
     link_bytes_per_s: int | None = field(
         default=None,
         metadata={"help": "speed of an instance's port, shared by its migrations", "unit": "B/s"},
@@ -65,8 +77,11 @@ class SimulatorConfig:
         for name in ("instances", "max_num_seqs", "token_budget", "report_interval_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.message_latency_us < 0 or self.queue_limit < 0:
-            raise ValueError("message_latency_us and queue_limit must not be negative")
+        for name in ("message_latency_us", "queue_limit", "draft_tokens", "draft_us"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if self.acceptance is not None and not 0 <= self.acceptance <= 1:
+            raise ValueError(f"acceptance must be within [0, 1], not {self.acceptance}")
         if not 0 <= self.copy_slowdown <= 1:
             raise ValueError(f"copy_slowdown must be within [0, 1], not {self.copy_slowdown}")
         for name in ("capacity_tokens", "block_tokens", "link_bytes_per_s"):
@@ -74,8 +89,12 @@ class SimulatorConfig:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}")
 
-    def shape(self, classes: int) -> InstanceShape:
-        """Say what every instance is like, for so many priority classes."""
+    def shape(self, classes: int, seed: int = 0) -> InstanceShape:
+        """Say what every instance is like, for so many priority classes.
+
+        Raises ValueError for options that do not fit together. `seed` decides what is guessed
+        right.
+        """
         known = preset(self.preset)
         block_tokens = self.block_tokens or known.block_tokens
         limits = EngineLimits(
@@ -93,7 +112,24 @@ class SimulatorConfig:
             block_tokens=block_tokens,
             block_bytes=block_tokens * known.kv_bytes_per_token,
         )
-        return InstanceShape(limits, known.costs, layout, round(self.copy_slowdown * 1000))
+        speculation = self.speculation()
+        return InstanceShape(
+            limits,
+            known.costs,
+            layout,
+            round(self.copy_slowdown * 1000),
+            None if speculation is None else Guesses(speculation, seed),
+        )
+
+    def speculation(self) -> Speculation | None:
+        """Say how instances speculate; raises ValueError where only a part of it is told."""
+        if not self.draft_tokens:
+            if self.acceptance is not None or self.draft_us:
+                raise ValueError("acceptance and draft_us have no effect without draft_tokens")
+            return None
+        if self.acceptance is None:
+            raise ValueError("draft_tokens needs acceptance: how often a guessed token is right")
+        return Speculation(self.draft_tokens, self.acceptance, self.draft_us * 1000)
 
     def bytes_per_s(self) -> int:
         """The speed of an instance's port."""
