@@ -1,9 +1,12 @@
 """Part of simulator_accuracy.py: an emulated fleet's latencies, measured and simulated, by load.
 
-Means and tails are taken over the requests of all seeds. Beside the error of each stands the mean
-of the seeds' own errors and its 95 % interval: two runs of one seed differ as well. HTTP and the
-frontend take no time in a simulation, and at k times real speed each of their milliseconds counts
-as k in the emulated fleet; what they take of single requests on an idle fleet is measured first.
+Means and tails are taken over the requests of all seeds; beside the error of each stands the mean
+of the seeds' own errors and its 95 % interval. A fleet under load is chaotic: who waits, and
+whether a move relieves them, hangs on milliseconds, and the tail of one run is one draw of many. So
+each workload is simulated several times, its arrivals a few milliseconds apart, and all of that is
+the prediction. HTTP and the frontend take no time in a simulation, and at k times real speed each
+of their milliseconds counts as k in the emulated fleet; what they take of single requests on an
+idle fleet is measured first.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from llumnix.workload import load_workload
 from simulator.capacity import fluid_rate_per_s
 from simulator.cluster.fleet import SimulatedFleet
 from simulator.costs import preset
+from simulator.streams import stream
 from simulator.workload.request import TraceRequest
 
 PRESET = "llama-7b-a10"
@@ -41,6 +45,8 @@ SHOWN: Mapping[str, Callable[["Run"], float]] = {
     "E2E p99": lambda run: float(np.quantile(run.e2e_s, 0.99)),
 }
 BOUNDS = {"E2E mean": 0.03, "TTFT p99": 0.10}
+SIMULATIONS = 8
+JITTER_S = 0.01
 PROBES = 12
 PROBE_TOKENS = 256
 
@@ -52,8 +58,8 @@ class Run:
     ttft_s: list[float]
     tpot_s: list[float]
     e2e_s: list[float]
-    migrations: int
-    preemptions: int
+    migrations: float
+    preemptions: float
     gap_ms_p50: float | None
 
     @classmethod
@@ -74,14 +80,14 @@ class Run:
 
 
 def pooled(runs: Sequence[Run]) -> Run:
-    """All requests of several runs."""
+    """All requests of several runs; counts are those of one, on average."""
     gaps = [run.gap_ms_p50 for run in runs if run.gap_ms_p50 is not None]
     return Run(
         [one for run in runs for one in run.ttft_s],
         [one for run in runs for one in run.tpot_s],
         [one for run in runs for one in run.e2e_s],
-        sum(run.migrations for run in runs),
-        sum(run.preemptions for run in runs),
+        float(np.mean([run.migrations for run in runs])),
+        float(np.mean([run.preemptions for run in runs])),
         float(np.mean(gaps)) if gaps else None,
     )
 
@@ -123,7 +129,20 @@ def measured(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: i
 
 
 def predicted(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: int) -> Run:
-    """Simulate them."""
+    """Simulate them, again and again; gives all requests of all simulations."""
+    runs = []
+    for number in range(SIMULATIONS):
+        late_s = stream(number, "accuracy/jitter").uniform(0, JITTER_S, len(requests))
+        jittered = [
+            dataclasses.replace(one, arrival_s=one.arrival_s + float(more_s))
+            for one, more_s in zip(requests, late_s, strict=True)
+        ]
+        runs.append(simulated_once(args, jittered, seed))
+    return pooled(runs)
+
+
+def simulated_once(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: int) -> Run:
+    """Simulate them once."""
     config = Config()
     policy = PolicyChoice.parse(args.policy)
     scheduler = dataclasses.replace(
@@ -176,6 +195,7 @@ def measure(args: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
     bars: list[Bar] = []
     figures: dict[str, Any] = {
         **{name: getattr(args, name) for name in ("requests", "seeds", "speed", "policy")},
+        "simulations": SIMULATIONS,
         "software_s": software_s(args),
     }
     print(f"HTTP and frontend: {figures['software_s']} fleet s", file=sys.stderr, flush=True)
