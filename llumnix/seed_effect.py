@@ -1,4 +1,4 @@
-"""Whether a seed changes anything: a trace served whole by a policy that draws nothing has none.
+"""Whether a seed changes anything: not where a trace is served whole by a fleet that draws nothing.
 
 Several seeds would then be one and the same run, and an interval over them a false promise.
 """
@@ -26,11 +26,17 @@ def refuse_idle_seed(
     """Raise ConfigError, naming the flag, if no seed would change workload or decisions."""
     if requests is not None or 0.0 < high_share < 1.0 or not is_trace(source):
         return
-    if all(config.scheduler.dispatch.name in _DRAWING_NOTHING for config in configs):
+    if not any(map(_draws, configs)):
         raise ConfigError(
             f"{flag} has no effect: all of {source} is taken, as it is; --requests N takes a part "
             "of it, by the seed"
         )
+
+
+def _draws(config: Config) -> bool:
+    """Say whether a fleet may look at the seed: in its dispatch, or for which guesses are right."""
+    drawing = config.scheduler.dispatch.name not in _DRAWING_NOTHING
+    return drawing or config.simulator.draft_tokens > 0
 
 
 def is_trace(source: str | Path) -> bool:

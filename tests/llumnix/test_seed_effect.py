@@ -26,6 +26,7 @@ def trace(tmp_path: Path) -> str:
         (["--policy=round-robin"], False),
         (["--policy=random"], True),
         (["--policy=power-of-two"], True),
+        (["--draft-tokens=2", "--acceptance=0.5"], True),
         (["--requests=1"], True),
         (["--high-share=0.5"], True),
         (["--high-share=1"], False),
