@@ -23,9 +23,9 @@ from llumnix.why import explain
 from llumnix.workload_sources import SOURCE_HELP, add_drawing, load_workload
 from policies.registry import PolicyError, PolicySpec
 from policies.types import InstanceId
-from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Life
 from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.fleets import Fleet, fleet_for
 from simulator.workload.request import TraceRequest
 
 
@@ -144,11 +144,16 @@ def simulate(
     outages: list[Outage],
     *,
     watch: bool = False,
-) -> tuple[SimulatedFleet, list[Life]]:
+) -> tuple[Fleet, list[Life]]:
     """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
     try:
-        fleet = SimulatedFleet(
-            config.simulator, config.scheduler, config.migration, seed=seed, outages=outages
+        fleet = fleet_for(
+            config.simulator,
+            config.scheduler,
+            config.migration,
+            seed,
+            outages,
+            requests=len(requests),
         )
         fleet.looks = [] if watch else None
         with RunProgress("simulating") as progress:

@@ -7,9 +7,9 @@ from statistics import median
 from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
 from llumnix.results import RunResult, Slo, summarise
-from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Fate, Life
 from simulator.events import NS_PER_S
+from simulator.fleets import Fleet
 from simulator.workload.request import TraceRequest
 
 _MS = 1e6
@@ -79,13 +79,13 @@ class SimulatedRecord:
 
 
 def result_of(
-    fleet: SimulatedFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
+    fleet: Fleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
 ) -> RunResult:
     """Sum a finished simulation up as a run like any other."""
     moves = [move for life in lives for move in life.moves if move.gap_ns]
     ended = [event.kind for _, event in fleet.moves.log if event.kind != "started"]
     steps_ms = [
-        each.busy_ns / each.steps / _MS for each in fleet.wiring.instances.values() if each.steps
+        each.busy_ns / each.steps / _MS for each in fleet.instances().values() if each.steps
     ]
     cached = sum(life.cached_tokens for life in lives)
     run = FleetRun(

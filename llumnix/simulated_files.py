@@ -8,9 +8,9 @@ from typing import Any
 
 from llumnix.errors import ConfigError
 from llumnix.simulated import SimulatedRecord
-from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Life
 from simulator.events import NS_PER_S
+from simulator.fleets import Fleet
 
 _US = 1000
 
@@ -70,7 +70,7 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def write_perfetto(path: Path, fleet: SimulatedFleet, lives: Sequence[Life]) -> None:
+def write_perfetto(path: Path, fleet: Fleet, lives: Sequence[Life]) -> None:
     """Write a trace in the Chrome format: requests as slices on their instances, moves as arrows.
 
     Raises ConfigError.

@@ -8,16 +8,17 @@ from llumnix.config import Config
 from llumnix.report import RunReport, write_report
 from llumnix.results import RunResult
 from llumnix.simulated import SimulatedRecord
-from simulator.cluster.fleet import Look, SimulatedFleet
+from simulator.cluster.fleet import Look
 from simulator.cluster.life import Life
 from simulator.costs import preset
 from simulator.events import NS_PER_S
+from simulator.fleets import Fleet
 
 _POINTS = 1200
 """So many of a line are drawn at most: more than a screen is wide."""
 
 
-def report_of(fleet: SimulatedFleet, lives: Sequence[Life], result: RunResult) -> RunReport:
+def report_of(fleet: Fleet, lives: Sequence[Life], result: RunResult) -> RunReport:
     """Gather what a report shows of a run."""
     done = [SimulatedRecord(life) for life in lives if life.finished]
     moves = [move for life in lives for move in life.moves if move.committed_ns]

@@ -14,9 +14,13 @@ from llumnix.run_progress import RunProgress
 from llumnix.simulated import result_of
 from llumnix.workload import load_workload
 from policies.registry import PolicyError
-from simulator.cluster.fleet import SimulatedFleet
+from simulator.fleets import fleet_for, prepare
 
 T = TypeVar("T")
+
+
+MANY_REQUESTS = 10_000
+"""What a workload is taken to have that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ def run_all(jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, RunResult]
 
 def spread(work: Callable[[Job], T], jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, T]:
     """Do some work on each of them, as `run_all` does."""
+    prepare_all(jobs)
     for config in {id(job.config): job for job in jobs}.values():
         run_one(replace(config, draw=replace(config.draw, requests=1, rate=None)))
     done: dict[int, T] = {}
@@ -71,12 +76,25 @@ def spread(work: Callable[[Job], T], jobs: Sequence[Job], pool: Pool, label: str
     return done
 
 
+def prepare_all(jobs: Sequence[Job]) -> None:
+    """Compile, before processes are started that would all do so, if there is that much to do."""
+    for first in {job.config.simulator.kernel: job for job in jobs}.values():
+        requests = sum(job.draw.requests or MANY_REQUESTS for job in jobs)
+        prepare(first.config.simulator, first.config.scheduler, requests)
+
+
 def run_one(job: Job) -> RunResult:
     """Run one simulation, in this process. Raises ConfigError."""
     draw, config = job.draw, job.config
     requests = load_workload(draw.source, draw.requests, draw.rate, draw.seed, draw.high_share)
     try:
-        fleet = SimulatedFleet(config.simulator, config.scheduler, config.migration, seed=draw.seed)
+        fleet = fleet_for(
+            config.simulator,
+            config.scheduler,
+            config.migration,
+            draw.seed,
+            requests=len(requests),
+        )
         lives = fleet.run(requests)
     except (PolicyError, ValueError) as error:
         raise ConfigError(str(error)) from error

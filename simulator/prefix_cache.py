@@ -7,7 +7,6 @@ else's: only the request itself finds them again, after a preemption.
 """
 
 from collections.abc import Iterable
-from itertools import zip_longest
 
 from simulator.batch import EngineRequest, Place
 from simulator.blocks import BlockAllocator
@@ -95,8 +94,13 @@ class PrefixCache(NoSharing):
             if request.prefix is None:
                 continue
             wanted = request.prefix.keys(0, self._findable(request))
-            for key, block in zip_longest(wanted, self._shared.find(wanted)):
-                blocks -= key in asked or (block is not None and self._shared.holders(block) > 0)
+            found = self._shared.find(wanted)
+            in_use = {
+                key
+                for key, block in zip(wanted, found, strict=False)
+                if self._shared.holders(block) > 0
+            }
+            blocks -= len(asked.intersection(wanted) | in_use)
             asked.update(wanted)
         return blocks
 

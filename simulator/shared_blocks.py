@@ -56,7 +56,7 @@ class SharedBlocks(BlockAllocator):
     def __init__(self, total_blocks: int, block_tokens: int) -> None:
         self._key_of: dict[int, Key] = {}
         # Requests that compute the same content at the same time keep a block each.
-        self._blocks_of: dict[Key, dict[int, None]] = {}
+        self._blocks_of: dict[Key, list[int]] = {}
         self._holders = [0] * max(0, total_blocks)
         super().__init__(
             total_blocks, block_tokens, queue := FreeQueue(range(total_blocks), self._key_of)
@@ -74,7 +74,7 @@ class SharedBlocks(BlockAllocator):
             blocks = self._blocks_of.get(key)
             if not blocks:
                 break
-            found.append(next(iter(blocks)))
+            found.append(blocks[0])
         return found
 
     def share(self, blocks: Sequence[int]) -> None:
@@ -92,7 +92,7 @@ class SharedBlocks(BlockAllocator):
             assert self._holders[block], f"block {block} is nobody's: it has no content to keep"
             if block not in self._key_of:
                 self._key_of[block] = key
-                self._blocks_of.setdefault(key, {})[block] = None
+                self._blocks_of.setdefault(key, []).append(block)
 
     def allocate(self, n_blocks: int) -> list[int] | None:
         """See BlockAllocator; whatever content the blocks had is lost."""
@@ -131,6 +131,6 @@ class SharedBlocks(BlockAllocator):
             key = self._key_of.pop(block, None)
             if key is not None:
                 others = self._blocks_of[key]
-                del others[block]
+                others.remove(block)
                 if not others:
                     del self._blocks_of[key]

@@ -108,6 +108,10 @@ class SimulatedFleet:
         """Count the requests that are at an instance now."""
         return sum(life.fate is Fate.RUNNING for life in self.lives.values())
 
+    def instances(self) -> dict[InstanceId, Instance]:
+        """List the instances alive."""
+        return self.wiring.instances
+
     # --- Ward ---
 
     def life(self, request_id: RequestId) -> Life:

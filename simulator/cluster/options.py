@@ -9,6 +9,8 @@ from simulator.costs import preset
 from simulator.roster import EngineLimits
 from simulator.speculation import Guesses, Speculation
 
+KERNELS = ("auto", "steps", "plain", "compiled")
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
@@ -49,6 +51,14 @@ class SimulatorConfig:
         default=0,
         metadata={"help": "time in which one token is guessed for a whole batch", "unit": "us"},
     )
+    kernel: str = field(
+        default="auto",
+        metadata={
+            "help": "what does the work, with equal results: auto, steps (one by one), plain "
+            "(skips them), or compiled (by numba)",
+            "unit": "",
+        },
+    )
     link_bytes_per_s: int | None = field(
         default=None,
         metadata={"help": "speed of an instance's port, shared by its migrations", "unit": "B/s"},
@@ -82,6 +92,8 @@ class SimulatorConfig:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         if self.acceptance is not None and not 0 <= self.acceptance <= 1:
             raise ValueError(f"acceptance must be within [0, 1], not {self.acceptance}")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}")
         if not 0 <= self.copy_slowdown <= 1:
             raise ValueError(f"copy_slowdown must be within [0, 1], not {self.copy_slowdown}")
         for name in ("capacity_tokens", "block_tokens", "link_bytes_per_s"):

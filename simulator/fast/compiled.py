@@ -6,22 +6,29 @@ on disk, in a folder named after everything it was made of, so that no stale cod
 
 import hashlib
 import importlib.util
+import inspect
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from policies import columns
 from simulator.fast import clockwork, deciding, front, roster, runs, stepping
-from simulator.fast.state import State
+from simulator.fast.state import State, new_state
+from simulator.roster import EngineLimits
 
 _MODULES: tuple[ModuleType, ...] = (columns, deciding, runs, roster, stepping, front, clockwork)
 """In the order in which they build on each other."""
 _MAKE_ARRAYS = (columns, deciding)
 """In all others numba need not count references, which would take longer than the work."""
+
+
+_DONE = "complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +72,35 @@ def available() -> bool:
 
 @cache
 def compiled() -> Kernel:
-    """Compile, or load what was compiled before. Raises ImportError without numba."""
+    """Compile (a minute), or load what was compiled before. Raises ImportError without numba."""
     import numba
     from numba.extending import register_jitable
 
-    vars(numba.config)["CACHE_DIR"] = str(_cache_folder(numba.__version__))
+    folder = _cache_folder()
+    vars(numba.config)["CACHE_DIR"] = str(folder)
     for module in _MODULES:
         for function in vars(module).values():
             if getattr(function, "__module__", None) == module.__name__ and callable(function):
                 register_jitable(_nrt=module in _MAKE_ARRAYS)(function)
     jit: Any = partial(numba.njit, cache=True, _nrt=False)
-    return Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
+    kernel = Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
+    limits = EngineLimits(capacity_tokens=1, block_tokens=1)
+    blank = new_state(((),) * 4, (), 1, limits, [0], arrays=True)
+    state = numba.typeof(blank)  # type: ignore[no-untyped-call]
+    for name in Kernel.__slots__:
+        numbers = len(inspect.signature(getattr(PLAIN, name)).parameters) - 1
+        getattr(kernel, name).compile((state, *[numba.int64] * numbers))
+    (folder / _DONE).touch()
+    return kernel
 
 
-def _cache_folder(version: str) -> Path:
-    digest = hashlib.sha256(version.encode())
+def is_compiled() -> bool:
+    """Say whether that was done before on this machine, so that it takes no minute now."""
+    return compiled.cache_info().currsize > 0 or (_cache_folder() / _DONE).exists()
+
+
+def _cache_folder() -> Path:
+    digest = hashlib.sha256(f"{version('numba')} {sys.version}".encode())
     for module in (*_MODULES, importlib.import_module(State.__module__)):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())

@@ -146,6 +146,10 @@ class FastFleet:
         """Count the requests that are at an instance now."""
         return sum(fate == RUNNING for fate in self.state.req[FATE])
 
+    def instances(self) -> dict[InstanceId, Site]:
+        """List the instances alive."""
+        return self.wiring.instances
+
     # --- Names ---
 
     def position(self, request_id: RequestId) -> int:
@@ -178,9 +182,9 @@ class FastFleet:
             clockwork.SUBMIT: self._submit,
         }
         while True:
-            code = run(self.state, *(self.events.next_at() or (NEVER, Priority.DECISION)))
+            code = run(self.state, *(self.events.next_at() or (NEVER, int(Priority.DECISION))))
             if code == clockwork.DONE:
-                return
+                break
             if code == clockwork.PAUSE:
                 if progress is not None:
                     progress(len(self._requests) - int(now[OPEN]))

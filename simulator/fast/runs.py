@@ -17,8 +17,6 @@ _OVERLAPS = {"full": _FULL, "none": _NONE}
 WORK = 9
 _GROUPS, _EXCHANGE = 5, 6
 _FIRST_GROUP = _EXCHANGE + WORK
-_CONTEXTS = 7
-"""Where the contexts stand among the amounts of work."""
 
 
 def cost_columns(costs: CostModel) -> list[int] | None:

@@ -201,21 +201,21 @@ def new_state(
 
     Requests that come at one moment are held in the order of their `indices`.
     """
-    prompt, target, class_index, arrived = columns
+    prompt, _, class_index, arrived = columns
     n, classes = len(prompt), limits.classes
     by_arrival = sorted(range(n), key=arrived.__getitem__)
     by_rank = sorted(range(n), key=lambda r: (class_index[r], arrived[r], indices[r]))
     blank = _table(REQ_COLUMNS, n, arrays)
-    for column, values in ((PROMPT, prompt), (TARGET, target), (CLASS, class_index)):
-        blank[column][:] = values
-    blank[ARRIVED][:] = arrived
+    for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
+        blank[column][:n] = values
     rank = blank[RANK]
     for position, request in enumerate(by_rank):
         rank[request] = position
     ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
     for of_class in range(classes):
         for column in (HEAD, TAIL):
-            ins[BY_CLASS + CLASS_COLUMNS * of_class + column][:] = [-1] * instances
+            ins[BY_CLASS + CLASS_COLUMNS * of_class + column][:instances] = [-1] * instances
+    ins[REPORT_AT][:] = [NEVER] * len(ins[REPORT_AT])
     par = [0] * (FIRST_HEADROOM + classes)
     par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
     par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
@@ -245,5 +245,7 @@ def _vector(values: Sequence[int], arrays: bool) -> Any:
 
 def _table(columns: int, rows: int, arrays: bool) -> Any:
     if arrays:
-        return np.zeros((rows, columns), dtype=np.int64).T  # a row lies together: cache lines
+        # A row lies together, in few cache lines. Two rows at least: compiled code is for arrays
+        # that lie this way, and those of one row could lie either way.
+        return np.zeros((max(2, rows), columns), dtype=np.int64).T
     return [[0] * rows for _ in range(columns)]

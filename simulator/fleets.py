@@ -1,0 +1,89 @@
+"""Which of the two fleets in virtual time serves a workload; their results are the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from migration.config import MigrationConfig
+from policies.scheduler import GlobalScheduler, SchedulerConfig
+from policies.types import InstanceId
+from simulator.cluster.fleet import Look, SimulatedFleet
+from simulator.cluster.life import Life
+from simulator.cluster.moves import Moves
+from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.fast.compiled import available, compiled, is_compiled
+from simulator.fast.fleet import FastFleet
+from simulator.fast.setup import refusal
+from simulator.workload.request import TraceRequest
+
+WORTH_LOADING, WORTH_COMPILING = 4_000, 200_000
+"""Requests from which on it takes less time to load compiled code, or to compile it first."""
+
+
+class Site(Protocol):
+    """An instance, when all is over."""
+
+    @property
+    def steps(self) -> int:
+        """Count the steps begun."""
+
+    @property
+    def busy_ns(self) -> int:
+        """Sum up what they cost."""
+
+
+class Fleet(Protocol):
+    """Serves one workload in virtual time."""
+
+    config: SimulatorConfig
+    scheduler: GlobalScheduler
+    moves: Moves
+    looks: list[Look] | None
+
+    def run(
+        self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
+    ) -> list[Life]:
+        """Serve it to its end; gives the requests' lives in the workload's order."""
+
+    @property
+    def running(self) -> int:
+        """Count the requests that are at an instance now."""
+
+    def instances(self) -> Mapping[InstanceId, Site]:
+        """List the instances alive."""
+
+
+def fleet_for(
+    config: SimulatorConfig,
+    scheduler: SchedulerConfig,
+    migration: MigrationConfig,
+    seed: int = 0,
+    outages: Sequence[Outage] = (),
+    *,
+    requests: int,
+) -> Fleet:
+    """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
+
+    Raises ValueError when that one cannot serve this configuration, and ImportError when it is to
+    be compiled without numba.
+    """
+    kernel = config.kernel
+    why_not = refusal(config, scheduler)
+    if kernel == "steps" or (kernel == "auto" and why_not):
+        return SimulatedFleet(config, scheduler, migration, seed, outages)
+    if why_not:
+        raise ValueError(f"kernel {kernel} cannot serve this fleet: {why_not}; leave it to auto")
+    compile_it = kernel == "compiled" or (kernel == "auto" and _pays(requests))
+    return FastFleet(config, scheduler, migration, seed, outages, compile_it=compile_it)
+
+
+def _pays(requests: int) -> bool:
+    if not available():
+        return False
+    return requests >= (WORTH_LOADING if is_compiled() else WORTH_COMPILING)
+
+
+def prepare(config: SimulatorConfig, scheduler: SchedulerConfig, requests: int) -> None:
+    """Compile what many simulations, of so many requests in all, will soon want, if that pays."""
+    wanted = config.kernel == "compiled" or (config.kernel == "auto" and _pays(requests))
+    if wanted and refusal(config, scheduler) is None:
+        compiled()

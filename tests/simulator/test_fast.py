@@ -1,0 +1,176 @@
+"""Skipping steps changes nothing: the fast fleet's results are the stepwise one's, bit for bit.
+
+Random fleets and workloads with all features on: classes, every dispatch policy, late binding,
+chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models.
+"""
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migration.config import MigrationConfig
+from policies.dispatch import dispatch_policies
+from policies.registry import PolicySpec
+from policies.scheduler import SchedulerConfig
+from policies.types import PriorityClass
+from simulator.cluster.fleet import SimulatedFleet
+from simulator.cluster.life import Life
+from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.costs import PRESETS
+from simulator.fast.compiled import available
+from simulator.fast.fleet import FastFleet
+from simulator.fleets import fleet_for
+from simulator.gpus import gpu_named
+from simulator.model_shape import read_shape
+from simulator.roofline import roofline
+from simulator.roofline_options import RooflineOptions
+from simulator.workload.request import TraceRequest
+from tests.simulator.simulated import SMALL, workload
+from tests.simulator.test_fast_runs import LLAMA_8B
+
+ROOFLINE = "test-roofline"
+CLASSES = (PriorityClass("high", headroom_tokens=600), PriorityClass("normal"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A fleet and what it serves."""
+
+    config: SimulatorConfig
+    scheduler: SchedulerConfig
+    migration: MigrationConfig
+    requests: Sequence[TraceRequest]
+    outages: Sequence[Outage]
+    seed: int
+
+    def stepwise(self) -> dict[str, Any]:
+        """Walk it."""
+        fleet = SimulatedFleet(self.config, self.scheduler, self.migration, self.seed, self.outages)
+        return told(fleet, self.requests)
+
+    def fast(self, *, compile_it: bool) -> dict[str, Any]:
+        """Skip through it."""
+        fleet = FastFleet(
+            self.config,
+            self.scheduler,
+            self.migration,
+            self.seed,
+            self.outages,
+            compile_it=compile_it,
+        )
+        return told(fleet, self.requests)
+
+
+def told(fleet: SimulatedFleet | FastFleet, requests: Sequence[TraceRequest]) -> dict[str, Any]:
+    """Run it, and say all there is to say."""
+    fleet.looks = []
+    lives = fleet.run(requests)
+    return {
+        "lives": [facts(life) for life in lives],
+        "log": fleet.moves.log,
+        "steps": {name: (one.steps, one.busy_ns) for name, one in fleet.instances().items()},
+        "looks": fleet.looks,
+    }
+
+
+def facts(life: Life) -> dict[str, Any]:
+    """List all fields of a life."""
+    return {field.name: getattr(life, field.name) for field in dataclasses.fields(life)}
+
+
+def case(seed: int) -> Case:
+    """Draw a case that is short of memory and slots now and then."""
+    draws = random.Random(seed)
+    instances = draws.choice([1, 2, 3, 5])
+    slow = draws.random() < 0.3
+    config = SimulatorConfig(
+        instances=instances,
+        preset=draws.choice(["llama-7b-a10", ROOFLINE]) if slow else "toy",
+        capacity_tokens=draws.choice([5_000, 9_000]) if slow else None,
+        max_num_seqs=draws.choice([3, 16, 64]),
+        token_budget=draws.choice([64, 512]),
+        queue_limit=draws.choice([3, 100_000]),
+        report_interval_s=draws.choice([0.1, 0.03, 0.0071]),
+        message_latency_us=draws.choice([0, 300, 20_000]),
+        copy_slowdown=draws.choice([0.0, 0.01, 0.3]),
+        link_bytes_per_s=draws.choice([None, 2_000_000]),
+    )
+    name = draws.choice(dispatch_policies.names())
+    params = {"late_binding": draws.random() < 0.7} if name == "freeness" else {}
+    scheduler = SchedulerConfig(
+        classes=CLASSES,
+        dispatch=PolicySpec(name, params),
+        migration=draws.random() < 0.8,
+    )
+    migration = MigrationConfig(
+        max_stages=draws.choice([0, 2, 8]), slack_blocks=draws.choice([0, 2]), cooldown_s=0.3
+    )
+    rate = draws.choice([0.6, 1.0, 1.6]) * instances * (1.5 if slow else 40)
+    outputs = draws.choice([(1, 4), (1, 300), (200, 400)])
+    requests = [
+        dataclasses.replace(one, class_name=draws.choice(["high", "normal", "normal"]))
+        for one in workload(draws.randint(20, 150), rate, seed, (1, 1_200), outputs)
+    ]
+    end_s = requests[-1].arrival_s
+    outages = [
+        Outage(draws.choice(config.names()), draws.choice([end_s / 2, 0.5]), end_s / 4)
+        for _ in range(draws.choice([0, 0, 1, 3]))
+    ]
+    return Case(config, scheduler, migration, requests, outages, seed)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _roofline() -> Iterator[None]:
+    """Make a roofline a preset; it is slowed down to the speed of the others."""
+    overhead = RooflineOptions(overhead_ns=20_000_000)
+    costs = roofline(read_shape(LLAMA_8B), gpu_named("H100"), 1, overhead)
+    PRESETS[ROOFLINE] = dataclasses.replace(PRESETS["llama-7b-a10"], name=ROOFLINE, costs=costs)
+    yield
+    del PRESETS[ROOFLINE]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**9))
+def test_skipping_gives_what_stepping_gives(seed: int) -> None:
+    drawn = case(seed)
+    assert drawn.fast(compile_it=False) == drawn.stepwise()
+
+
+@pytest.mark.timeout(600)
+def test_compiled_code_gives_what_stepping_gives() -> None:
+    if not available():
+        pytest.skip("numba is not installed: pip install llumnix-scheduler[fast]")
+    for seed in range(40):
+        drawn = case(seed)
+        assert drawn.fast(compile_it=True) == drawn.stepwise(), seed
+
+
+def test_the_cases_have_what_can_go_wrong_in_them() -> None:
+    """Else the tests above would prove little."""
+    seen: set[str] = set()
+    for seed in range(40):
+        drawn = case(seed)
+        said = drawn.fast(compile_it=False)
+        seen |= {event.kind for _, event in said["log"]}
+        for life in said["lives"]:
+            seen |= {life["fate"].value}
+            seen |= {"preempted"} if life["preemptions"] else set()
+            seen |= {"restarted"} if life["restarts"] else set()
+            seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
+    wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
+    assert seen >= wanted | {"preempted", "restarted", "disturbed"}
+
+
+def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused() -> None:
+    config = dataclasses.replace(SMALL, prefix_caching=True)
+    scheduler, migration = SchedulerConfig(), MigrationConfig()
+    assert isinstance(fleet_for(config, scheduler, migration, requests=10), SimulatedFleet)
+    assert isinstance(fleet_for(SMALL, scheduler, migration, requests=10), FastFleet)
+    wanted = dataclasses.replace(config, kernel="plain")
+    with pytest.raises(ValueError, match=r"kernel plain .* prefixes"):
+        fleet_for(wanted, scheduler, migration, requests=10)
