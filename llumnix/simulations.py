@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 from llumnix.config import Config
@@ -15,6 +16,7 @@ from llumnix.simulated import result_of
 from llumnix.workload import load_workload
 from policies.registry import PolicyError
 from simulator.fleets import fleet_for, prepare
+from simulator.workload.request import TraceRequest
 
 T = TypeVar("T")
 
@@ -83,10 +85,16 @@ def prepare_all(jobs: Sequence[Job]) -> None:
         prepare(first.config.simulator, first.config.scheduler, requests)
 
 
+@lru_cache(maxsize=4)
+def drawn(draw: Draw) -> Sequence[TraceRequest]:
+    """Load or draw a workload; the last few are kept, for jobs that differ in their fleets."""
+    return load_workload(draw.source, draw.requests, draw.rate, draw.seed, draw.high_share)
+
+
 def run_one(job: Job) -> RunResult:
     """Run one simulation, in this process. Raises ConfigError."""
     draw, config = job.draw, job.config
-    requests = load_workload(draw.source, draw.requests, draw.rate, draw.seed, draw.high_share)
+    requests = drawn(draw)
     try:
         fleet = fleet_for(
             config.simulator,

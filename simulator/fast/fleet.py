@@ -119,7 +119,7 @@ class FastFleet:
         request of an unknown class.
         """
         self.serve(requests, progress)
-        return [self.lives.at(position) for position in range(len(requests))]
+        return self.lives.all()
 
     def serve(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None

@@ -1,6 +1,9 @@
 """Requests as columns hold them, told as the lives that the rest of the simulator knows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from policies.types import InstanceId, RequestId
 from simulator.cluster.life import Fate, Life
@@ -43,6 +46,23 @@ _FATES = {
 }
 
 
+_TOLD = (
+    FATE,
+    AT,
+    OUT,
+    DISPATCHED,
+    ADMITTED,
+    FIRST,
+    LAST,
+    LONGEST,
+    PREEMPTIONS,
+    PREEMPTED,
+    LOSS,
+    INTERFERENCE,
+    RESTARTS,
+)
+
+
 class Lives(Mapping[RequestId, Life]):
     """Every request's life, brought up to date whenever it is asked for."""
 
@@ -80,36 +100,57 @@ class Lives(Mapping[RequestId, Life]):
 
     def at(self, r: int) -> Life:
         """Tell the life of the request of a row."""
-        req = self.state.req
         life = self._told.get(r)
         if life is None:
-            life = self._told[r] = Life(
-                self._requests[r], self.name(r), int(req[CLASS][r]), int(req[ARRIVED][r])
-            )
+            life = self._told[r] = self._new(r)
         self._update(life, r)
         return life
 
-    def _update(self, life: Life, r: int) -> None:
+    def _new(self, r: int) -> Life:
         req = self.state.req
-        life.fate = _FATES[int(req[FATE][r])]
-        placed = life.fate in (Fate.RUNNING, Fate.FINISHED)
-        life.instance_id = self._names[int(req[AT][r])] if placed else None
-        life.reason = self._reason(r) if life.fate is Fate.REJECTED else ""
-        life.tokens = int(req[OUT][r])
-        life.dispatched_ns = int(req[DISPATCHED][r])
-        life.admitted_ns = int(req[ADMITTED][r])
-        life.first_token_ns = int(req[FIRST][r])
-        life.last_token_ns = int(req[LAST][r])
-        life.longest_gap_ns = int(req[LONGEST][r])
-        life.preemptions = int(req[PREEMPTIONS][r])
-        life.preempted_ns = int(req[PREEMPTED][r])
-        life.preemption_loss_ns = int(req[LOSS][r])
-        life.prefill_interference_ns = int(req[INTERFERENCE][r])
-        life.restarts = int(req[RESTARTS][r])
+        return Life(self._requests[r], self.name(r), int(req[CLASS][r]), int(req[ARRIVED][r]))
+
+    def all(self) -> list[Life]:
+        """Tell all lives, in the order of their rows."""
+        req, n = self.state.req, len(self._requests)
+        columns = [_whole(req[column])[:n] for column in _TOLD]
+        told, names = self._told, self._names
+        lives = []
+        for r, (fate, at, *facts) in enumerate(zip(*columns, strict=True)):
+            life = told.get(r)
+            if life is None:
+                life = self._new(r)
+            self._tell(life, r, fate, names[at], facts)
+            lives.append(life)
+        return lives
+
+    def _update(self, life: Life, r: int) -> None:
+        fate, at, *facts = (int(self.state.req[column][r]) for column in _TOLD)
+        self._tell(life, r, fate, self._names[at], facts)
+
+    def _tell(
+        self, life: Life, r: int, fate: int, instance_id: InstanceId, facts: list[int]
+    ) -> None:
+        life.fate = _FATES[fate]
+        life.instance_id = instance_id if fate in (RUNNING, FINISHED) else None
+        life.reason = self._reason(r) if fate == REJECTED else ""
+        (
+            life.tokens,
+            life.dispatched_ns,
+            life.admitted_ns,
+            life.first_token_ns,
+            life.last_token_ns,
+            life.longest_gap_ns,
+            life.preemptions,
+            life.preempted_ns,
+            life.preemption_loss_ns,
+            life.prefill_interference_ns,
+            life.restarts,
+        ) = facts
         move = life.moves[-1] if life.moves else None
-        waits = int(req[WAITS_FOR][r]) & AFTER_MOVE
+        waits = self.state.req[WAITS_FOR][r] & AFTER_MOVE
         if move is not None and move.committed_ns and not move.gap_ns and not waits:
-            move.gap_ns = int(req[MOVE_GAP][r])
+            move.gap_ns = int(self.state.req[MOVE_GAP][r])
 
     def _reason(self, r: int) -> str:
         req = self.state.req
@@ -117,3 +158,9 @@ class Lives(Mapping[RequestId, Life]):
             needed = int(req[PROMPT][r] + req[TARGET][r])
             return f"{needed} tokens never fit in {self._capacity_tokens}"
         return f"{self._queue_limit} requests are waiting already"
+
+
+def _whole(column: Any) -> list[int]:
+    """Read a column as Python's numbers."""
+    whole: list[int] = column.tolist() if isinstance(column, np.ndarray) else column
+    return whole
