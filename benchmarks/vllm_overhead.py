@@ -4,8 +4,9 @@ Two equal vLLM servers on this machine's CPU, one with the plugin loaded, its re
 frontend linked to its llumlet, as in a fleet; one without any of that. They are started anew a few
 times, in turned order: where a process comes to lie in memory makes some per cent, for all of its
 life. Only one of them works at a time. A round is plain, plugin, plugin, plain, or the reverse,
-every other time: eight streams at once for the time a token takes, one stream for the interval
-between tokens. Each round gives one ratio; above 1 the plugin costs something. The CPU time of all
+every other time: eight streams at once for the time a token takes; then, in many short turns of the
+same order, one stream for the interval between tokens, for a shared machine is now fast, now slow,
+for seconds. Each round gives one ratio; above 1 the plugin costs something. The CPU time of all
 processes of a server is counted too: the same work takes the same CPU, however busy the machine.
 Servers start before any clock does; `--quick` takes less than 60 s from there.
 """
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import aiohttp
@@ -37,8 +38,8 @@ SHAPES = {"mid": MID, "tiny": TINY}
 STREAMS = 8
 PROMPT_TOKENS = 64
 TOKENS = 64
-ALONE = 3
-"""The stream that runs alone is so many times as long as each of those that run together."""
+TURNS = 4
+"""So often in a round the streams that run alone go plain, plugin, plugin, plain."""
 FIGURES = ("token_ms", "interval_ms", "cpu_ms")
 TITLES = {
     "token_ms": f"time a token, {STREAMS} streams",
@@ -53,7 +54,7 @@ Sample = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Two samples of each server, in the order taken."""
+    """Two samples of each server, each of one half of the round."""
 
     plain: tuple[Sample, Sample]
     plugin: tuple[Sample, Sample]
@@ -72,8 +73,8 @@ class Round:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few, short rounds, < 60 s")
-    parser.add_argument("--rounds", type=int, default=16)
-    parser.add_argument("--starts", type=int, default=4, help="of the servers; rounds are divided")
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--starts", type=int, default=8, help="of the servers; rounds are divided")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a stream")
     parser.add_argument("--model", choices=sorted(SHAPES), default="mid")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
@@ -120,7 +121,7 @@ async def measure_from_start(
             await linked(session, url)
             bench = Bench(session, args.tokens)
             for server in servers:
-                await bench.sample(server)  # the first finds cold caches
+                await bench.together(server)  # the first finds cold caches
             rounds = []
             for number in range(n_rounds):
                 rounds.append(await bench.round(servers, plugin_first=number % 2 == 1))
@@ -149,24 +150,36 @@ class Bench:
 
     async def round(self, servers: Sequence[VllmServer], *, plugin_first: bool) -> Round:
         """Measure in the order A, B, B, A: a machine that slows down steadily favours neither."""
-        first, second = (1, 0) if plugin_first else (0, 1)
-        got: tuple[list[Sample], list[Sample]] = ([], [])
-        for which in (first, second, second, first):
-            got[which].append(await self.sample(servers[which]))
-        return Round((got[0][0], got[0][1]), (got[1][0], got[1][1]))
+        order = (1, 0, 0, 1) if plugin_first else (0, 1, 1, 0)
+        together: tuple[list[Sample], list[Sample]] = ([], [])
+        for which in order:
+            together[which].append(await self.together(servers[which]))
+        alone: tuple[list[float], list[float]] = ([], [])
+        for which in order * TURNS:
+            alone[which].append(await self._interval_ms(servers[which]))
+        halves = [
+            tuple(
+                sample | {"interval_ms": fmean(alone[which][half * TURNS : (half + 1) * TURNS])}
+                for half, sample in enumerate(together[which])
+            )
+            for which in (0, 1)
+        ]
+        return Round((halves[0][0], halves[0][1]), (halves[1][0], halves[1][1]))
 
-    async def sample(self, server: VllmServer) -> Sample:
-        """Have one server work, the other stands still."""
+    async def together(self, server: VllmServer) -> Sample:
+        """Have one server work on many streams; the other stands still."""
         cpu_s, began_s = cpu_seconds(server.pid), time.perf_counter()
         await asyncio.gather(*(self._stream(server, self._tokens) for _ in range(STREAMS)))
         took_s = time.perf_counter() - began_s
-        alone = await self._stream(server, ALONE * self._tokens)
         tokens = STREAMS * self._tokens
         return {
             "token_ms": took_s / tokens * 1e3,
-            "interval_ms": float(median(alone.intervals_s(1))) * 1e3,
-            "cpu_ms": (cpu_seconds(server.pid) - cpu_s) / (tokens + ALONE * self._tokens) * 1e3,
+            "cpu_ms": (cpu_seconds(server.pid) - cpu_s) / tokens * 1e3,
         }
+
+    async def _interval_ms(self, server: VllmServer) -> float:
+        stream = await self._stream(server, self._tokens)
+        return float(median(stream.intervals_s(1))) * 1e3
 
     async def _stream(self, server: VllmServer, tokens: int) -> Stream:
         draws = np.random.default_rng(secrets.randbits(32))

@@ -128,6 +128,10 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         self._forward = getattr(forward_context, "attn_metadata", None) is not None
         self._due = True
 
+    def has_connector_metadata(self) -> bool:
+        """Keep vLLM from calling the next two around each layer; it asks for no other reason."""
+        return False
+
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing is loaded layer by layer."""
 
