@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.starts, args.tokens = 5, 1, 32
+        args.rounds, args.starts, args.tokens = 2, 1, 32
     return args
 
 
