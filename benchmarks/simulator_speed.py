@@ -52,7 +52,7 @@ class Race:
 
 RACES = (
     Race(20_000, 96.0, 16, 3),
-    Race(100_000, 96.0, 16, 3),
+    Race(100_000, 96.0, 16, 1),
     Race(1_000_000, 384.0, 64, 1, MANY_TOKENS),
 )
 ROUTERS: tuple[speed_dynamo.Router, ...] = ("round_robin", "kv_router")

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,15 @@ def run_pinned(
     timeout_s: float,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    cores: Collection[int] = (CORE,),
 ) -> Ran:
-    """Run a command on one core; raises RunFailedError when it fails or takes too long."""
+    """Run a command on one core, or on those given; what its own children take counts as well.
+
+    Raises RunFailedError when it fails or takes too long.
+    """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         allowed = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {CORE})  # inherited
+        os.sched_setaffinity(0, cores)  # inherited
         began_s = time.monotonic()
         try:
             process = subprocess.Popen(
