@@ -3,9 +3,10 @@
 The same workloads give the same results, bit for bit, as `tests/simulator/test_fast.py` holds.
 
 - `state` says how requests and instances lie in columns of whole numbers;
-- `batching` is the engine model (`simulator.engine`) on these columns, `runs` what a run of equal
-  steps costs, `lateness` what each request is told of its tokens;
-- `front` holds requests back and dispatches them, by the arithmetic of `policies.columns`;
+- `roster`, `planning` and `counting` are the engine model (`simulator.engine`) on these columns,
+  `runs` what a run of equal steps costs, `pace` how long steps lately were;
+- `stepping` brings an instance to a moment;
+- `front` holds requests and sends them, `deciding` says where, by `policies.columns`;
 - `clockwork` is the loop over arrivals, reports, decisions and steps.
 
 All of these are plain functions of plain numbers. They run as they are, on lists, or compiled by

@@ -5,8 +5,10 @@ arrivals, reports, decisions. Instances are brought to a moment only when someth
 them; those a llumlet watches are walked step by step, so that it hears of things in their order.
 """
 
+from simulator.fast.counting import complete
 from simulator.fast.deciding import find_pairs
 from simulator.fast.front import ASK_POLICY, ASK_SUBMIT, arrive, place, report, turn_away
+from simulator.fast.planning import plan
 from simulator.fast.state import (
     ALIVE,
     ARRIVALS_DONE,
@@ -36,7 +38,7 @@ from simulator.fast.state import (
     WOKEN_COUNT,
     State,
 )
-from simulator.fast.stepping import catch_up, complete, plan, wake
+from simulator.fast.stepping import catch_up, wake
 
 OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
 """As in `simulator.events.Priority`."""

@@ -18,11 +18,32 @@ from types import ModuleType
 from typing import Any
 
 from policies import columns
-from simulator.fast import clockwork, deciding, front, roster, runs, stepping
+from simulator.fast import (
+    clockwork,
+    counting,
+    deciding,
+    front,
+    pace,
+    planning,
+    roster,
+    runs,
+    stepping,
+)
 from simulator.fast.state import State, new_state
 from simulator.roster import EngineLimits
 
-_MODULES: tuple[ModuleType, ...] = (columns, deciding, runs, roster, stepping, front, clockwork)
+_MODULES: tuple[ModuleType, ...] = (
+    columns,
+    deciding,
+    runs,
+    roster,
+    pace,
+    planning,
+    counting,
+    stepping,
+    front,
+    clockwork,
+)
 """In the order in which they build on each other."""
 _MAKE_ARRAYS = (columns, deciding)
 """In all others numba need not count references, which would take longer than the work."""
@@ -61,7 +82,7 @@ PLAIN = Kernel(
     leave_batch=roster.leave_batch,
     line_remove=roster.line_remove,
     next_report=clockwork.next_report,
-    unsend=stepping.unsend,
+    unsend=counting.unsend,
 )
 
 

@@ -32,17 +32,15 @@ from simulator.events import NS_PER_S, EventQueue, Priority
 from simulator.fast import clockwork, front
 from simulator.fast.compiled import PLAIN, Kernel, available, compiled
 from simulator.fast.lives import Lives
+from simulator.fast.reports import snapshot
 from simulator.fast.setup import refusal, set_up
 from simulator.fast.site import Site
 from simulator.fast.state import (
     ARRIVED,
     AT,
-    BACKLOG,
     CAPACITY,
     CLASS,
-    COL_BY_CLASS,
     FATE,
-    HEAD_DEMAND,
     HELD_BACK,
     HELD_BACK_AT,
     LOOKING,
@@ -54,18 +52,13 @@ from simulator.fast.state import (
     OPEN,
     ORDERS,
     OUT,
-    PHYSICAL,
     PROMPT,
-    QUEUED_DEMAND,
     REPORT_AT,
     REPORTED,
-    RESERVED_TOKENS,
     RESTARTS,
     ROW,
     RUNNING,
     SENT,
-    SENT_REQUESTS,
-    SENT_TOKENS,
     SLOT,
     SOURCE,
     SUBJECT,
@@ -258,23 +251,7 @@ class FastFleet:
         )
 
     def _snapshot(self) -> FleetSnapshot:
-        """The fleet as it was last reported, and what was sent since."""
-        col = self.state.col
-        return FleetSnapshot(
-            ids=tuple(self._names[int(i)] for i in col[SLOT]),
-            capacity_tokens=col[CAPACITY].copy(),
-            physical_tokens=col[PHYSICAL].copy(),
-            head_demand_tokens=col[HEAD_DEMAND].copy(),
-            queued_demand_tokens=col[QUEUED_DEMAND].copy(),
-            reserved_tokens=col[RESERVED_TOKENS].copy(),
-            prefill_backlog_tokens=col[BACKLOG].copy(),
-            class_running=col[COL_BY_CLASS::2].T.copy(),
-            class_waiting=col[COL_BY_CLASS + 1 :: 2].T.copy(),
-            terminating=np.zeros(col.shape[1], dtype=np.bool_),
-            age_s=self.events.now_s - col[REPORTED] / NS_PER_S,
-            in_flight_tokens=col[SENT_TOKENS].copy(),
-            in_flight_requests=col[SENT_REQUESTS].copy(),
-        )
+        return snapshot(self.state, self._names, self.events.now_s)
 
     # --- instances ---
 

@@ -1,6 +1,7 @@
 """The front door: requests held, in order, and sent by the arithmetic of `policies.columns`."""
 
 from policies.columns import HOLD
+from simulator.fast.counting import unsend
 from simulator.fast.deciding import decide
 from simulator.fast.roster import line_head
 from simulator.fast.state import (
@@ -67,7 +68,7 @@ from simulator.fast.state import (
     WHY,
     State,
 )
-from simulator.fast.stepping import blocks_at, catch_up, submit, unsend
+from simulator.fast.stepping import blocks_at, catch_up, submit
 
 PLACED, ASK_POLICY, ASK_SUBMIT = range(3)
 """What `place` ends with: all that can be placed is, or Python has to do something for SUBJECT."""

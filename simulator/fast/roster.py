@@ -13,6 +13,7 @@ from simulator.fast.state import (
     CLASS_COLUMNS,
     CLASSES,
     CLEAR_UNTIL,
+    DETACHED,
     DETACHED_COUNT,
     FREE,
     GONE,
@@ -25,6 +26,7 @@ from simulator.fast.state import (
     MAX_SEQS,
     MOVING,
     NEXT,
+    NOTE_DETACHED,
     NOTES,
     ORDER,
     OUT,
@@ -218,3 +220,22 @@ def note(s: State, i: int, what: int, r: int) -> None:
         at = s.now[NOTES]
         s.notes[2 * at], s.notes[2 * at + 1] = what, r
         s.now[NOTES] = at + 1
+
+
+def detach_leaving(s: State, i: int) -> None:
+    """Take those that are to be detached out of the batch; they keep their blocks."""
+    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
+    if not ins[WATCHED][i]:
+        return
+    at = 0
+    while at < ins[SIZE][i]:
+        r = s.batch[base + at]
+        if not req[LEAVING][r]:
+            at += 1
+            continue
+        clear_up(s, i, r)
+        leave_batch(s, i, r)
+        ins[BY_CLASS + CLASS_COLUMNS * req[CLASS][r] + HERE][i] += 1
+        ins[DETACHED_COUNT][i] += 1
+        req[PLACE][r], req[LEAVING][r] = DETACHED, 0
+        note(s, i, NOTE_DETACHED, r)

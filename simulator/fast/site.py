@@ -1,85 +1,38 @@
-"""An instance that lies in columns, as its llumlet and the network see it."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+"""An instance that lies in columns, as the fleet and its network see it."""
 
 from migration.config import MigrationConfig
-from migration.engine import DirectMemory, Gone, RequestState
-from migration.layout import Layout
+from migration.engine import Gone, RequestState
 from migration.llumlet import Llumlet
-from migration.pacing import StepTime, blocks_for, mean_step_s
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from migration.pacing import StepTime, mean_step_s
+from policies.types import InstanceId
 from simulator.cluster.instance import InstanceShape
 from simulator.events import NS_PER_S, EventQueue
 from simulator.fast.compiled import Kernel
-from simulator.fast.roster import clear, clear_up, decoding, free_slots, join
+from simulator.fast.hooks import ColumnHooks, Kept, Names
+from simulator.fast.pace import step_ends
+from simulator.fast.roster import clear, clear_up
 from simulator.fast.state import (
-    AFTER_MOVE,
     ALIVE,
-    ALLOCATED,
     AT,
     BATCH,
     BLOCKS,
     BUSY,
-    BY_CLASS,
-    CHUNK,
     CLASS,
-    CLASS_COLUMNS,
-    CLEAR_UNTIL,
     COPIES,
-    DETACHED,
-    DETACHED_COUNT,
     FREE,
     GONE,
-    HERE,
     KV,
-    LEAVING,
-    MAX_SEQS,
-    MOVE_GAP,
-    MOVING,
     ORDER,
     OUT,
     PLACE,
     PROMPT,
     QUEUED,
-    RESERVATIONS,
-    RESERVED,
-    SIZE,
     STEPS,
-    SUFFERED,
     TOTAL_BLOCKS,
-    WAITS_FOR,
-    WATCHED,
-    WATCHED_COUNT,
     State,
 )
-from simulator.fast.stepping import step_ends
 
 NO_PARAMS: dict[str, object] = {}
-
-
-class Names(Protocol):
-    """Who knows the requests by name, and wants to hear of those that moved: the fleet."""
-
-    def position(self, request_id: RequestId) -> int:
-        """Say where a request's row is."""
-
-    def name(self, position: int) -> RequestId:
-        """Say which request has this row."""
-
-    def attached(self, position: int, instance_id: InstanceId, migration_id: MigrationId) -> None:
-        """Note that a request has moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What a request that has left the batch, but not yet the instance, holds there."""
-
-    position: int
-    order: int
-    kv_tokens: int
-    blocks: int
 
 
 class ReadSteps(StepTime):
@@ -96,8 +49,8 @@ class ReadSteps(StepTime):
         return mean_step_s([at_ns / NS_PER_S for at_ns in step_ends(self._state, self._at)])
 
 
-class Site(DirectMemory):
-    """One instance: `migration.engine.EngineHooks` over row `at` of the columns."""
+class Site(ColumnHooks):
+    """One instance, with its llumlet."""
 
     def __init__(
         self,
@@ -110,14 +63,7 @@ class Site(DirectMemory):
         events: EventQueue,
         names: Names,
     ) -> None:
-        self.at = at
-        self.instance_id = instance_id
-        self.shape = shape
-        self.state, self._kernel = state, kernel
-        self._events, self._names = events, names
-        self._reservations: dict[MigrationId, int] = {}
-        self._kept: dict[RequestId, Kept] = {}
-        self._departing: set[RequestId] = set()
+        super().__init__(at, instance_id, shape, state, kernel, events, names)
         self.llumlet = Llumlet(self, migration, instance_id, lambda: events.now_s)
         self.llumlet.host.step = ReadSteps(state, at)
         self._put(ALIVE, 1)
@@ -147,14 +93,6 @@ class Site(DirectMemory):
     def copies(self, number: int) -> None:
         self.settle()
         self._put(COPIES, number)
-
-    def settle(self) -> None:
-        """Bring the columns to this moment."""
-        self._kernel.settle(self.state, self.at, self._events.now_ns)
-
-    def wake(self) -> None:
-        """Go on computing, if there is anything to compute."""
-        self._kernel.wake(self.state, self.at)
 
     def submit(self, position: int) -> None:
         """Queue a request; what is left of it from before goes."""
@@ -197,194 +135,3 @@ class Site(DirectMemory):
             self.departed(request_id)
         clear(self.state, self.at)
         return [position for _, position in sorted(here)]
-
-    # --- EngineHooks ---
-
-    def layout(self) -> Layout:
-        """See EngineHooks."""
-        return self.shape.layout
-
-    def load(self) -> InstanceLoad:
-        """See EngineHooks; reports are read off the columns."""
-        raise AssertionError("nobody asks a simulated llumlet for its load")
-
-    def requests(self) -> Sequence[RequestView]:
-        """See EngineHooks; those that wait are left out, they cannot move."""
-        self.settle()
-        req, base = self.state.req, self.at * self.state.par[MAX_SEQS]
-        views = []
-        for place in range(base, base + self._get(SIZE)):
-            r = int(self.state.batch[place])
-            views.append(
-                RequestView(
-                    request_id=self._names.name(r),
-                    class_index=int(req[CLASS][r]),
-                    phase="running" if decoding(self.state, r) else "prefill",
-                    context_tokens=int(req[KV][r]),
-                    arrived_order=int(req[ORDER][r]),
-                    movable=not req[LEAVING][r],
-                )
-            )
-        return views
-
-    def kv_tokens(self, request_id: RequestId) -> int | None:
-        """See EngineHooks."""
-        kept = self._kept.get(request_id)
-        if kept is not None:
-            return kept.kv_tokens
-        r = self._names.position(request_id)
-        return int(self.state.req[KV][r]) if self._in_batch(r) and decoding(self.state, r) else None
-
-    def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
-        """See EngineHooks; there are no bytes here."""
-        raise AssertionError("a simulated network asks for no bytes")
-
-    def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
-        """See EngineHooks."""
-        self.settle()
-        held = self._reservations.get(migration_id)
-        if held is None and free_slots(self.state, self.at) <= 0:
-            return False
-        more = max(0, n_blocks - (held or 0))
-        if more > self._get(FREE):
-            return False
-        if held is None:
-            self._add(RESERVATIONS, 1)
-        self._add(FREE, -more)
-        self._add(RESERVED, more)
-        self._reservations[migration_id] = (held or 0) + more
-        return True
-
-    def reserved_views(self, _id: MigrationId, _first: int, _n: int) -> list[memoryview]:
-        """See EngineHooks; there are no bytes here."""
-        return []
-
-    def free_reservation(self, migration_id: MigrationId) -> None:
-        """See EngineHooks."""
-        self.settle()
-        held = self._reservations.pop(migration_id, None)
-        if held is not None:
-            self._add(RESERVATIONS, -1)
-            self._add(FREE, held)
-            self._add(RESERVED, -held)
-        self.wake()
-
-    def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
-        """See EngineHooks; `simulator.roster.Roster.attach`."""
-        self.settle()
-        total = len(state.prompt_token_ids) + len(state.output_token_ids)
-        kv_tokens, block_tokens = state.kv_tokens, self.shape.limits.block_tokens
-        held = self._reservations.get(migration_id, 0)
-        needed = blocks_for(kv_tokens if kv_tokens == total - 1 else total, block_tokens)
-        acceptable = 0 <= kv_tokens < total and blocks_for(kv_tokens, block_tokens) <= held > 0
-        r = self._names.position(state.request_id)
-        acceptable &= state.request_id not in self._kept and not self._here(r)
-        acceptable &= blocks_for(total, block_tokens) <= self.state.par[TOTAL_BLOCKS]
-        if not acceptable or not self.reserve(migration_id, needed):
-            self.free_reservation(migration_id)
-            return False
-        held = self._reservations.pop(migration_id)
-        self._add(RESERVATIONS, -1)
-        self._add(RESERVED, -held)
-        self._add(ALLOCATED, held)
-        req = self.state.req
-        assert req[PLACE][r] in (GONE, DETACHED), f"{state.request_id} runs elsewhere"
-        assert req[OUT][r] == len(state.output_token_ids), state.request_id
-        join(self.state, self.at, r)
-        req[KV][r], req[BLOCKS][r] = kv_tokens, held
-        req[WAITS_FOR][r] |= AFTER_MOVE
-        req[MOVE_GAP][r] = 0
-        req[CLEAR_UNTIL][r] = self._get(SUFFERED)
-        self._kernel.enter_batch(self.state, self.at, r)
-        self._names.attached(r, self.instance_id, migration_id)
-        self.wake()
-        return True
-
-    def detach(self, request_id: RequestId) -> None:
-        """See EngineHooks."""
-        r = self._names.position(request_id)
-        if self._in_batch(r) and decoding(self.state, r):
-            self.state.req[LEAVING][r] = 1
-
-    def reattach(self, request_id: RequestId) -> None:
-        """See EngineHooks."""
-        self.settle()
-        kept = self._kept.pop(request_id, None)
-        r = self._names.position(request_id)
-        if kept is not None:
-            self._add(DETACHED_COUNT, -1)
-            self._add_here(r, -1)
-            self.state.req[CHUNK][r] = 0
-            self.state.req[CLEAR_UNTIL][r] = self._get(SUFFERED)
-            self._kernel.enter_batch(self.state, self.at, r)
-        elif self._in_batch(r):
-            self.state.req[LEAVING][r] = 0
-        self.wake()
-
-    def release(self, request_id: RequestId, _redirect: str) -> None:
-        """See EngineHooks."""
-        self.settle()
-        if self._cancel(request_id):
-            self.wake()
-
-    def requeue(self, request_id: RequestId) -> bool:
-        """See EngineHooks; nobody drains a simulated instance."""
-        raise AssertionError(f"{request_id}: nobody drains a simulated instance")
-
-    def set_terminating(self, on: bool) -> None:
-        """See EngineHooks; nobody drains a simulated instance."""
-        raise AssertionError(f"terminating {on}: nobody drains a simulated instance")
-
-    def departing(self, request_id: RequestId, _redirect: str) -> None:
-        """See EngineHooks: from now on, the llumlet hears of each of the request's steps."""
-        self.settle()
-        self._departing.add(request_id)
-        self._watch(request_id, 1)
-
-    def departed(self, request_id: RequestId) -> None:
-        """See EngineHooks."""
-        self._departing.remove(request_id)
-        self._watch(request_id, -1)
-
-    # --- within ---
-
-    def _watch(self, request_id: RequestId, more: int) -> None:
-        self.state.req[MOVING][self._names.position(request_id)] += more
-        self.state.now[WATCHED_COUNT] += more
-        self._add(WATCHED, more)
-
-    def _cancel(self, request_id: RequestId) -> bool:
-        kept = self._kept.pop(request_id, None)
-        req = self.state.req
-        if kept is None:
-            r = self._names.position(request_id)
-            assert not self._here(r), f"{request_id} was let go before it left the batch"
-            return False
-        r = kept.position
-        self._add(DETACHED_COUNT, -1)
-        self._add_here(r, -1)
-        self._add(FREE, kept.blocks)
-        self._add(ALLOCATED, -kept.blocks)
-        if req[AT][r] == self.at and req[PLACE][r] == DETACHED:
-            req[PLACE][r], req[BLOCKS][r] = GONE, 0
-        return True
-
-    def _here(self, r: int) -> bool:
-        req = self.state.req
-        return bool(req[AT][r] == self.at and req[PLACE][r] in (QUEUED, BATCH))
-
-    def _in_batch(self, r: int) -> bool:
-        req = self.state.req
-        return bool(req[AT][r] == self.at and req[PLACE][r] == BATCH)
-
-    def _get(self, column: int) -> int:
-        return int(self.state.ins[column][self.at])
-
-    def _put(self, column: int, value: int) -> None:
-        self.state.ins[column][self.at] = value
-
-    def _add(self, column: int, more: int) -> None:
-        self.state.ins[column][self.at] += more
-
-    def _add_here(self, r: int, more: int) -> None:
-        self._add(BY_CLASS + CLASS_COLUMNS * int(self.state.req[CLASS][r]) + HERE, more)

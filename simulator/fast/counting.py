@@ -1,0 +1,171 @@
+"""What steps that are over have yielded: `Engine.complete_step` and `Life.token`, on columns."""
+
+from simulator.fast.pace import keep_ends
+from simulator.fast.roster import detach_leaving, free_blocks, note, take_blocks
+from simulator.fast.runs import line_at, run_ns, step_ns, steps_within
+from simulator.fast.state import (
+    AFTER_MOVE,
+    AFTER_PREEMPTION,
+    BLOCK_TOKENS,
+    BLOCKS,
+    BUSY,
+    BY_CLASS,
+    CHUNK,
+    CLASS,
+    CLASS_COLUMNS,
+    CLEAR_UNTIL,
+    CONTEXTS,
+    COST,
+    DECODES,
+    END,
+    FATE,
+    FINISHED,
+    FIRST,
+    GONE,
+    HERE,
+    INTERFERENCE,
+    KV,
+    LAST,
+    LONGEST,
+    LOSS,
+    MAX_SEQS,
+    MOVE_GAP,
+    NOTE_FINISHED,
+    OPEN,
+    OUT,
+    PLACE,
+    PREEMPTED,
+    PROMPT,
+    ROW,
+    RUN,
+    SEEN,
+    SENT,
+    SENT_REQUESTS,
+    SENT_SIZE,
+    SENT_TOKENS,
+    SENT_WHEN,
+    SIZE,
+    START,
+    STEPPING,
+    STEPS,
+    SUFFERED,
+    TARGET,
+    WAITS_FOR,
+    State,
+)
+
+
+def complete(s: State, i: int) -> None:
+    """End the step or run under way: count its tokens, and let go who has all of them."""
+    ins = s.ins
+    steps, start_ns, end_ns = ins[RUN][i], ins[START][i], ins[END][i]
+    _count(s, i, steps, end_ns, 0)
+    ins[STEPPING][i] = 0
+    if steps > 1:
+        ins[STEPS][i] += steps - 1
+        ins[BUSY][i] += end_ns - start_ns - ins[COST][i]
+    keep_ends(s, i, steps, end_ns)
+    detach_leaving(s, i)
+
+
+def split(s: State, i: int, now_ns: int) -> None:
+    """Count the steps of a run that are over by now; the rest go on."""
+    ins = s.ins
+    steps, start_ns, first_ns = ins[RUN][i], ins[START][i], ins[COST][i]
+    decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
+    extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+    done = steps_within(extra, fixed, slope, per, decodes, contexts, steps - 1, now_ns - start_ns)
+    end_ns = start_ns + run_ns(extra, fixed, slope, per, decodes, contexts, done)
+    _count(s, i, done, end_ns, 1)
+    keep_ends(s, i, done, end_ns)
+    contexts += done * decodes
+    cost_ns = run_ns(extra, fixed, slope, per, decodes, contexts, 1)
+    ins[RUN][i], ins[START][i], ins[COST][i] = steps - done, end_ns, cost_ns
+    ins[CONTEXTS][i] = contexts
+    ins[STEPS][i] += done
+    ins[BUSY][i] += end_ns - start_ns - first_ns + cost_ns
+
+
+def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
+    """Count the tokens of so many steps, the last of which ends at `end_ns`.
+
+    `planned` is 1 when another step of the run is under way: it has its blocks already.
+    """
+    ins, req, batch, base = s.ins, s.req, s.batch, i * s.par[MAX_SEQS]
+    first_end_ns, last_ns = ins[START][i] + ins[COST][i], ins[COST][i]
+    if steps > 1:
+        decodes = ins[DECODES][i]
+        contexts = ins[CONTEXTS][i] + (steps - 1) * decodes
+        last_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+    grown, block_tokens = steps - 1 + planned, s.par[BLOCK_TOKENS]
+    prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
+    lasts, longest, targets = req[LAST], req[LONGEST], req[TARGET]
+    waits, longest_of_run = req[WAITS_FOR], last_ns if steps > 1 else 0
+    kept, suffered = base, ins[SUFFERED][i]
+    for r in batch[base : base + ins[SIZE][i]]:
+        batch[kept] = r
+        kept += 1
+        chunk = chunks[r]
+        if chunk == 0:
+            continue  # it came while the step was under way
+        if grown:
+            missing = -(-(prompts[r] + outs[r] + grown) // block_tokens) - req[BLOCKS][r]
+            if missing > 0:
+                take_blocks(s, i, r, missing)
+            kvs[r] += steps
+        else:
+            kvs[r] += chunk
+            left = prompts[r] + outs[r] - kvs[r]
+            if outs[r] == 0 or chunk > 1:
+                req[CLEAR_UNTIL][r] = suffered  # in the next step it may be one of the decodes
+            if left:
+                continue  # its prompt goes on
+        if outs[r] == 0:
+            req[FIRST][r] = end_ns
+        else:
+            gap_ns = first_end_ns - lasts[r]
+            if waits[r]:
+                _end_waits(s, r, first_end_ns, gap_ns)
+            if gap_ns < longest_of_run:
+                gap_ns = longest_of_run
+            if gap_ns > longest[r]:
+                longest[r] = gap_ns
+        outs[r] += steps
+        lasts[r] = end_ns
+        if outs[r] >= targets[r]:
+            kept -= 1
+            req[INTERFERENCE][r] += suffered - req[CLEAR_UNTIL][r]
+            _finish(s, i, r)
+    ins[SIZE][i] = kept - base
+
+
+def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
+    req = s.req
+    if req[WAITS_FOR][r] & AFTER_PREEMPTION:
+        req[LOSS][r] += now_ns - req[PREEMPTED][r]
+        req[PREEMPTED][r] = 0
+    if req[WAITS_FOR][r] & AFTER_MOVE:
+        req[MOVE_GAP][r] = gap_ns
+    req[WAITS_FOR][r] = 0
+
+
+def _finish(s: State, i: int, r: int) -> None:
+    free_blocks(s, i, r)
+    s.req[PLACE][r] = GONE
+    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
+    s.req[FATE][r] = FINISHED
+    s.now[OPEN] -= 1
+    unsend(s, r)
+    note(s, i, NOTE_FINISHED, r)
+
+
+def unsend(s: State, r: int) -> None:
+    """Take a request off the books of what is on its way to an instance."""
+    sent = s.req[SENT][r]
+    if sent:
+        s.req[SENT][r] = 0
+        if s.req[SENT_WHEN][r] < s.ins[SEEN][sent - 1]:
+            return  # a report has seen it
+        row = s.ins[ROW][sent - 1]
+        s.col[SENT_TOKENS][row] -= s.req[SENT_SIZE][r]
+        s.col[SENT_REQUESTS][row] -= 1

@@ -1,0 +1,225 @@
+"""What the next step of an instance computes: `simulator.engine.Engine.plan_step`, on columns.
+
+When all it does is decode, and nothing else can come in between, the whole run of equal steps is
+planned, until one request ends or memory is short.
+"""
+
+from simulator.fast.roster import (
+    demand_blocks,
+    detach_leaving,
+    enter_batch,
+    free_slots,
+    line_head,
+    line_remove,
+    note,
+    preempt_last,
+    take_blocks,
+)
+from simulator.fast.runs import line_at, run_ns, step_ns, straight_steps
+from simulator.fast.state import (
+    ADMITTED,
+    AFTER_PREEMPTION,
+    BATCH,
+    BLOCK_TOKENS,
+    BLOCKS,
+    BUSY,
+    CHUNK,
+    CONTEXTS,
+    COPIES,
+    COST,
+    DECODES,
+    END,
+    FREE,
+    KV,
+    MAX_SEQS,
+    NEVER,
+    NOTE_PREEMPTED,
+    OUT,
+    PLACE,
+    PREEMPTED,
+    PREEMPTIONS,
+    PROMPT,
+    QUEUE_LENGTH,
+    RUN,
+    SIZE,
+    SLOWDOWN,
+    START,
+    STEPPING,
+    STEPS,
+    SUFFERED,
+    TARGET,
+    TOKEN_BUDGET,
+    WAITS_FOR,
+    WATCHED,
+    State,
+)
+
+PER_MILLE = 1000
+
+
+def plan(s: State, i: int, now_ns: int) -> None:
+    """Decide the next step, or the next run of steps, which begins now; there may be none."""
+    detach_leaving(s, i)
+    ins = s.ins
+    decodes, contexts, first_prompt, preempted = _plan_decodes(s, i, now_ns)
+    tokens = squares = ends = chunks = 0
+    if first_prompt < ins[SIZE][i] or (ins[QUEUE_LENGTH][i] and not preempted):
+        budget = s.par[TOKEN_BUDGET] - decodes
+        tokens, squares, ends, chunks = _plan_prefills(
+            s, i, budget, first_prompt, not preempted, now_ns
+        )
+    if decodes + chunks == 0:
+        ins[STEPPING][i] = 0
+        return
+    cost_ns = step_ns(s.cost, tokens, squares, ends, chunks, decodes, contexts)
+    if ins[COPIES][i]:
+        cost_ns += cost_ns * s.par[SLOWDOWN] // PER_MILLE
+    ins[STEPPING][i] = ins[RUN][i] = 1
+    ins[START][i], ins[COST][i], ins[END][i] = now_ns, cost_ns, now_ns + cost_ns
+    ins[DECODES][i], ins[CONTEXTS][i] = decodes, contexts
+    ins[STEPS][i] += 1
+    ins[BUSY][i] += cost_ns
+    if chunks:
+        if decodes:
+            alone_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+            ins[SUFFERED][i] += cost_ns - alone_ns
+    elif not (preempted or ins[COPIES][i] or ins[WATCHED][i]):
+        _plan_run(s, i)
+
+
+def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
+    """Give every decode the block its input needs, the most urgent first; marks who computes.
+
+    Gives how many decode, their contexts, the place of the first that does not, and whether any
+    was preempted.
+    """
+    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    prompts, outs, kvs, held, chunk = req[PROMPT], req[OUT], req[KV], req[BLOCKS], req[CHUNK]
+    block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[SIZE], ins[FREE]
+    decodes = contexts = at = 0
+    first_prompt, preempted = NEVER, False
+    for r in batch[base : base + sizes[i]]:
+        if at >= sizes[i]:
+            break  # the rest was preempted
+        at += 1
+        total = prompts[r] + outs[r]
+        if outs[r] == 0 or total - kvs[r] != 1:
+            chunk[r] = 0
+            first_prompt = min(first_prompt, at - 1)
+            continue
+        missing = -(-total // block_tokens) - held[r]
+        if missing > 0:
+            while free[i] < missing:
+                victim = preempt_last(s, i)
+                req[PREEMPTIONS][victim] += 1
+                req[PREEMPTED][victim] = now_ns
+                req[WAITS_FOR][victim] |= AFTER_PREEMPTION
+                note(s, i, NOTE_PREEMPTED, victim)
+                preempted = True
+                if victim == r:
+                    break
+            if preempted and req[PLACE][r] != BATCH:
+                continue
+            take_blocks(s, i, r, missing)
+        chunk[r] = 1
+        decodes += 1
+        contexts += total
+    return decodes, contexts, first_prompt, preempted
+
+
+def _plan_prefills(
+    s: State, i: int, budget: int, at: int, admit: bool, now_ns: int
+) -> tuple[int, int, int, int]:
+    """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks.
+
+    Those begun are looked for from place `at` on.
+    """
+    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    tokens = squares = ends = chunks = 0
+    begun = ins[SIZE][i]
+    while budget > 0:
+        while at < begun and req[CHUNK][batch[base + at]] != 0:
+            at += 1
+        if at < begun:
+            r = batch[base + at]
+        elif admit:
+            r = _admit(s, i)
+        else:
+            r = -1
+        if r < 0:
+            break
+        start = req[KV][r]
+        chunk = min(req[PROMPT][r] + req[OUT][r] - start, budget)
+        req[CHUNK][r] = chunk
+        end = start + chunk
+        budget -= chunk
+        tokens += chunk
+        squares += end * end - start * start
+        ends += end
+        chunks += 1
+        if req[ADMITTED][r] == 0:
+            req[ADMITTED][r] = now_ns
+    return tokens, squares, ends, chunks
+
+
+def _admit(s: State, i: int) -> int:
+    """Move the head of the line into the batch if a slot and all its blocks are free; or -1."""
+    r = line_head(s, i)
+    if r < 0 or free_slots(s, i) <= 0:
+        return -1
+    needed = demand_blocks(s, r)
+    if needed > s.ins[FREE][i]:
+        return -1
+    line_remove(s, i, r)
+    take_blocks(s, i, r, needed)
+    enter_batch(s, i, r)
+    return r
+
+
+def _plan_run(s: State, i: int) -> None:
+    """Lengthen a step of decodes to the run it begins."""
+    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
+    batch, targets, outs = s.batch, req[TARGET], req[OUT]
+    decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
+    steps = 1 << 40
+    for r in batch[base : base + ins[SIZE][i]]:
+        left = targets[r] - outs[r]
+        if left < steps:
+            steps = left
+    if steps > 1:
+        steps = _steps_in_memory(s, i, steps)
+    if steps > 1:
+        steps = straight_steps(s.cost, decodes, contexts, steps)
+    if steps > 1:
+        extra, fixed, slope, per = line_at(s.cost, decodes, contexts)
+        ins[RUN][i] = steps
+        ins[END][i] = ins[START][i] + run_ns(extra, fixed, slope, per, decodes, contexts, steps)
+
+
+def _steps_in_memory(s: State, i: int, steps: int) -> int:
+    """Say for how many of so many steps the free blocks last."""
+    free, block_tokens = s.ins[FREE][i], s.par[BLOCK_TOKENS]
+    if s.ins[SIZE][i] * (1 + (steps - 1) // block_tokens) <= free:
+        return steps
+    if growth(s, i, steps) <= free:
+        return steps
+    enough, too_many = 1, steps
+    while too_many - enough > 1:
+        middle = (enough + too_many) // 2
+        if growth(s, i, middle) <= free:
+            enough = middle
+        else:
+            too_many = middle
+    return enough
+
+
+def growth(s: State, i: int, steps: int) -> int:
+    """Blocks the batch takes from now until the last of so many steps is planned."""
+    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
+    prompts, outs, held, block_tokens = req[PROMPT], req[OUT], req[BLOCKS], s.par[BLOCK_TOKENS]
+    growth = 0
+    for r in batch[base : base + s.ins[SIZE][i]]:
+        missing = -(-(prompts[r] + outs[r] + steps - 1) // block_tokens) - held[r]
+        if missing > 0:
+            growth += missing
+    return growth
