@@ -1,4 +1,4 @@
-"""Which of the two fleets in virtual time serves a workload; their results are the same."""
+"""Which fleet in virtual time serves a workload; where several can, their results are equal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -8,8 +8,10 @@ from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import InstanceId
 from simulator.cluster.fleet import Look, SimulatedFleet
 from simulator.cluster.life import Life
+from simulator.cluster.machines import Machine
 from simulator.cluster.moves import Moves
 from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.cluster.scaled_fleet import ScaledFleet
 from simulator.fast.compiled import available, compiled, is_compiled
 from simulator.fast.fleet import FastFleet
 from simulator.fast.setup import refusal
@@ -63,17 +65,27 @@ def fleet_for(
 ) -> Fleet:
     """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
 
-    Raises ValueError when that one cannot serve this configuration, and ImportError when it is to
-    be compiled without numba.
+    Raises ValueError when that one cannot serve this configuration, or is to be compiled where
+    numba is not installed.
     """
     kernel = config.kernel
     why_not = refusal(config, scheduler)
     if kernel == "steps" or (kernel == "auto" and why_not):
-        return SimulatedFleet(config, scheduler, migration, seed, outages)
+        stepwise = ScaledFleet if config.scaling.on else SimulatedFleet
+        return stepwise(config, scheduler, migration, seed, outages)
     if why_not:
         raise ValueError(f"kernel {kernel} cannot serve this fleet: {why_not}; leave it to auto")
+    if kernel == "compiled" and not available():
+        raise ValueError("kernel compiled needs numba: pip install llumnix-scheduler[fast]")
     compile_it = kernel == "compiled" or (kernel == "auto" and _pays(requests))
     return FastFleet(config, scheduler, migration, seed, outages, compile_it=compile_it)
+
+
+def machines_of(fleet: Fleet) -> Sequence[Machine]:
+    """List the machines a fleet held: without scaling, all it began with, dead or alive."""
+    if isinstance(fleet, ScaledFleet):
+        return fleet.machines
+    return [Machine(name) for name in fleet.config.names()]
 
 
 def _pays(requests: int) -> bool:
@@ -85,5 +97,5 @@ def _pays(requests: int) -> bool:
 def prepare(config: SimulatorConfig, scheduler: SchedulerConfig, requests: int) -> None:
     """Compile what many simulations, of so many requests in all, will soon want, if that pays."""
     wanted = config.kernel == "compiled" or (config.kernel == "auto" and _pays(requests))
-    if wanted and refusal(config, scheduler) is None:
+    if wanted and available() and refusal(config, scheduler) is None:
         compiled()

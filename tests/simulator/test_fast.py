@@ -174,3 +174,10 @@ def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused(
     wanted = dataclasses.replace(config, kernel="plain")
     with pytest.raises(ValueError, match=r"kernel plain .* prefixes"):
         fleet_for(wanted, scheduler, migration, requests=10)
+
+
+def test_a_kernel_to_be_compiled_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.fleets.available", lambda: False)
+    wanted = dataclasses.replace(SMALL, kernel="compiled")
+    with pytest.raises(ValueError, match=r"needs numba: pip install .*\[fast\]"):
+        fleet_for(wanted, SchedulerConfig(), MigrationConfig(), requests=10)
