@@ -30,8 +30,8 @@ from llumnix.simulated import SimulatedRecord, result_of
 from llumnix.trial import FleetShape, PolicyChoice, run_trial
 from llumnix.workload import load_workload
 from simulator.capacity import fluid_rate_per_s
-from simulator.cluster.fleet import SimulatedFleet
 from simulator.costs import preset
+from simulator.fleets import fleet_for
 from simulator.streams import stream
 from simulator.workload.request import TraceRequest
 
@@ -45,7 +45,7 @@ SHOWN: Mapping[str, Callable[["Run"], float]] = {
     "E2E p99": lambda run: float(np.quantile(run.e2e_s, 0.99)),
 }
 BOUNDS = {"E2E mean": 0.03, "TTFT p99": 0.10}
-SIMULATIONS = 8
+SIMULATIONS = 24
 JITTER_S = 0.01
 PROBES = 12
 PROBE_TOKENS = 256
@@ -151,7 +151,7 @@ def simulated_once(args: argparse.Namespace, requests: Sequence[TraceRequest], s
         migration=policy.migration,
     )
     simulator = dataclasses.replace(config.simulator, instances=args.instances, preset=PRESET)
-    fleet = SimulatedFleet(simulator, scheduler, config.migration, seed=seed)
+    fleet = fleet_for(simulator, scheduler, config.migration, seed, requests=len(requests))
     lives = fleet.run(requests)
     result = result_of(fleet, lives, policy=policy.dispatch, seed=seed)
     return Run.of([SimulatedRecord(life) for life in lives], result)
