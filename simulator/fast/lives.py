@@ -46,6 +46,7 @@ _FATES = {
 }
 
 
+_PREFIX = "request-"
 _TOLD = (
     FATE,
     AT,
@@ -77,7 +78,7 @@ class Lives(Mapping[RequestId, Life]):
         self._requests, self._names, self.state = requests, names, state
         self._capacity_tokens, self._queue_limit = capacity_tokens, queue_limit
         self._told: dict[int, Life] = {}
-        self._positions: dict[RequestId, int] | None = None
+        self._positions: dict[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -90,13 +91,16 @@ class Lives(Mapping[RequestId, Life]):
 
     def name(self, position: int) -> RequestId:
         """Say which request has this row."""
-        return RequestId(f"request-{self._requests[position].index}")
+        return RequestId(f"{_PREFIX}{self._requests[position].index}")
 
     def position(self, request_id: RequestId) -> int:
         """Say where a request's row is; raises KeyError for an unknown one."""
+        index = int(request_id.removeprefix(_PREFIX))
+        if index < len(self._requests) and self._requests[index].index == index:
+            return index
         if self._positions is None:
-            self._positions = {self.name(at): at for at in range(len(self._requests))}
-        return self._positions[request_id]
+            self._positions = {one.index: at for at, one in enumerate(self._requests)}
+        return self._positions[index]
 
     def at(self, r: int) -> Life:
         """Tell the life of the request of a row."""
