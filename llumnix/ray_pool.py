@@ -134,7 +134,7 @@ def _connected(address: str) -> Any:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
             story = "Ray's own words above may say why, such as a token it wants"
             raise ConfigError(f"no Ray cluster: {error} ({story})") from error
     return ray
