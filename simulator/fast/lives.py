@@ -95,6 +95,8 @@ class Lives(Mapping[RequestId, Life]):
 
     def position(self, request_id: RequestId) -> int:
         """Say where a request's row is; raises KeyError for an unknown one."""
+        if not request_id.startswith(_PREFIX):
+            raise KeyError(request_id)  # such as "", of an order that found nobody to move
         index = int(request_id.removeprefix(_PREFIX))
         if index < len(self._requests) and self._requests[index].index == index:
             return index
