@@ -7,7 +7,6 @@ from simulator.fast.state import (
     AFTER_MOVE,
     AFTER_PREEMPTION,
     BLOCK_TOKENS,
-    BLOCKS,
     BUSY,
     BY_CLASS,
     CHUNK,
@@ -21,6 +20,7 @@ from simulator.fast.state import (
     FATE,
     FINISHED,
     FIRST,
+    FITS,
     GONE,
     HERE,
     INTERFERENCE,
@@ -99,7 +99,7 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
         last_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
     grown, block_tokens = steps - 1 + planned, s.par[BLOCK_TOKENS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
-    lasts, longest, targets = req[LAST], req[LONGEST], req[TARGET]
+    lasts, longest, targets, fits = req[LAST], req[LONGEST], req[TARGET], req[FITS]
     waits, longest_of_run = req[WAITS_FOR], last_ns if steps > 1 else 0
     kept, suffered = base, ins[SUFFERED][i]
     for r in batch[base : base + ins[SIZE][i]]:
@@ -109,9 +109,9 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
         if chunk == 0:
             continue  # it came while the step was under way
         if grown:
-            missing = -(-(prompts[r] + outs[r] + grown) // block_tokens) - req[BLOCKS][r]
-            if missing > 0:
-                take_blocks(s, i, r, missing)
+            more = prompts[r] + outs[r] + grown - fits[r]
+            if more > 0:
+                take_blocks(s, i, r, -(-more // block_tokens))
             kvs[r] += steps
         else:
             kvs[r] += chunk

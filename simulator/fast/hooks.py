@@ -17,7 +17,6 @@ from simulator.fast.state import (
     ALLOCATED,
     AT,
     BATCH,
-    BLOCKS,
     BY_CLASS,
     CHUNK,
     CLASS,
@@ -25,6 +24,7 @@ from simulator.fast.state import (
     CLEAR_UNTIL,
     DETACHED,
     DETACHED_COUNT,
+    FITS,
     FREE,
     GONE,
     HERE,
@@ -195,7 +195,7 @@ class ColumnHooks(DirectMemory):
         assert req[PLACE][r] in (GONE, DETACHED), f"{state.request_id} runs elsewhere"
         assert req[OUT][r] == len(state.output_token_ids), state.request_id
         join(self.state, self.at, r)
-        req[KV][r], req[BLOCKS][r] = kv_tokens, held
+        req[KV][r], req[FITS][r] = kv_tokens, held * block_tokens
         req[WAITS_FOR][r] |= AFTER_MOVE
         req[MOVE_GAP][r] = 0
         req[CLEAR_UNTIL][r] = self._get(SUFFERED)
@@ -270,7 +270,7 @@ class ColumnHooks(DirectMemory):
         self._add(FREE, kept.blocks)
         self._add(ALLOCATED, -kept.blocks)
         if req[AT][r] == self.at and req[PLACE][r] == DETACHED:
-            req[PLACE][r], req[BLOCKS][r] = GONE, 0
+            req[PLACE][r], req[FITS][r] = GONE, 0
         return True
 
     def _here(self, r: int) -> bool:

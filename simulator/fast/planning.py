@@ -21,7 +21,6 @@ from simulator.fast.state import (
     AFTER_PREEMPTION,
     BATCH,
     BLOCK_TOKENS,
-    BLOCKS,
     BUSY,
     CHUNK,
     CONTEXTS,
@@ -29,6 +28,7 @@ from simulator.fast.state import (
     COST,
     DECODES,
     END,
+    FITS,
     FREE,
     KV,
     MAX_SEQS,
@@ -94,7 +94,7 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
     was preempted.
     """
     req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
-    prompts, outs, kvs, held, chunk = req[PROMPT], req[OUT], req[KV], req[BLOCKS], req[CHUNK]
+    prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS], req[CHUNK]
     block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[SIZE], ins[FREE]
     decodes = contexts = at = 0
     first_prompt, preempted = NEVER, False
@@ -107,8 +107,8 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
             chunk[r] = 0
             first_prompt = min(first_prompt, at - 1)
             continue
-        missing = -(-total // block_tokens) - held[r]
-        if missing > 0:
+        if total > fits[r]:
+            missing = -(-(total - fits[r]) // block_tokens)
             while free[i] < missing:
                 victim = preempt_last(s, i)
                 req[PREEMPTIONS][victim] += 1
@@ -216,10 +216,10 @@ def _steps_in_memory(s: State, i: int, steps: int) -> int:
 def growth(s: State, i: int, steps: int) -> int:
     """Blocks the batch takes from now until the last of so many steps is planned."""
     req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
-    prompts, outs, held, block_tokens = req[PROMPT], req[OUT], req[BLOCKS], s.par[BLOCK_TOKENS]
+    prompts, outs, fits, block_tokens = req[PROMPT], req[OUT], req[FITS], s.par[BLOCK_TOKENS]
     growth = 0
     for r in batch[base : base + s.ins[SIZE][i]]:
-        missing = -(-(prompts[r] + outs[r] + steps - 1) // block_tokens) - held[r]
-        if missing > 0:
-            growth += missing
+        more = prompts[r] + outs[r] + steps - 1 - fits[r]
+        if more > 0:
+            growth += -(-more // block_tokens)
     return growth

@@ -6,7 +6,6 @@ from simulator.fast.state import (
     AT,
     BATCH,
     BLOCK_TOKENS,
-    BLOCKS,
     BY_CLASS,
     CHUNK,
     CLASS,
@@ -15,6 +14,7 @@ from simulator.fast.state import (
     CLEAR_UNTIL,
     DETACHED,
     DETACHED_COUNT,
+    FITS,
     FREE,
     GONE,
     HEAD,
@@ -62,15 +62,15 @@ def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
     """Give a request so many more blocks, which must be free."""
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
-    s.req[BLOCKS][r] += blocks
+    s.req[FITS][r] += blocks * s.par[BLOCK_TOKENS]
 
 
 def free_blocks(s: State, i: int, r: int) -> None:
     """Take all of a request's blocks."""
-    held = s.req[BLOCKS][r]
+    held = s.req[FITS][r] // s.par[BLOCK_TOKENS]
     s.ins[FREE][i] += held
     s.ins[ALLOCATED][i] -= held
-    s.req[BLOCKS][r] = 0
+    s.req[FITS][r] = 0
 
 
 def join(s: State, i: int, r: int) -> None:

@@ -55,6 +55,8 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its instances share prefixes"
     if shape.guesses is not None:
         return "its steps yield several tokens"
+    if config.scaling.on:
+        return "its instances come and go"
     return None
 
 

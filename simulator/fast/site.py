@@ -15,10 +15,10 @@ from simulator.fast.state import (
     ALIVE,
     AT,
     BATCH,
-    BLOCKS,
     BUSY,
     CLASS,
     COPIES,
+    FITS,
     FREE,
     GONE,
     KV,
@@ -106,7 +106,8 @@ class Site(ColumnHooks):
         """Keep a request that has left the batch; sums it up. Of its tokens, the number is true."""
         req = self.state.req
         request_id = self._names.name(position)
-        kept = Kept(position, *(int(req[column][position]) for column in (ORDER, KV, BLOCKS)))
+        order, kv_tokens, fits = (int(req[column][position]) for column in (ORDER, KV, FITS))
+        kept = Kept(position, order, kv_tokens, fits // self.shape.limits.block_tokens)
         self._kept[request_id] = kept
         return RequestState(
             request_id=request_id,

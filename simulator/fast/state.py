@@ -29,7 +29,7 @@ NEVER = 1 << 62
     ORDER,  # how many came to that instance before it
     OUT,  # output tokens so far
     KV,
-    BLOCKS,
+    FITS,  # tokens that fit in its blocks
     CHUNK,  # tokens the step under way computes for it
     LEAVING,  # 1: to be detached at the next boundary
     MOVING,  # 1: a llumlet wants to hear what becomes of it

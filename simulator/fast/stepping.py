@@ -10,13 +10,13 @@ from simulator.fast.runs import line_at, steps_within
 from simulator.fast.state import (
     ALIVE,
     ALLOCATED,
-    BLOCKS,
     CONTEXTS,
     COST,
     DECODES,
     EARLIEST,
     EARLIEST_OF_ALL,
     END,
+    FITS,
     KV,
     LEAST_STEP,
     OUT,
@@ -35,7 +35,7 @@ def submit(s: State, i: int, r: int, now_ns: int) -> None:
     """Queue a request; one that has tokens already computes them again."""
     settle(s, i, now_ns)
     join(s, i, r)
-    s.req[KV][r] = s.req[BLOCKS][r] = 0
+    s.req[KV][r] = s.req[FITS][r] = 0
     line_push(s, i, r, False)
     soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.par[LEAST_STEP]
     s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
