@@ -21,10 +21,6 @@ from simulator.workload.request import TraceRequest
 T = TypeVar("T")
 
 
-MANY_REQUESTS = 10_000
-"""What a workload is taken to have that does not say."""
-
-
 @dataclass(frozen=True, slots=True)
 class Draw:
     """A workload: what is drawn, and by which seed. Equal draws are equal requests."""
@@ -80,8 +76,10 @@ def spread(work: Callable[[Job], T], jobs: Sequence[Job], pool: Pool, label: str
 
 def prepare_all(jobs: Sequence[Job]) -> None:
     """Compile, before processes are started that would all do so, if there is that much to do."""
+    sizes = {job.draw.source: job for job in jobs if job.draw.requests is None}
+    whole = {source: len(drawn(job.draw)) for source, job in sizes.items()}
+    requests = sum(job.draw.requests or whole[job.draw.source] for job in jobs)
     for first in {job.config.simulator.kernel: job for job in jobs}.values():
-        requests = sum(job.draw.requests or MANY_REQUESTS for job in jobs)
         prepare(first.config.simulator, first.config.scheduler, requests)
 
 
