@@ -1,0 +1,116 @@
+"""What a move costs by context length, as in figure 10 of the paper: two instances, one request."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from migration.config import MigrationConfig
+from migration.orders import MigrateOut
+from paper_parts.plan import MEASURED_LINK_BYTES_PER_S, PRESET, fleet_config
+from policies.registry import PolicySpec
+from policies.scheduler import SchedulerConfig
+from policies.types import Explanation, InstanceId, MigrateOrder, RequestId
+from simulator.cluster.fleet import SimulatedFleet
+from simulator.cluster.life import Fate, Life
+from simulator.cluster.options import Outage
+from simulator.costs import preset
+from simulator.events import NS_PER_S, Priority
+from simulator.workload.request import TraceRequest
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+MODES = ("live", "blocking copy", "recompute")
+SOURCE, DESTINATION = InstanceId("instance-0"), InstanceId("instance-1")
+_BATCH_TOKENS = 8192
+_OTHERS, _OTHER_TOKENS, _OTHER_OUTPUTS = 10, 256, 220
+"""What runs at the destination."""
+_OUTPUT_TOKENS = 100
+_ARRIVES_S = 2.2
+"""When the request to be moved comes: the batches around it decode by then."""
+_BEGUN_TOKENS = 20
+"""What it has about written when it is moved; its prompt is as much shorter."""
+_PHASES = 11
+"""So many offsets between the steps of the two instances are tried."""
+_PHASE_S = 0.0037
+
+
+def downtimes_ms(
+    lengths: Sequence[int] = LENGTHS, phases: int = _PHASES
+) -> Mapping[str, Mapping[int, list[float]]]:
+    """Measure by mode and context length, at several moments of the destination's step.
+
+    `live, 8 GB/s` and `blocking copy, 8 GB/s` are with the line at its nominal speed.
+    """
+    nominal = preset(PRESET).link_bytes_per_s
+    speeds = {"": MEASURED_LINK_BYTES_PER_S, ", 8 GB/s": nominal}
+    modes = {
+        f"{mode}{note}": (mode, speed)
+        for note, speed in speeds.items()
+        for mode in (MODES if not note else MODES[:2])
+    }
+    return {
+        name: {
+            length: [_once(mode, length, speed, phase * _PHASE_S) for phase in range(phases)]
+            for length in lengths
+        }
+        for name, (mode, speed) in modes.items()
+    }
+
+
+def _once(mode: str, length: int, link_bytes_per_s: int, phase_s: float) -> float:
+    # Its prompt takes 0.25 ms a token or less.
+    ordered_s = _ARRIVES_S + 0.25e-3 * length + 1.0
+    outages = [Outage(SOURCE, ordered_s)] if mode == "recompute" else []
+    fleet = PlacedFleet(
+        fleet_config(2, link_bytes_per_s),
+        SchedulerConfig(dispatch=PolicySpec("round-robin"), migration=False),
+        MigrationConfig(max_stages=0 if mode == "blocking copy" else 8),
+        outages=outages,
+    )
+    # A source that dies takes its whole batch along: there the request is alone.
+    at_source = 1 if mode == "recompute" else max(1, _BATCH_TOKENS // length)
+    moved = TraceRequest(0, _ARRIVES_S, length - _BEGUN_TOKENS, _OUTPUT_TOKENS)
+    beside = [TraceRequest(at, 0.0, length, _OUTPUT_TOKENS) for at in range(1, at_source)]
+    there = range(at_source, at_source + _OTHERS)
+    others = [TraceRequest(at, phase_s, _OTHER_TOKENS, _OTHER_OUTPUTS) for at in there]
+    fleet.destined = dict.fromkeys(there, DESTINATION)
+    if mode != "recompute":
+        fleet.events.at(round(ordered_s * NS_PER_S), Priority.DECISION, fleet.move_first)
+    life = fleet.run([moved, *beside, *others])[0]
+    if mode == "recompute":
+        usual_ns = float(np.median(fleet.usual_ns))
+        return (life.longest_gap_ns - usual_ns) / 1e6
+    assert len(life.moves) == 1, f"a context of {length} tokens was not moved ({mode})"
+    return life.moves[0].downtime_ns / 1e6
+
+
+class PlacedFleet(SimulatedFleet):
+    """Two instances; requests go where `destined` says, else to the source while it lives."""
+
+    destined: dict[int, InstanceId]
+    usual_ns: list[int]
+
+    def move_first(self) -> None:
+        """Order the first request's move."""
+        order = MigrateOrder(SOURCE, DESTINATION, 1 << 30, "manual", Explanation("figure 10"))
+        out = self.moves.order(order)
+        chosen = MigrateOut(
+            out.migration_id,
+            out.destination,
+            RequestId("request-0"),
+            out.max_context_tokens,
+            out.reason,
+        )
+        self._tell(self.wiring.instances[SOURCE], chosen)
+
+    def _dispatch(self, life: Life) -> bool:
+        del self._held[0]
+        name = self.destined.get(life.request.index, SOURCE)
+        life.fate = Fate.RUNNING
+        life.dispatched_ns = life.dispatched_ns or self.events.now_ns
+        alive = name if name in self.wiring.instances else DESTINATION
+        self.wiring.instances[alive].submit(life)
+        return True
+
+    def _restart(self, life: Life) -> None:
+        self.usual_ns = [life.usual_interval_ns()]
+        super()._restart(life)
