@@ -46,7 +46,8 @@ class Look:
 class SimulatedFleet:
     """Runs one workload; make a new one for another run. Equal arguments give equal lives.
 
-    `looks` may be set to a list before the run, which is then filled at every rebalance.
+    `looks` may be set to a list before the run, which is then filled at every rebalance. The fleet
+    keeps its size; `scaled_fleet` has one that does not.
     """
 
     def __init__(
@@ -283,14 +284,18 @@ class SimulatedFleet:
         instance = self.wiring.instances.get(outage.instance_id)
         if instance is None:
             return
-        orphans = instance.die()
-        self.wiring.lose(instance)
-        del self._loads[instance.instance_id]
-        self._snapshot = None
-        self.moves.instance_gone(instance.instance_id)
-        for life in orphans:
+        for life in self._take_down(instance):
             if life.fate is Fate.RUNNING and life.instance_id == instance.instance_id:
                 self._restart(life)
         if outage.down_s is not None:
             back_ns = round(outage.down_s * NS_PER_S)
             self.events.after(back_ns, Priority.FAILURE, lambda: self._start(outage.instance_id))
+
+    def _take_down(self, instance: Instance) -> list[Life]:
+        """Have an instance exist no longer; gives the requests that were there."""
+        orphans = instance.die()
+        self.wiring.lose(instance)
+        del self._loads[instance.instance_id]
+        self._snapshot = None
+        self.moves.instance_gone(instance.instance_id)
+        return orphans

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from migration.layout import Layout
+from policies.scaling import ScalingConfig
 from policies.types import InstanceId
 from simulator.cluster.instance import InstanceShape
 from simulator.costs import preset
@@ -81,6 +82,17 @@ class SimulatorConfig:
         default=100_000,
         metadata={"help": "requests held before more are rejected", "unit": "requests"},
     )
+    scaling: ScalingConfig = field(
+        default=ScalingConfig(),
+        metadata={"help": "when machines are ordered and given back; simulations only"},
+    )
+    start_delay_s: float = field(
+        default=60.0,
+        metadata={
+            "help": "from a machine's order to its first request: provisioning, weights, warm-up",
+            "unit": "s",
+        },
+    )
 
     def __post_init__(self) -> None:
         preset(self.preset)
@@ -96,6 +108,8 @@ class SimulatorConfig:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}")
         if not 0 <= self.copy_slowdown <= 1:
             raise ValueError(f"copy_slowdown must be within [0, 1], not {self.copy_slowdown}")
+        if not 0 <= self.start_delay_s < float("inf"):
+            raise ValueError(f"start_delay_s must be 0 or more, not {self.start_delay_s}")
         for name in ("capacity_tokens", "block_tokens", "link_bytes_per_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -107,6 +121,13 @@ class SimulatorConfig:
         Raises ValueError for options that do not fit together. `seed` decides what is guessed
         right.
         """
+        most = self.scaling.max_instances
+        if most is not None and not self.scaling.min_instances <= self.instances <= most:
+            raise ValueError(
+                f"a fleet of {self.instances} instances cannot be kept between "
+                f"{self.scaling.min_instances} and {most} (scaling.min_instances, "
+                "scaling.max_instances)"
+            )
         known = preset(self.preset)
         block_tokens = self.block_tokens or known.block_tokens
         limits = EngineLimits(
