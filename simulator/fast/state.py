@@ -15,10 +15,17 @@ from simulator.roster import EngineLimits
 
 NEVER = 1 << 62
 
-# --- a request ---
+# --- a request; what every step looks at comes first, and so lies together ---
 (
     PROMPT,
     TARGET,  # output tokens it will have
+    OUT,  # output tokens so far
+    KV,
+    FITS,  # tokens that fit in its blocks
+    CHUNK,  # tokens the step under way computes for it
+    LAST,
+    LONGEST,
+    WAITS_FOR,  # what the gap before its next token comes after
     CLASS,
     ARRIVED,
     RANK,  # its place in the order of class, arrival and index
@@ -27,17 +34,11 @@ NEVER = 1 << 62
     AT,  # the instance it is at, or was last
     PLACE,
     ORDER,  # how many came to that instance before it
-    OUT,  # output tokens so far
-    KV,
-    FITS,  # tokens that fit in its blocks
-    CHUNK,  # tokens the step under way computes for it
     LEAVING,  # 1: to be detached at the next boundary
     MOVING,  # 1: a llumlet wants to hear what becomes of it
     NEXT,
     PREV,
     FIRST,
-    LAST,
-    LONGEST,
     PREEMPTIONS,
     PREEMPTED,
     LOSS,
@@ -46,7 +47,6 @@ NEVER = 1 << 62
     ADMITTED,
     DISPATCHED,
     RESTARTS,
-    WAITS_FOR,  # what the gap before its next token comes after
     MOVE_GAP,
     SENT,  # the instance it was sent to, plus 1
     SENT_SIZE,  # tokens it had then
@@ -203,8 +203,8 @@ def new_state(
     """
     prompt, _, class_index, arrived = columns
     n, classes = len(prompt), limits.classes
-    by_arrival = sorted(range(n), key=arrived.__getitem__)
-    by_rank = sorted(range(n), key=lambda r: (class_index[r], arrived[r], indices[r]))
+    by_arrival = np.argsort(np.array(arrived, dtype=np.int64), kind="stable").tolist()
+    by_rank = np.lexsort((indices, arrived, class_index)).tolist() if n else []
     blank = _table(REQ_COLUMNS, n, arrays)
     for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
         blank[column][:n] = values
