@@ -28,6 +28,7 @@ FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "preemptions": lambda result: result.preemptions,
     "migrations": lambda result: result.migrations_committed,
     "rejected": lambda result: result.rejected,
+    "instance-seconds": lambda result: result.instance_seconds,
 }
 
 

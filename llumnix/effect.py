@@ -15,6 +15,7 @@ from typing import Any
 from llumnix.config import Config, flags_given, load_config, merged
 from llumnix.errors import ConfigError
 from policies.rebalance import RebalanceConfig
+from policies.scaling import ScalingConfig
 from simulator.cluster.instance import PER_MILLE
 from simulator.cluster.options import SimulatorConfig
 
@@ -40,6 +41,10 @@ _SOCKETS = tuple(
         "link_bytes_per_s",
         "link_bytes_per_token",
     )
+)
+_SCALING = (
+    *(f"{_SIMULATOR}scaling.{one.name}" for one in fields(ScalingConfig)),
+    f"{_SIMULATOR}start_delay_s",
 )
 _REAL = ("fleet.", "frontend.", "emulator.")
 _INSTEAD = {
@@ -81,8 +86,28 @@ def _unmoved(config: Config) -> str | None:
 
 
 def _alone(config: Config) -> str | None:
-    alone = config.simulator.instances == 1
+    alone = config.simulator.instances == 1 and not config.simulator.scaling.on
     return "one instance has nowhere to move its requests to" if alone else None
+
+
+def _undrained(config: Config) -> str | None:
+    return None if config.simulator.scaling.on else "a simulation drains nobody, but by scaling"
+
+
+def _unscaled(config: Config) -> str | None:
+    scaling = config.simulator.scaling
+    if scaling.on:
+        return None
+    if scaling.max_instances is not None:
+        return "min_instances and max_instances leave nothing to scale"
+    return f"scaling is off ({_SIMULATOR}scaling.max_instances switches it on)"
+
+
+def _unscaled_in_file(config: Config) -> str | None:
+    """A file that holds the defaults, as `llumnix config` prints them, wishes for no scaling."""
+    usual, here = SimulatorConfig(), config.simulator
+    asked = (here.scaling, here.start_delay_s) != (usual.scaling, usual.start_delay_s)
+    return _unscaled(config) if asked else None
 
 
 def _early_binding(config: Config) -> str | None:
@@ -104,7 +129,9 @@ RULES = (
     Rule((*_REBALANCE, *_MOVING), _unmoved, in_files=True),
     Rule(("migration.",), _unmoved),  # a real fleet can be told by hand to move a request
     Rule((*_REBALANCE, *_MOVING, "migration."), _alone),
-    Rule(("scheduler.rebalance.max_concurrent_drain",), lambda _: "a simulation drains nobody"),
+    Rule(("scheduler.rebalance.max_concurrent_drain",), _undrained),
+    Rule(_SCALING, _unscaled),
+    Rule(_SCALING, _unscaled_in_file, in_files=True),
     Rule((f"{_SIMULATOR}copy_slowdown",), _rounded_away, in_files=True),
     Rule(("scheduler.dispatch.params.growth_steps",), _early_binding, in_files=True),
 )

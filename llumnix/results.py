@@ -151,6 +151,7 @@ class RunResult:
     `shed` ones (turned away for load rather than for their length). Token faults are None when
     outputs were not compared; fleet figures when the server is not ours. `gap_ms` is a stream's
     pause at a migration, `downtime_ms` that pause less the stream's usual time per token.
+    `instance_seconds` sums up for how long machines were held: GPU seconds, at one GPU a machine.
     """
 
     policy: str
@@ -178,6 +179,7 @@ class RunResult:
     decode_step_ms: Median
     preemptions: int | None
     cached_prompt_tokens: int | None
+    instance_seconds: float | None
     ttft_s: Spread
     tpot_s: Spread
     e2e_s: Spread
@@ -241,6 +243,7 @@ def summarise(
         decode_step_ms=Median(fleet.decode_step_p50_ms),
         preemptions=fleet.preemptions,
         cached_prompt_tokens=fleet.cached_prompt_tokens,
+        instance_seconds=fleet.instance_seconds,
         goodput=_goodput(records, slo, duration_s),
         duration_s=round(duration_s, 6),
         slip_p99_s=slip_p99_s,

@@ -49,6 +49,7 @@ def _cells(result: RunResult) -> dict[str, str]:
         "decode step p50, ms": _number(result.decode_step_ms.p50),
         "preemptions": _number(result.preemptions),
         "prompt tokens cached": _number(result.cached_prompt_tokens),
+        "instance-seconds": _number(result.instance_seconds),
         "duration, s": f"{result.duration_s:.1f}",
     }
 

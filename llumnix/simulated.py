@@ -8,8 +8,9 @@ from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
 from llumnix.results import RunResult, Slo, summarise
 from simulator.cluster.life import Fate, Life
+from simulator.cluster.machines import held_ns
 from simulator.events import NS_PER_S
-from simulator.fleets import Fleet
+from simulator.fleets import Fleet, machines_of
 from simulator.workload.request import TraceRequest
 
 _MS = 1e6
@@ -88,6 +89,8 @@ def result_of(
         each.busy_ns / each.steps / _MS for each in fleet.instances().values() if each.steps
     ]
     cached = sum(life.cached_tokens for life in lives)
+    records = [SimulatedRecord(life) for life in lives]
+    end_ns = max((max(life.last_token_ns, life.arrived_ns) for life in lives), default=0)
     run = FleetRun(
         policy=policy,
         migration=fleet.scheduler.config.migration,
@@ -99,6 +102,6 @@ def result_of(
         preemptions=sum(life.preemptions for life in lives),
         decode_step_p50_ms=median(steps_ms) if steps_ms else None,
         cached_prompt_tokens=cached if fleet.config.prefix_caching else None,
+        instance_seconds=held_ns(machines_of(fleet), end_ns) / NS_PER_S,
     )
-    records = [SimulatedRecord(life) for life in lives]
     return summarise(records, policy=policy, seed=seed, fleet=run, slo=slo)

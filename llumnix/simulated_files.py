@@ -10,7 +10,7 @@ from llumnix.errors import ConfigError
 from llumnix.simulated import SimulatedRecord
 from simulator.cluster.life import Life
 from simulator.events import NS_PER_S
-from simulator.fleets import Fleet
+from simulator.fleets import Fleet, machines_of
 
 _US = 1000
 
@@ -75,7 +75,8 @@ def write_perfetto(path: Path, fleet: Fleet, lives: Sequence[Life]) -> None:
 
     Raises ConfigError.
     """
-    numbers = {name: number for number, name in enumerate(fleet.config.names(), start=1)}
+    machines = machines_of(fleet)
+    numbers = {one.instance_id: number for number, one in enumerate(machines, start=1)}
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}}
         for name, number in numbers.items()

@@ -1,5 +1,6 @@
 """A simulation as an HTML report, like that of any other run."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def write_simulation(
 ) -> None:
     """Write the page; raises ConfigError."""
     shape, gpu = config.simulator, preset(config.simulator.preset)
+    scaled = f", scaled to {shape.scaling.max_instances} at most" if shape.scaling.on else ""
     meta = {
         "workload": workload,
-        "instances": f"{shape.instances} simulated ({gpu.name}): {gpu.source}",
+        "instances": f"{shape.instances} simulated{scaled} ({gpu.name}): {gpu.source}",
         "time": "virtual",
         "seed": str(seed),
         "versions": f"llumnix {__version__}",
@@ -63,10 +65,15 @@ def write_simulation(
 def _series(
     rows: Sequence[tuple[Look, Sequence[float]]],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Turn looks into a line an instance, thinned out evenly."""
+    """Turn looks into a line an instance, thinned out evenly.
+
+    One being drained is infinitely full, which is no point of a line.
+    """
     every = -(-len(rows) // _POINTS) or 1
     lines: dict[str, list[tuple[float, float]]] = {}
     for look, values in rows[::every]:
         for name, value in zip(look.ids, values, strict=True):
+            if not math.isfinite(value):
+                continue
             lines.setdefault(str(name), []).append((look.at_s, float(value)))
     return lines

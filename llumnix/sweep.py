@@ -28,7 +28,7 @@ OF_THE_WORKLOAD = ("rate", "seed", "requests", "high_share")
 GOOD_SHARE = 0.9
 """A rate is served if this share of requests meets both SLOs (design.md, goodput)."""
 _CLOSE = 0.02
-_HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected")
+_HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected", "instance-seconds")
 """Only in the files: a terminal is 80 characters wide."""
 
 

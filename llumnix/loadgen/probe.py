@@ -83,7 +83,7 @@ class FleetRun:
 
     Downtimes, gaps and the median decode step in emulated milliseconds. `late_share` is the share
     of emulated engine steps that completed late. `cached_prompt_tokens` were not computed, but
-    found in a prefix cache.
+    found in a prefix cache. `instance_seconds` is how long machines were held, summed up.
     """
 
     policy: str = ""
@@ -97,6 +97,7 @@ class FleetRun:
     decode_step_p50_ms: float | None = None
     late_share: float | None = None
     cached_prompt_tokens: int | None = None
+    instance_seconds: float | None = None
 
 
 def between(before: ServerState, after: ServerState) -> FleetRun:
