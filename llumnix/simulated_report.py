@@ -11,9 +11,10 @@ from llumnix.results import RunResult
 from llumnix.simulated import SimulatedRecord
 from simulator.cluster.fleet import Look
 from simulator.cluster.life import Life
+from simulator.cluster.machines import sizes
 from simulator.costs import preset
 from simulator.events import NS_PER_S
-from simulator.fleets import Fleet
+from simulator.fleets import Fleet, machines_of
 
 _POINTS = 1200
 """So many of a line are drawn at most: more than a screen is wide."""
@@ -24,6 +25,7 @@ def report_of(fleet: Fleet, lives: Sequence[Life], result: RunResult) -> RunRepo
     done = [SimulatedRecord(life) for life in lives if life.finished]
     moves = [move for life in lives for move in life.moves if move.committed_ns]
     looks = fleet.looks or []
+    end_ns = round(result.duration_s * NS_PER_S)
     return RunReport(
         result=result.to_json(),
         ttft_s=[record.ttft_s for record in done if record.ttft_s is not None],
@@ -42,6 +44,10 @@ def report_of(fleet: Fleet, lives: Sequence[Life], result: RunResult) -> RunRepo
             for life in lives
             for move in life.moves
             if move.committed_ns
+        ],
+        sizes=[
+            (size.at_ns / NS_PER_S, size.held, size.started)
+            for size in sizes(machines_of(fleet), end_ns)
         ],
     )
 

@@ -11,6 +11,9 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 Move = tuple[float, float, str, str, str]
 """A migration: started, ended (fleet seconds since the start), source, destination, request."""
 
+Size = tuple[float, int, int]
+"""From when on (fleet seconds since the start); machines held, and those that have started."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
@@ -27,6 +30,7 @@ class RunReport:
     freeness: Series = field(default_factory=dict)
     kv_used: Series = field(default_factory=dict)
     migrations: Sequence[Move] = ()
+    sizes: Sequence[Size] = ()
 
     @property
     def valid(self) -> bool:

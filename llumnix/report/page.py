@@ -11,6 +11,7 @@ from llumnix.report.data import NamedRun, RunReport, named
 from llumnix.report.distributions import downtimes, tail
 from llumnix.report.headline import headline, invalid_notes
 from llumnix.report.lanes import LaneScale, freeness_lanes
+from llumnix.report.sizes import fleet_size
 from llumnix.report.table import runs_table
 
 _EMULATED: Final = (
@@ -63,6 +64,7 @@ def page(runs: Sequence[RunReport], title: str, meta: Mapping[str, str]) -> str:
 {notes}
 <div class="wide">{runs_table(known)}</div>
 {_latencies(valid)}
+{_sizes(valid)}
 {_lanes(known)}
 {_downtimes(valid)}
 <footer>
@@ -115,6 +117,22 @@ def _latencies(runs: Sequence[NamedRun]) -> str:
         "Where a line crosses the dashed one is its P99.",
         f'<p class="keys">{"".join(_swatch(one) for one in runs)}</p>'
         f'<div class="pair">{"".join(figures)}</div>',
+    )
+
+
+def _sizes(runs: Sequence[NamedRun]) -> str:
+    figures = []
+    for number, one in enumerate(runs):
+        end_s = one.run.figure("duration_s")
+        if len(one.run.sizes) > 1 and end_s:
+            figures.append(_figure(fleet_size(one, end_s, f"size{number}"), _swatch(one)))
+    if not figures:
+        return ""
+    return _section(
+        "How large the fleet was",
+        "Machines over time: the line is what was held, and paid for, from order to return. The "
+        "area below it had started, and took requests or was being drained.",
+        "".join(figures),
     )
 
 

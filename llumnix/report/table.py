@@ -52,6 +52,7 @@ COLUMNS: Final = (
     *_latency("First token, s", "ttft_s", 1.0, 2),
     *_latency("Per output token, ms", "tpot_s", 1e3, 1),
     Column("Preemptions", "", _figure("preemptions"), less_is_better=True),
+    Column("Instances", "seconds", _figure("instance_seconds"), less_is_better=True),
     Column("Migrations", "done", _figure("migrations_committed")),
     Column("Migrations", "aborted", _figure("migrations_aborted")),
     Column("Downtime, ms", "p50", _figure("downtime_ms", "p50"), "{:,.1f}".format),

@@ -49,6 +49,7 @@ def run(policy: str, seed: int = 0, moves: int = 0, **changes: Any) -> RunReport
         "downtime_ms": quantiles(downtime),
         "decode_step_ms": {"p50": 46.0},
         "preemptions": 91 + seed,
+        "instance_seconds": 2_404.5 + seed,
         "ttft_s": quantiles(ttft) | {"mean": float(ttft.mean())},
         "tpot_s": quantiles(tpot) | {"mean": float(tpot.mean())},
     }

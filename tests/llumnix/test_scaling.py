@@ -66,6 +66,7 @@ def test_a_scaled_fleet_costs_less_than_the_largest_and_serves_all(
     assert f"{result['instance_seconds']:.1f}" in capsys.readouterr().out
     page = report.read_text()
     assert "scaled to 5 at most" in page
+    assert "How large the fleet was" in page
     assert "instance-1" in page
     assert "instance-1" in perfetto.read_text()
 

@@ -17,7 +17,7 @@ from policies.scheduler import SchedulerConfig
 from policies.types import InstanceId, PriorityClass, RequestId
 from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Fate, Life
-from simulator.cluster.machines import Machine, held_ns
+from simulator.cluster.machines import Machine, held_ns, sizes
 from simulator.cluster.options import Outage, SimulatorConfig
 from simulator.cluster.scaled_fleet import ScaledFleet
 from simulator.events import NS_PER_S
@@ -261,6 +261,35 @@ def test_a_machine_counts_from_its_order_to_its_return() -> None:
     ]
     assert held_ns(machines, 10) == 10 + 6 + 2
     assert held_ns(machines, 7) == 7 + 4
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 5), st.none() | st.integers(0, 9)), max_size=6
+    ),
+    st.integers(0, 30),
+)
+def test_sizes_over_time_are_the_machines_held_at_that_time(
+    drawn: list[tuple[int, int, int | None]], end_ns: int
+) -> None:
+    """Their area is the time all of them were held; no more have started than are held."""
+    machines = [
+        Machine(
+            InstanceId(f"i{at}"),
+            ordered_ns,
+            ordered_ns + delay_ns,
+            None if kept_ns is None else ordered_ns + delay_ns + kept_ns,
+        )
+        for at, (ordered_ns, delay_ns, kept_ns) in enumerate(drawn)
+    ]
+    found = sizes(machines, end_ns)
+    bounds = [*(size.at_ns for size in found), end_ns]
+    area_ns = sum(
+        size.held * (after - before)
+        for size, (before, after) in zip(found, itertools.pairwise(bounds), strict=True)
+    )
+    assert area_ns == held_ns(machines, end_ns)
+    assert all(0 <= size.started <= size.held for size in found)
 
 
 def test_a_fleet_that_is_scaled_is_walked_step_by_step() -> None:
