@@ -103,13 +103,6 @@ def _unscaled(config: Config) -> str | None:
     return f"scaling is off ({_SIMULATOR}scaling.max_instances switches it on)"
 
 
-def _unscaled_in_file(config: Config) -> str | None:
-    """A file that holds the defaults, as `llumnix config` prints them, wishes for no scaling."""
-    usual, here = SimulatorConfig(), config.simulator
-    asked = (here.scaling, here.start_delay_s) != (usual.scaling, usual.start_delay_s)
-    return _unscaled(config) if asked else None
-
-
 def _early_binding(config: Config) -> str | None:
     late = config.scheduler.dispatch.params.get("late_binding", True)
     return None if late else "late_binding is off"
@@ -130,8 +123,7 @@ RULES = (
     Rule(("migration.",), _unmoved),  # a real fleet can be told by hand to move a request
     Rule((*_REBALANCE, *_MOVING, "migration."), _alone),
     Rule(("scheduler.rebalance.max_concurrent_drain",), _undrained),
-    Rule(_SCALING, _unscaled),
-    Rule(_SCALING, _unscaled_in_file, in_files=True),
+    Rule(_SCALING, _unscaled, in_files=True),
     Rule((f"{_SIMULATOR}copy_slowdown",), _rounded_away, in_files=True),
     Rule(("scheduler.dispatch.params.growth_steps",), _early_binding, in_files=True),
 )
@@ -160,12 +152,9 @@ class Given:
     def _overridden(self, config: Config) -> bool:
         if isinstance(self.value, list):
             return False
-        found: object = config
-        for name in self.key.split("."):
-            found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
         if self.key == "scheduler.dispatch":
-            found = config.scheduler.dispatch.name
-        return found != self.value
+            return config.scheduler.dispatch.name != self.value
+        return _value_at(config, self.key) != self.value
 
 
 def refuse_idle(args: argparse.Namespace, configs: Sequence[Config]) -> None:
@@ -180,7 +169,10 @@ def refuse_idle(args: argparse.Namespace, configs: Sequence[Config]) -> None:
             alone = [load_config(args.config)]
         except ConfigError:  # it is whole only together with what was given beside it
             alone = []
+        usual = Config()
         for key, value in _leaves(merged(args.config), ""):
+            if _value_at(usual, key) == value:
+                continue  # `llumnix config` prints all defaults: they are nobody's wish
             one = Given(key, value, f"{key} in {args.config}")
             _refuse(one, [one.why_idle_in_file(config) for config in (*alone, *configs)])
 
@@ -226,6 +218,14 @@ def _refuse(one: Given, reasons: Sequence[str | None]) -> None:
     instead = _INSTEAD.get(one.key)
     hint = f"; did you mean {_SIMULATOR}{instead}?" if instead else ""
     raise ConfigError(f"{one.shown} has no effect: {first}{hint}")
+
+
+def _value_at(config: Config, key: str) -> object:
+    """Look a setting up by its key; None where there is none."""
+    found: object = config
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+    return found
 
 
 def _leaves(data: Mapping[str, Any], where: str) -> Iterator[tuple[str, object]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llumnix import cli, simulate
-from llumnix.config import Config
+from llumnix.config import Config, describe
 from llumnix.effect import refuse_idle
 from llumnix.errors import ConfigError
 
@@ -181,6 +181,18 @@ def test_a_file_may_hold_what_other_commands_read(tmp_path: Path) -> None:
     )
     for more in ([], ["--policy=round-robin"], ["--instances=1"]):
         check(f"--config={path}", *more)
+
+
+def test_a_file_of_all_defaults_wishes_for_nothing(tmp_path: Path) -> None:
+    """What `llumnix config` prints can be edited and simulated, without migration too."""
+    path = tmp_path / "all.yaml"
+    text = describe(Config())
+    path.write_text(text.replace("  migration: true", "  migration: false"))
+    assert path.read_text() != text
+    check(f"--config={path}")
+    path.write_text(path.read_text().replace("low_steps: 64.0", "low_steps: 60.0"))
+    with pytest.raises(ConfigError, match=r"rebalance\.low_steps in .* has no effect"):
+        check(f"--config={path}")
 
 
 def test_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
