@@ -40,7 +40,9 @@ def simulate(
 ) -> Simulated:
     """Simulate a workload; `limits` are sequences and tokens of a step. Raises RunFailedError.
 
-    Engines have our preset's memory and step times (see `speed_vidur_child`).
+    Engines have our preset's step times (see `speed_vidur_child`) and twice its memory, for a
+    request that is preempted with this package ends in an assertion of its own: a restart does not
+    forget what it had computed.
     """
     trace = folder / f"vidur-{len(workload)}.csv"
     if not trace.is_file():
@@ -52,7 +54,7 @@ def simulate(
         "costs": asdict(preset.costs),
         "instances": instances,
         "block_tokens": preset.block_tokens,
-        "blocks": preset.capacity_tokens // preset.block_tokens,
+        "blocks": 2 * preset.capacity_tokens // preset.block_tokens,
         "max_num_seqs": limits[0],
         "token_budget": limits[1],
         "folder": str(folder / "vidur"),
