@@ -213,7 +213,8 @@ def summarise(
 ) -> RunResult:
     """Sum up one run; `check` if outputs were compared, `fleet` if the server is ours."""
     fleet = fleet or FleetRun()
-    count = {status: sum(r.status is status for r in records) for status in Status}
+    count = Counter(record.status for record in records)
+    latencies = _latencies(records)
     duration_s = _duration_s(records)
     slip_p99_s = Quantiles.of([record.slip_s for record in records]).p99 or 0.0
     reasons = _invalid_reasons(records, fleet, check, slip_p99_s, slip_bound_s)
@@ -248,8 +249,8 @@ def summarise(
         duration_s=round(duration_s, 6),
         slip_p99_s=slip_p99_s,
         errors=_errors(records),
-        by_class=_by_class(records),
-        **_latencies(records),
+        by_class=_by_class(records, latencies),
+        **latencies,
     )
 
 
@@ -262,8 +263,10 @@ def _latencies(records: Sequence[Record]) -> dict[str, Spread]:
     }
 
 
-def _by_class(records: Sequence[Record]) -> dict[str, ClassResult]:
+def _by_class(records: Sequence[Record], latencies: dict[str, Spread]) -> dict[str, ClassResult]:
     names = sorted({record.request.class_name for record in records})
+    if len(names) == 1:
+        return {names[0]: ClassResult(len(records), **latencies)}
     groups = {name: [r for r in records if r.request.class_name == name] for name in names}
     return {name: ClassResult(len(group), **_latencies(group)) for name, group in groups.items()}
 
