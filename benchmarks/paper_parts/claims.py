@@ -136,14 +136,17 @@ NORMAL_LOSS = {"e2e mean": 0.045, "ttft mean": 0.13, "tpot mean": 0.02}
 def direction(ours: Ratio | None, paper: float) -> str:
     """Say whether the same policy is the better one: `yes`, `no`, or `not certain`.
 
-    Where the paper has no difference, none of ours may be both certain and large.
+    Where the paper has no difference, ours must be as small.
     """
     if ours is None:
         return "not certain"
-    if max(paper, 1 / paper) < EVEN:
-        return "no" if ours.certain and max(ours.value, 1 / ours.value) >= EVEN else "yes"
+    even = max(paper, 1 / paper) < EVEN
+    if even and max(ours.value, 1 / ours.value) < EVEN:
+        return "yes"
     if not ours.certain:
         return "not certain"
+    if even:
+        return "no"
     return "yes" if (ours.value > 1) == (paper > 1) else "no"
 
 

@@ -1,7 +1,6 @@
 """The pictures of docs/paper.md: what was simulated, and the paper's points beside it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from paper_parts.claims import AGAINST_LOAD_AWARE, DOWNTIMES_MS, FRAGMENTED
 from paper_parts.downtime import LENGTHS, MODES
+from paper_parts.drawing import INK, MUTED, PAPER, URGENT, figure_at, hollow, log_axis, spread
 from paper_parts.layout import short
 from paper_parts.plan import (
     BASE,
@@ -23,57 +23,18 @@ from paper_parts.plan import (
     TRACES,
 )
 from paper_parts.results import Results
-from policies.types import FloatColumn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER, INK, MUTED, GRID, URGENT = "#ffffff", "#1c2126", "#5b646e", "#e3e5e8", "#c2412d"
 COLOURS = {
     ROUND_ROBIN: "#b4791f",
     LOAD_AWARE: "#8a63b8",
     LLUMNIX: "#1d6fc2",
     OURS: "#2a8f6d",
 }
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "llumnix",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "legend.frameon": False,
-    "path.simplify_threshold": 0.5,
-}
 SHOWN = {"ttft p99": "TTFT, P99, s", "tpot p99": "TPOT, P99, ms", "e2e mean": "E2E, mean, s"}
-
-
-@contextmanager
-def _figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-    """Open a figure of so many panels, and write it to the path (its suffix says the format)."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
-        FigureCanvasSVG(figure)
-        yield figure, figure.subplots(rows, columns, squeeze=False)
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=110, metadata=metadata)
 
 
 def draw_all(results: Results, downtimes: Mapping[str, Any], to: Path, suffix: str) -> None:
@@ -88,7 +49,10 @@ def draw_all(results: Results, downtimes: Mapping[str, Any], to: Path, suffix: s
 def serving(results: Results, path: Path) -> None:
     """Draw latencies by trace, rate and policy; the paper's points are hollow."""
     traces = [trace for trace in TRACES if results.has(trace.name)]
-    with _figure(path, len(SHOWN), len(traces), (1.75 * len(traces) + 0.6, 5.6)) as (figure, axes):
+    with figure_at(path, len(SHOWN), len(traces), (1.75 * len(traces) + 0.6, 5.6)) as (
+        figure,
+        axes,
+    ):
         for column, trace in enumerate(traces):
             axes[0][column].set_title(trace.name, color=INK, fontweight="bold", loc="left")
             for row, (what, label) in enumerate(SHOWN.items()):
@@ -96,7 +60,7 @@ def serving(results: Results, path: Path) -> None:
                 scale = 1e3 if what.startswith("tpot") else 1.0
                 _lines(panel, results, trace.name, trace.rates, what, scale)
                 _paper_points(panel, trace.name, trace.rates, what, scale)
-                _log_axis(panel)
+                log_axis(panel)
                 if column == 0:
                     panel.set_ylabel(label)
                 if row == len(SHOWN) - 1:
@@ -109,7 +73,7 @@ def _lines(
 ) -> None:
     places = np.arange(len(rates))
     for number, policy in enumerate(POLICIES):
-        means, reach = _spread(results.values((trace, rate), policy, what) for rate in rates)
+        means, reach = spread(results.values((trace, rate), policy, what) for rate in rates)
         shift = (number - 1.5) * 0.07
         axes.errorbar(
             places + shift,
@@ -125,13 +89,6 @@ def _lines(
     axes.set_xlim(-0.35, len(rates) - 0.65)
 
 
-def _spread(runs: Iterable[Sequence[float]]) -> tuple[FloatColumn, FloatColumn]:
-    """Average figures over the workloads; and how far these reach, below and above the mean."""
-    rows = np.array(list(runs), dtype=np.float64)
-    means: FloatColumn = rows.mean(axis=1)
-    return means, np.array([means - rows.min(axis=1), rows.max(axis=1) - means])
-
-
 def _paper_points(
     axes: "Axes", trace: str, rates: Sequence[float], what: str, scale: float
 ) -> None:
@@ -139,26 +96,7 @@ def _paper_points(
         if (claim.trace, claim.figure) == (trace, what) and claim.unit and claim.rate in rates:
             for policy, value in ((LOAD_AWARE, claim.over), (LLUMNIX, claim.under)):
                 shift = 0.14 * (POLICIES.index(policy) - 1.5)
-                _hollow(axes, rates.index(claim.rate) + shift, value * scale, COLOURS[policy])
-
-
-def _hollow(axes: "Axes", x: float, y: float, colour: str) -> None:
-    axes.plot([x], [y], "D", markersize=6.0, markerfacecolor=PAPER, color=colour, zorder=4)
-
-
-def _log_axis(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high / low < 6:
-        middle = (high * low) ** 0.5
-        low, high = middle / 2.5, middle * 2.5
-    axes.set_ylim(low, high)
-    subs = (1.0,) if high / low > 200 else (1.0, 2.0, 5.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+                hollow(axes, rates.index(claim.rate) + shift, value * scale, COLOURS[policy])
 
 
 def _legend(figure: "Figure", policies: Sequence[str], *, paper: bool) -> None:
@@ -177,13 +115,13 @@ def _legend(figure: "Figure", policies: Sequence[str], *, paper: bool) -> None:
 def losses(results: Results, path: Path) -> None:
     """Draw what preemption cost, and how much memory lay fragmented, by trace and policy."""
     traces = [trace for trace in TRACES if results.has(trace.name)]
-    with _figure(path, 1, 2, (9.6, 3.1)) as (figure, axes):
+    with figure_at(path, 1, 2, (9.6, 3.1)) as (figure, axes):
         for panel, what, scale, label in (
             (axes[0][0], "loss mean", 1.0, "preemption loss, mean of all requests, s"),
             (axes[0][1], "fragmented", 100.0, "fragmented memory, % of the fleet's"),
         ):
             for number, policy in enumerate(POLICIES):
-                means, reach = _spread(
+                means, reach = spread(
                     results.values((trace.name, trace.middle), policy, what) for trace in traces
                 )
                 panel.bar(
@@ -202,7 +140,7 @@ def losses(results: Results, path: Path) -> None:
         for policy, share in FRAGMENTED.items():
             place = next((at for at, trace in enumerate(traces) if trace.name == "M-M"), 0)
             shift = (POLICIES.index(policy) - 1.5) * 0.2
-            _hollow(axes[0][1], place + shift, share * 100, COLOURS[policy])
+            hollow(axes[0][1], place + shift, share * 100, COLOURS[policy])
         _legend(figure, POLICIES, paper=True)
 
 
@@ -211,17 +149,17 @@ def downtime(downtimes: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
     colours = dict(
         zip(MODES, (COLOURS[one] for one in (LLUMNIX, LOAD_AWARE, ROUND_ROBIN)), strict=True)
     )
-    with _figure(path, 1, 1, (6.2, 3.5)) as (_, axes):
+    with figure_at(path, 1, 1, (6.2, 3.5)) as (_, axes):
         panel = axes[0][0]
         for mode, paper in DOWNTIMES_MS.items():
             values = [downtimes[mode][str(length)] for length in LENGTHS]
-            means, spread = _spread(values)
+            means, reach = spread(values)
             colour = colours[mode]
             panel.plot(
                 LENGTHS, paper, "D--", color=colour, markerfacecolor=PAPER, markersize=5, lw=0.9
             )
             panel.errorbar(
-                LENGTHS, means, yerr=spread, fmt="o-", color=colour, markersize=4, elinewidth=0.8
+                LENGTHS, means, yerr=reach, fmt="o-", color=colour, markersize=4, elinewidth=0.8
             )
             lift = {"recompute": 5, "blocking copy": -6}.get(mode, 0)
             panel.annotate(
@@ -234,7 +172,7 @@ def downtime(downtimes: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
             )
         panel.set_xscale("log", base=2)
         panel.set_xticks(LENGTHS, [short(length) for length in LENGTHS])
-        _log_axis(panel)
+        log_axis(panel)
         panel.set_ylim(bottom=5)
         panel.set_xlabel("context, tokens")
         panel.set_title("Downtime of one move, ms: ours ●, the paper's ◇", color=INK, loc="left")
@@ -249,12 +187,12 @@ def priorities(results: Results, path: Path) -> None:
         "tpot mean": "TPOT, mean, ms",
         "e2e mean": "E2E, mean, s",
     }
-    with _figure(path, 1, len(panels), (9.0, 2.9)) as (figure, axes):
+    with figure_at(path, 1, len(panels), (9.0, 2.9)) as (figure, axes):
         for panel, (what, label) in zip(axes[0], panels.items(), strict=True):
             scale = 1e3 if what.startswith("tpot") else 1.0
             for group, colour in (("high", URGENT), ("normal", MUTED)):
                 for policy, style in _PRIORITY_STYLES.items():
-                    means, reach = _spread(
+                    means, reach = spread(
                         results.urgency((rate, cv), policy, f"{group} {what}") for cv in cvs
                     )
                     panel.errorbar(
@@ -273,7 +211,7 @@ def priorities(results: Results, path: Path) -> None:
             panel.set_xlabel("CV of the gaps between arrivals")
             panel.set_title(label, color=INK, loc="left")
             if what.startswith("ttft"):
-                _log_axis(panel)
+                log_axis(panel)
             else:
                 panel.set_ylim(bottom=0)
         _priority_legend(figure)
@@ -287,8 +225,8 @@ def _priority_legend(figure: "Figure") -> None:
     from matplotlib.lines import Line2D
 
     keys, names = [], []
-    for group, colour in (("urgent", URGENT), ("normal", MUTED)):
-        for policy, style in _PRIORITY_STYLES.items():
+    for policy, style in _PRIORITY_STYLES.items():
+        for group, colour in (("urgent", URGENT), ("normal", MUTED)):
             fill = PAPER if policy == BASE else colour
             keys.append(
                 Line2D([], [], color=colour, ls=style, marker="o", ms=4, markerfacecolor=fill)

@@ -23,13 +23,20 @@ Of {claims} claims held against the simulation, {yes} agree in direction, {no} c
 smaller and {larger} larger.
 
 - **Downtime** of live migration comes out as measured: {live} ms at 256 to 8k tokens, where the
-  paper has {live_paper} ms.
-- **Llumnix beats the load-aware policy** on queueing, decode tails and preemption loss on every
-  trace, from the knee of the load on. Decode tails and end-to-end latency improve by what the
-  paper says; queueing by two to five times, where the paper has up to fifteen.
+  paper has {live_paper} ms. At 8k tokens blocking copy takes {blocking} and recompute {recompute}
+  times as long (the paper: 65 and 77).
+- **Llumnix beats the load-aware policy** on decode tails, preemption loss and, near the knee of
+  the load, on queueing. Decode tails, end-to-end latency and preemption loss improve by about
+  what the paper says. Queueing does not: certain improvements are up to {ttft_mean} (mean TTFT)
+  and {ttft_p99} (P99), where the paper has 7.7 and 14.8.
 - **Round-robin is worse than the paper says**, by an order of magnitude.
-- **Priorities by headroom do not work here**: urgent requests get slower, not faster. What helps
-  them is the order of classes in the queues.
+- **Priorities by headroom do harm here**: urgent requests decode more slowly than without any
+  priorities, and so does everybody else. What helps urgent requests is the order of classes in
+  the queues. All contradictions but one (S-S, where the paper has no gain) are about priorities.
+- **Late binding**, this project's default and not in the paper, does better than the paper's own
+  rules past the knee: P99 TTFT of {late_over} s against {llumnix_over} s (M-M at 10.5/s), and it
+  all but halves P99 TPOT. Just below the knee it can cost: {late_under} s against {llumnix_under}
+  s on S-L at 4.6/s, P99 TTFT.
 """
 
 SETTINGS = """
@@ -71,8 +78,11 @@ SERVING = """
 
 ![Latency by trace, rate and policy](paper/serving.{suffix})
 
-The points of figure 11 whose values are known, load-aware → Llumnix. Direction and size are
-judged at matched load.
+Points are means over the workloads; bars, here and below, reach from the lowest workload to the
+highest.
+
+The points of figure 11 whose values are known, load-aware → Llumnix (geometric means over the
+workloads, whose quotient is the ratio). Direction and size are judged at matched load.
 """
 
 MOST = """
@@ -97,8 +107,8 @@ LOSSES = """
 ## Preemption
 
 *Preemption loss* is what a request waits from the loss of its blocks to its next token, averaged
-over all requests. The paper has Llumnix at -70 % against the load-aware policy; averaged over the
-traces at the paper's rates it is {cut} here.
+over all requests. The paper has Llumnix at -70 % against the load-aware policy; over all traces
+together, at the paper's rates, it is {cut} here.
 
 ![Preemption loss and fragmented memory](paper/losses.{suffix})
 """
@@ -142,21 +152,20 @@ WHY = """
 
 **Queueing improves less than in the paper.** In part this is where the load stands. Below the
 knee nobody queues, far past it everybody does, and only between the two is there anything to
-gain: at 10.5/s on M-M and at 11/s on ShareGPT-like nothing is left of it. A point of the paper is
-one run at one such place. So is one of ours: at matched load, single workloads give ratios of
-{mm} (TTFT P99 on M-M) and {ll} (L-L), where the paper has 13 and 15. With steps 10 ms longer the
-paper's own rate of 7.8/s lies at the knee, and M-M gains {mm_slower} there. The same change moves
-L-L past its knee, and leaves S-S far below it: no one constant makes this engine the paper's.
-What is left of the difference is not established. Candidates are prompts computed in steps of
-their own, during which no token comes out; the artifact's load, which counts a whole queue where
-Algorithm 1 counts its head; and its moving request after request until a pair is within the
-thresholds, where ours orders one a source and round, and none that would make the destination
-less free than the source.
+gain: at 10.5/s on M-M and at 11/s on ShareGPT-like little is left of it. A point of the paper is
+one run at one such place, and runs differ: at matched load, single workloads of ours give ratios
+of {mm} (TTFT P99 on M-M) and {ll} (L-L), where the paper has 13 and 15. A slower engine brings
+the knee to the paper's rates, and M-M then gains {mm_slower}; but it brings no ratio of the
+paper's for certain. What is left of the difference is not established. Candidates are prompts
+computed in steps of their own, during which no token comes out; the artifact's load, which counts
+a whole queue where Algorithm 1 counts its head; and its moving request after request until a pair
+is within the thresholds, where ours orders one a source and round, and none that would make the
+destination less free than the source.
 
-**S-S gains here, and not in the paper.** At 36/s the paper's fleet is past its knee (72 and 75 s
-for both policies); ours is so from some 60/s on. There 10,000 requests arrive within three
-minutes, less than a request of 6,144 tokens takes alone, so the fleet never reaches a steady
-state. Whether that is why is not established.
+**S-S gains here past its knee, and not in the paper.** At 36/s the paper's fleet is past its knee
+(72 and 75 s for both policies); ours is so from some 60/s on. There 10,000 requests arrive within
+three minutes, less than a request of 6,144 tokens takes alone, so the fleet never reaches a
+steady state. Whether that is why is not established.
 
 **Round-robin is worse.** The largest ratios are at the paper's rates, where Llumnix does not
 queue here ({rr_below}) and round-robin does: it fills some instances with long requests whatever
@@ -176,10 +185,10 @@ At 26/s and 10 % some 14 urgent requests are under way at any time, on 16 instan
 whole fleet looks full, what room there is goes unused, and newcomers, urgent ones among them, are
 sent to the few instances that have no urgent request yet, until these are truly full. With the
 headroom at 0 nothing of this happens, and the order of classes in the queues gives urgent
-requests what there is to give as soon as anybody queues (last table). The artifact does not meet
-the problem: its script confines urgent requests to four instances, whose numbers are written in
-the code (`high_priority_instance_ids=[0,1,2,3]`). That this explains the whole difference is
-likely, but not shown.
+requests what there is to give as soon as anybody queues (last table). The artifact names four
+instances for urgent requests in its code (`high_priority_instance_ids=[0,1,2,3]`), which would
+keep the other twelve free of the problem. That this explains the difference is likely, but not
+shown.
 
 **Downtime** is up to {downtime_off} ms above the paper's. On average a request waits half a step
 of the destination's; what ran at the paper's destination is not known. Recompute and decode steps

@@ -31,7 +31,7 @@ from paper_parts.plan import (
     Trace,
 )
 from paper_parts.results import Results
-from paper_parts.verdicts import at_rate, largest, matched_rate, mean, urgent
+from paper_parts.verdicts import at_rate, largest, matched_rate, mean, middle, urgent
 
 Downtimes = Mapping[str, Mapping[str, Sequence[float]]]
 _COLUMNS = {
@@ -87,7 +87,7 @@ def _point(results: Results, claim: Claim) -> list[str]:
 
 def _from_to(results: Results, claim: Claim, rate: float, part: str = "serving") -> str:
     before, after = (
-        number(mean(results, (claim.trace, rate), policy, claim.figure, part))
+        number(middle(results, (claim.trace, rate), policy, claim.figure, part))
         for policy in (LOAD_AWARE, LLUMNIX)
     )
     return f"{before} → {after} s"

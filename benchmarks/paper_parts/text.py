@@ -3,12 +3,12 @@
 import numpy as np
 
 from paper_parts import prose, tables
-from paper_parts.claims import AGAINST_LOAD_AWARE, DOWNTIMES_MS
+from paper_parts.claims import AGAINST_LOAD_AWARE, DOWNTIMES_MS, UP_TO
 from paper_parts.downtime import LENGTHS
 from paper_parts.layout import number, times
 from paper_parts.plan import LLUMNIX, LOAD_AWARE, OURS, ROUND_ROBIN
 from paper_parts.results import Results
-from paper_parts.verdicts import all_verdicts, at_rate, mean, ratio, tally
+from paper_parts.verdicts import all_verdicts, at_rate, largest, mean, ratio, tally
 
 
 def document(results: Results, downtimes: tables.Downtimes, requests: int, suffix: str) -> str:
@@ -48,7 +48,25 @@ def summary(results: Results, downtimes: tables.Downtimes) -> str:
     found = tally(all_verdicts(results))
     live = [float(np.mean(downtimes["live"][str(length)])) for length in LENGTHS]
     paper = DOWNTIMES_MS["live"]
+    best = {
+        one.figure.replace(" ", "_"): times(largest(results, one)[1].ours)
+        for one in UP_TO
+        if one.against == LOAD_AWARE
+    }
+    longest = str(LENGTHS[-1])
+    times_live = {
+        name: number(float(np.mean(downtimes[mode][longest])) / live[-1])
+        for name, mode in (("blocking", "blocking copy"), ("recompute", "recompute"))
+    }
+    waits = {
+        f"{name}_{where}": number(mean(results, place, policy, "ttft p99"))
+        for name, policy in (("late", OURS), ("llumnix", LLUMNIX))
+        for where, place in (("over", ("M-M", 10.5)), ("under", ("S-L", 4.6)))
+    }
     return prose.SUMMARY.format(
+        **best,
+        **times_live,
+        **waits,
         **{name.replace("not certain", "unsure"): value for name, value in found.items()},
         seeds=len(results.seeds),
         live=f"{number(min(live))} to {number(max(live))}",

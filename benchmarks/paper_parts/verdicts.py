@@ -49,6 +49,14 @@ def mean(results: Results, place: Place, policy: str, figure: str, part: str = "
     return float(np.mean(results.values(place, policy, figure, part)))
 
 
+def middle(
+    results: Results, place: Place, policy: str, figure: str, part: str = "serving"
+) -> float:
+    """Average a figure geometrically over the seeds, as ratios are; 0 where any is 0."""
+    values = np.array(results.values(place, policy, figure, part))
+    return float(np.exp(np.log(values).mean())) if (values > 0).all() else 0.0
+
+
 def ratio(
     results: Results,
     place: Place,
@@ -72,7 +80,7 @@ def matched_rate(results: Results, claim: Claim) -> float:
     figure, value = claim.matched_by
 
     def off(rate: float) -> float:
-        ours = mean(results, (claim.trace, rate), LOAD_AWARE, figure)
+        ours = middle(results, (claim.trace, rate), LOAD_AWARE, figure)
         return abs(math.log(ours / value)) if ours > 0 else math.inf
 
     return min(trace(claim.trace).rates, key=off)

@@ -55,7 +55,8 @@ def test_direction_agrees_where_the_same_side_is_certainly_better(
     ("ours", "told"),
     [
         (Ratio(1.02, 1.01, 1.03), "yes"),
-        (Ratio(3.0, 0.9, 10.0), "yes"),
+        (Ratio(1.05, 0.5, 2.2), "yes"),
+        (Ratio(3.0, 0.9, 10.0), "not certain"),
         (Ratio(3.0, 2.0, 4.5), "no"),
     ],
 )
