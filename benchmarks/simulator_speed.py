@@ -1,12 +1,13 @@
 """How fast is the simulator, beside the fastest others? Requests and decode tokens a CPU second.
 
 Every tool serves the same requests (Azure conversation lengths, Poisson arrivals), each run in a
-process of its own on one core. What is compared is the CPU time of the whole process, reading its
-input included, less that of a run with next to no requests; beside it stands what the tool itself
-calls its time to simulate, which our bars are about. Each tool has its own idea of how long a step
-takes, so that numbers of steps differ: requests and decode tokens are what can be compared.
-Dynamo and Vidur are installed in environments of their own, once. `--quick` leaves out the larger
-races, Vidur (it takes a minute), compiling anew, and most of the sweep.
+process of its own on one core. What is compared is the CPU time to read the requests and simulate
+them: the whole process's less that of a run with next to no requests, or what the process's own
+clock says where it tells both. Beside it stands the time to simulate alone, which our bars are
+about. Each tool has its own idea of how long a step takes, so that numbers of steps differ:
+requests and decode tokens are what can be compared. Dynamo and Vidur are installed in environments
+of their own, once. `--quick` leaves out the larger races, Vidur (a minute), compiling anew and most
+of the sweep.
 """
 
 import argparse
@@ -156,7 +157,7 @@ def compile_s(track: Track, workload: Workload, instances: int, *, anew: bool) -
 
 
 def say(rows: Sequence[Row]) -> None:
-    """Print a table on stderr: what processes took, then what tools say that simulating took."""
+    """Print a table on stderr: reading and simulating, then simulating alone (own)."""
     heads = ("requests/s", "tokens/s", "own r/s", "own t/s", "start s", "MiB", "moved", "preempted")
     print("\n" + " " * 63 + "".join(f"{head:>11}" for head in heads), file=sys.stderr)
     for row in rows:
