@@ -9,10 +9,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from llumnix.config import Config
+from policies.dispatch import dispatch_policies
 from policies.rebalance import RebalanceConfig
-from policies.registry import PolicySpec
+from policies.registry import NoParams, PolicySpec
 from policies.scheduler import SchedulerConfig
+from policies.usage import freeness
+from policies.view import DispatchView, Proposal
 from simulator.cluster.options import SimulatorConfig
 from simulator.costs import PRESETS, LinearCosts, preset
 
@@ -68,8 +73,21 @@ PRIORITY_SHARE = 0.1
 PRIORITY_CVS = (2.0, 4.0, 6.0, 8.0)
 BASE = "Llumnix-base"
 ORDER = "class order"
-PRIORITY_POLICIES = (LLUMNIX, BASE, ORDER)
-"""With headroom and the order of classes, without classes, and with their order alone."""
+CONFINED = "four instances"
+PRIORITY_POLICIES = (LLUMNIX, BASE, ORDER, CONFINED)
+"""With headroom and the order of classes, without classes, with their order alone, and with urgent
+requests on four instances only."""
+URGENT_INSTANCES = 4
+"""The artifact's code has `high_priority_instance_ids=[0,1,2,3]`."""
+
+
+@dispatch_policies.register("freeness-confined", NoParams)
+def confined(view: DispatchView, _: NoParams) -> Proposal:
+    """Send to the freest instance; urgent requests, to the freest of the first four."""
+    scores = freeness(view.snapshot, view.headroom_tokens, "whole")
+    if view.request.class_index == 0:
+        scores = np.where(np.arange(len(scores)) < URGENT_INSTANCES, scores, -np.inf)
+    return Proposal(scores)
 
 
 SLOWER = "llama-7b-a10 slower"
@@ -174,6 +192,8 @@ def _scheduler(run: Run) -> SchedulerConfig:
         migration=run.policy != STILL,
         rebalance=RebalanceConfig(low_steps=steps, high_steps=steps, hysteresis_steps=0.0),
     )
+    if run.policy == CONFINED:
+        return dataclasses.replace(config, dispatch=PolicySpec("freeness-confined"))
     if run.policy == ORDER:
         classes = tuple(dataclasses.replace(one, headroom_tokens=0) for one in config.classes)
         config = dataclasses.replace(config, classes=classes)

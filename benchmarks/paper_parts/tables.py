@@ -21,7 +21,6 @@ from paper_parts.plan import (
     BASE,
     LLUMNIX,
     LOAD_AWARE,
-    ORDER,
     OURS,
     POLICIES,
     PRIORITY_CVS,
@@ -199,22 +198,23 @@ def urgencies(results: Results) -> str:
     return table(heads, rows)
 
 
-def order_alone(results: Results) -> str:
-    """Say what urgent requests gain from the order of classes without headroom."""
+def variant(results: Results, policy: str) -> str:
+    """Say what urgent requests gain under a variant of the rules, and what normal ones lose."""
     cvs = [cv for cv in PRIORITY_CVS if results.has_cv(cv)]
+    figures = [("high", claim.figure) for claim in PRIORITIES]
     rows = []
-    for claim in PRIORITIES:
+    for group, figure in (*figures, ("normal", "e2e mean")):
         for rate in PRIORITY_RATES:
             ours = [
                 Ratio.of(
-                    results.urgency((rate, cv), BASE, f"high {claim.figure}"),
-                    results.urgency((rate, cv), ORDER, f"high {claim.figure}"),
+                    results.urgency((rate, cv), BASE, f"{group} {figure}"),
+                    results.urgency((rate, cv), policy, f"{group} {figure}"),
                 )
                 for cv in cvs
             ]
-            rows.append([f"{named(claim.figure)}, {rate:g}/s", *map(times, ours)])
-    heads = ("urgent requests, headroom 0", *(f"CV {cv:g}" for cv in cvs))
-    return table(heads, rows)
+            name = named(figure) + (" of the normal" if group == "normal" else "")
+            rows.append([f"{name}, {rate:g}/s", *map(times, ours)])
+    return table((f"urgent requests, {policy}", *(f"CV {cv:g}" for cv in cvs)), rows)
 
 
 def _each(verdicts: set[str]) -> str:

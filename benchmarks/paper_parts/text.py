@@ -6,7 +6,7 @@ from paper_parts import prose, tables
 from paper_parts.claims import AGAINST_LOAD_AWARE, DOWNTIMES_MS, UP_TO
 from paper_parts.downtime import LENGTHS
 from paper_parts.layout import number, times
-from paper_parts.plan import LLUMNIX, LOAD_AWARE, OURS, ROUND_ROBIN
+from paper_parts.plan import CONFINED, LLUMNIX, LOAD_AWARE, ORDER, OURS, ROUND_ROBIN
 from paper_parts.results import Results
 from paper_parts.verdicts import all_verdicts, at_rate, largest, mean, ratio, tally
 
@@ -35,7 +35,9 @@ def document(results: Results, downtimes: tables.Downtimes, requests: int, suffi
         tables.urgencies(results),
         tables.ordinary(results),
         prose.ORDER_ALONE,
-        tables.order_alone(results),
+        tables.variant(results, ORDER),
+        prose.CONFINED,
+        tables.variant(results, CONFINED),
         prose.WHY.format(**facts(results, downtimes)),
         prose.EVERYTHING,
         *tables.everything(results),
