@@ -3,8 +3,8 @@
 Costs, token budget and way of scheduling are fitted to the requests of one half of the arrivals;
 those of the other half are there as the load under which the first ones ran, no more. Then all are
 served once more in simulation, from arrivals and lengths alone, and the other half's times are
-compared with what the server took. The bars are about a simulation that schedules step by step, as
-`llumnix simulate` does; beside it stands one that schedules ahead where the server seems to.
+compared with what the server took. It schedules ahead where the server seems to, as `llumnix
+simulate` does with a preset of `llumnix calibrate`; beside it stands one that goes step by step.
 """
 
 from collections.abc import Mapping
@@ -42,16 +42,16 @@ def foretold(measured: Measured, known: Mask) -> dict[str, Any]:
     engine = Engine(largest_batch(measured))
     limits = engine.limits(measured, found.token_budget)
     was = figures_of(measured, ~known)
-    said, said_ahead = (
+    said, said_by_steps = (
         figures_of(rerun(measured, found.costs, limits, ahead=ahead), ~known)
-        for ahead in (False, found.ahead)
+        for ahead in (found.ahead, False)
     )
     rows = {
         name: {
             "measured": was[name],
             "predicted": said[name],
             "error": said[name] / was[name] - 1,
-            "error_as_it_schedules": said_ahead[name] / was[name] - 1,
+            "error_step_by_step": said_by_steps[name] / was[name] - 1,
         }
         for name in was
     }

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         batch = args.max_num_seqs or largest_batch(measured)
         engine = Engine(batch, args.capacity_tokens, args.block_tokens)
         validation = _validate(measured, found, engine, args.folds)
-        preset = _preset(args, measured, found)
+        preset = _preset(args, measured, found, engine)
     except (ValueError, WorkloadError) as error:
         raise ConfigError(str(error)) from error
     sys.stderr.writelines(_report(found, engine, validation))
@@ -92,27 +92,21 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Errors at costs fitted to all, and of blocks of time at costs fitted to the other blocks.
-
-    `held_out_ahead` is how the latter would be in a simulation that scheduled a step ahead, as the
-    server seems to; empty where it does not.
-    """
+    """Errors at costs fitted to all, and of blocks of time at costs fitted to the other blocks."""
 
     in_sample: Errors
     held_out: list[Errors]
-    held_out_ahead: list[Errors]
 
 
 def _validate(measured: Measured, found: Fit, engine: Engine, folds: int) -> Validation:
     everything = np.ones(len(measured), dtype=np.bool_)
     return Validation(
-        errors(measured, found, engine, everything),
-        cross_validated(measured, found, engine, folds),
-        cross_validated(measured, found, engine, folds, ahead=True) if found.ahead else [],
+        errors(measured, found, engine, everything, ahead=found.ahead),
+        cross_validated(measured, found, engine, folds, ahead=found.ahead),
     )
 
 
-def _preset(args: argparse.Namespace, measured: Measured, found: Fit) -> Preset:
+def _preset(args: argparse.Namespace, measured: Measured, found: Fit, engine: Engine) -> Preset:
     block = args.block_tokens
     largest = int((measured.prompt_tokens + measured.output_tokens).max())
     capacity = args.capacity_tokens or largest_batch(measured) * largest
@@ -128,6 +122,9 @@ def _preset(args: argparse.Namespace, measured: Measured, found: Fit) -> Preset:
         max_model_len=capacity,
         kv_bytes_per_token=args.kv_bytes_per_token,
         link_bytes_per_s=args.link_bytes_per_s,
+        max_num_seqs=engine.max_num_seqs,
+        token_budget=max(found.token_budget, engine.max_num_seqs),
+        schedules_ahead=found.ahead,
     )
 
 
@@ -135,12 +132,10 @@ def _calibration(found: Fit, engine: Engine, validation: Validation) -> dict[str
     return {
         "token_budget": found.token_budget,
         "max_num_seqs": engine.max_num_seqs,
-        "schedules_ahead": found.ahead,
         "decode_steps_usual_error": round(found.decode_error, 4),
         "prompt_steps_usual_error": round(found.prefill_error, 4),
         "in_sample": _rounded(validation.in_sample),
         "held_out": [_rounded(one) for one in validation.held_out],
-        "held_out_ahead": [_rounded(one) for one in validation.held_out_ahead],
     }
 
 
@@ -163,10 +158,6 @@ def _report(found: Fit, engine: Engine, validation: Validation) -> list[str]:
         cells = "".join(f"{getattr(one, measure):+9.1%}" for measure in MEASURES)
         lines.append(f"  {name:<25}{one.requests:>9}{cells}\n")
     lines.append(f"  {'held out, mean size':<34}{_sizes(validation.held_out)}\n")
-    if validation.held_out_ahead:
-        lines.append(
-            f"  {'... if simulated a step ahead':<34}{_sizes(validation.held_out_ahead)}\n"
-        )
     return lines
 
 

@@ -43,7 +43,8 @@ def read_preset(path: Path) -> Preset:
         section.expect({"roofline"})
         return _roofline(_Section(path, "roofline", section.values["roofline"]))
     names = {field.name for field in fields(Preset)}
-    section.expect(names, optional={"calibration"})
+    optional = {"max_num_seqs", "token_budget", "schedules_ahead", "calibration"}
+    section.expect(names - optional, optional)
     return Preset(
         name=section.text("name"),
         source=section.text("source"),
@@ -53,6 +54,12 @@ def read_preset(path: Path) -> Preset:
         max_model_len=section.whole("max_model_len", 1),
         kv_bytes_per_token=section.whole("kv_bytes_per_token", 1),
         link_bytes_per_s=section.whole("link_bytes_per_s", 1),
+        schedules_ahead=section.truth("schedules_ahead", usual=False),
+        **{
+            name: section.whole(name, 1)
+            for name in ("max_num_seqs", "token_budget")
+            if name in section.values
+        },
     )
 
 
@@ -103,6 +110,13 @@ class _Section:
         value = self.values[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._refuse(key, "a number", value)
+        return value
+
+    def truth(self, key: str, *, usual: bool) -> bool:
+        """Read true or false, `usual` where it is left out."""
+        value = self.values.get(key, usual)
+        if not isinstance(value, bool):
+            self._refuse(key, "true or false", value)
         return value
 
     def beside(self, key: str) -> Path:

@@ -92,7 +92,9 @@ class Preset:
     """A model on a GPU: its step costs, its KV memory, and the link its KV would move over.
 
     `source` says where the figures come from. `kv_bytes_per_token` and `link_bytes_per_s` are what
-    the real model and machine have; they shape migration times in an emulation.
+    the real model and machine have; they shape migration times in an emulation. `max_num_seqs` and
+    `token_budget` are its server's, or else what is usual here. With `schedules_ahead` the server
+    makes a step up while the one before is computed: who arrives meanwhile is in the one after.
     """
 
     name: str
@@ -103,3 +105,6 @@ class Preset:
     max_model_len: int
     kv_bytes_per_token: int
     link_bytes_per_s: int
+    max_num_seqs: int = 128
+    token_budget: int = 512
+    schedules_ahead: bool = False

@@ -83,7 +83,7 @@ def cross_validated(
     """Errors of each block of requests at costs fitted to all others.
 
     Budget and scheduling ahead are settings of the server, taken from the fit to all. Whether the
-    simulation schedules ahead as well is `ahead`: our engine does not (see `rerun`). Raises
+    simulation schedules ahead as well is `ahead` (see `rerun`). Raises
     ValueError when there are fewer than two folds, or too few requests for them.
     """
     if not 2 <= folds <= len(measured) // 2:

@@ -25,7 +25,8 @@ PER_MILLE = 1000
 class InstanceShape:
     """What every instance of a fleet is like. `slowdown_per_mille`: of a step beside a copy.
 
-    `guesses` is shared by all: with it, instances decode speculatively.
+    `guesses` is shared by all: with it, instances decode speculatively. With `schedules_ahead`, a
+    step is made up when the one before begins: who arrives later is not in it.
     """
 
     limits: EngineLimits
@@ -33,6 +34,7 @@ class InstanceShape:
     layout: Layout
     slowdown_per_mille: int = 0
     guesses: Guesses | None = None
+    schedules_ahead: bool = False
 
 
 class Ward(Protocol):
@@ -84,6 +86,7 @@ class Instance:
         self._ward = ward
         self._step: Event | None = None
         self._woken = False
+        self._just_come: list[Life] = []
         self._finished: list[Life] = []
         self._gone: list[tuple[RequestId, Gone]] = []
         self._detached: list[EngineRequest] = []
@@ -94,12 +97,10 @@ class Instance:
         if self.engine.cancel(request_id):  # left over from a migration nobody answered
             self.llumlet.gone(request_id, Gone.CANCELLED)
         life.instance_id = self.instance_id
-        self.new_ids.append(request_id)
-        request = life.request
-        self.engine.add(
-            request_id, life.class_index, request.prompt_tokens, life.tokens, request.prompt_blocks
-        )
-        self.wake()
+        self._just_come.append(life)
+        if self._step is None or not self.shape.schedules_ahead:
+            self._queue_who_came()
+            self.wake()
 
     def load_at(self, now_s: float) -> InstanceLoad:
         """Report the load, as of a moment."""
@@ -116,7 +117,8 @@ class Instance:
         self.alive = False
         if self._step is not None:
             self._step.cancel()
-        return [self._ward.life(request.request_id) for request in self.engine.requests()]
+        here = [self._ward.life(request.request_id) for request in self.engine.requests()]
+        return [*here, *self._just_come]
 
     # --- EngineHost ---
 
@@ -146,6 +148,10 @@ class Instance:
         if not self.alive or self._step is not None:
             return
         plan = self.engine.plan_step()
+        came = bool(self._just_come)
+        self._queue_who_came()  # during the step before: with scheduling ahead, too late for this
+        if plan is None and came:
+            plan = self.engine.plan_step()
         if plan is not None:
             cost_ns = self._cost_ns(plan)
             self.steps += 1
@@ -162,6 +168,20 @@ class Instance:
         self.llumlet.stepped()
         self.wake()
         self._tell()
+
+    def _queue_who_came(self) -> None:
+        """Queue those who came since, in order; from now on reports know of them."""
+        for life in self._just_come:
+            request, request_id = life.request, RequestId(life.request_id)
+            self.new_ids.append(request_id)
+            self.engine.add(
+                request_id,
+                life.class_index,
+                request.prompt_tokens,
+                life.tokens,
+                request.prompt_blocks,
+            )
+        self._just_come = []
 
     def _cost_ns(self, plan: StepPlan) -> int:
         """What a step costs; while KV is copied from or to here, a little more."""

@@ -30,9 +30,19 @@ class SimulatorConfig:
     block_tokens: int | None = field(
         default=None, metadata={"help": "size of a KV block", "unit": "tokens"}
     )
-    max_num_seqs: int = field(default=128, metadata={"help": "largest batch", "unit": "requests"})
-    token_budget: int = field(
-        default=512, metadata={"help": "tokens computed in one step at most", "unit": "tokens"}
+    max_num_seqs: int | None = field(
+        default=None, metadata={"help": "largest batch", "unit": "requests"}
+    )
+    token_budget: int | None = field(
+        default=None, metadata={"help": "tokens computed in one step at most", "unit": "tokens"}
+    )
+    schedules_ahead: bool | None = field(
+        default=None,
+        metadata={
+            "help": "steps are made up while the one before is computed, as vLLM does with "
+            "asynchronous scheduling: who arrives meanwhile is in the one after",
+            "unit": "",
+        },
     )
     prefix_caching: bool = field(
         default=False,
@@ -96,7 +106,7 @@ class SimulatorConfig:
 
     def __post_init__(self) -> None:
         preset(self.preset)
-        for name in ("instances", "max_num_seqs", "token_budget", "report_interval_s"):
+        for name in ("instances", "report_interval_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("message_latency_us", "queue_limit", "draft_tokens", "draft_us"):
@@ -110,7 +120,13 @@ class SimulatorConfig:
             raise ValueError(f"copy_slowdown must be within [0, 1], not {self.copy_slowdown}")
         if not 0 <= self.start_delay_s < float("inf"):
             raise ValueError(f"start_delay_s must be 0 or more, not {self.start_delay_s}")
-        for name in ("capacity_tokens", "block_tokens", "link_bytes_per_s"):
+        for name in (
+            "max_num_seqs",
+            "token_budget",
+            "capacity_tokens",
+            "block_tokens",
+            "link_bytes_per_s",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}")
@@ -133,8 +149,8 @@ class SimulatorConfig:
         limits = EngineLimits(
             capacity_tokens=self.capacity_tokens or known.capacity_tokens,
             block_tokens=block_tokens,
-            max_num_seqs=self.max_num_seqs,
-            token_budget=self.token_budget,
+            max_num_seqs=self.max_num_seqs or known.max_num_seqs,
+            token_budget=self.token_budget or known.token_budget,
             classes=classes,
             prefix_caching=self.prefix_caching,
         )
@@ -152,6 +168,7 @@ class SimulatorConfig:
             layout,
             round(self.copy_slowdown * 1000),
             None if speculation is None else Guesses(speculation, seed),
+            known.schedules_ahead if self.schedules_ahead is None else self.schedules_ahead,
         )
 
     def speculation(self) -> Speculation | None:

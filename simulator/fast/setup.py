@@ -51,6 +51,8 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its step costs have no closed form"
     if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
         return "its reports come too late to be trusted"
+    if shape.schedules_ahead:
+        return "its steps are scheduled ahead"
     if config.prefix_caching:
         return "its instances share prefixes"
     if shape.guesses is not None:

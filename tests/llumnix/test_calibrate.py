@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llumnix.cli import main
 from llumnix.emulator.config import EmulatorConfig
+from simulator.calibration.rerun import rerun
+from simulator.cluster.options import SimulatorConfig
 from simulator.cost_model import LinearCosts
 from simulator.costs import preset
 from tests.shared_traces import shared_trace
-from tests.simulator.test_calibration import FAST, lines, served
+from tests.simulator.test_calibration import ENGINE, FAST, lines, served
 
 
 @pytest.fixture(name="requests", scope="module")
@@ -51,6 +54,19 @@ def test_stdout_is_the_preset_alone(requests: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == out
 
 
+def test_a_server_that_schedules_ahead_is_simulated_so(tmp_path: Path) -> None:
+    """The preset says so, and the errors are those of such a simulation: TTFT is right too."""
+    plain = served(FAST, 8.0)
+    measured = rerun(plain, FAST, ENGINE.limits(plain, 2048), ahead=True)
+    path, out = tmp_path / "server.jsonl", tmp_path / "mine.json"
+    path.write_text("\n".join(lines(measured)))
+    assert main(["calibrate", str(path), "--out", str(out)]) == 0
+    assert preset(str(out)).schedules_ahead
+    assert SimulatorConfig(preset=str(out)).shape(1).schedules_ahead
+    assert not SimulatorConfig(preset=str(out), schedules_ahead=False).shape(1).schedules_ahead
+    assert abs(json.loads(out.read_text())["calibration"]["in_sample"]["ttft"]) < 0.05
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -65,6 +81,25 @@ def test_what_cannot_be_done_is_said(
     """On stderr, with exit code 2."""
     assert main(["calibrate", *(word.format(requests=requests) for word in argv)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_fleet_of_one_serves_what_was_measured_as_it_was(tmp_path: Path) -> None:
+    """`simulate --preset` needs no more: batch, budget and scheduling are those of the server."""
+    plain = served(FAST, 8.0)
+    measured = rerun(plain, FAST, ENGINE.limits(plain, 2048), ahead=True)
+    path, out, trace = (tmp_path / name for name in ("server.jsonl", "mine.json", "trace.jsonl"))
+    path.write_text("\n".join(lines(measured)))
+    assert main(["calibrate", str(path), "--out", str(out)]) == 0
+    columns = (measured.arrived_s, measured.prompt_tokens, measured.output_tokens)
+    names = ("arrival_s", "prompt_tokens", "output_tokens")
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*map(list, columns), strict=True)]
+    trace.write_text("\n".join(json.dumps(row, default=int) for row in rows))
+    found = tmp_path / "found.json"
+    given = [str(trace), f"--preset={out}", "--instances=1", "--policy=round-robin"]
+    assert main(["simulate", *given, f"--json={found}"]) == 0
+    result = json.loads(found.read_text())
+    assert result["e2e_s"]["mean"] == pytest.approx(float(measured.e2e_s.mean()), rel=0.02)
+    assert result["ttft_s"]["p50"] == pytest.approx(float(np.median(measured.ttft_s)), rel=0.05)
 
 
 def test_a_real_server_is_foretold(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_flooded_fleet_yields_what_full_batches_yield(policy: str) -> None:
     random moment of a request, and prompts are short enough to add nothing to a step.
     """
     config = dataclasses.replace(SMALL, instances=2, capacity_tokens=16_384)
-    costs, batch = preset("toy").costs, config.max_num_seqs
+    costs, batch = preset("toy").costs, config.shape(1).limits.max_num_seqs
 
     def drawn_at(rate: float) -> list[TraceRequest]:
         return workload(2500, rate, prompt=(1, 8), output=(50, 150))

@@ -32,6 +32,16 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert read_preset(path) == preset(str(path)) == preset(name)
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_servers_settings_are_kept_and_usually_left_out(tmp_path: Path, ahead: bool) -> None:
+    known = replace(PRESETS["toy"], schedules_ahead=ahead, max_num_seqs=7, token_budget=70)
+    assert read_preset(write(tmp_path, preset_document(known))) == known
+    document = preset_document(known)
+    for name in ("schedules_ahead", "max_num_seqs", "token_budget"):
+        del document[name]
+    assert read_preset(write(tmp_path, document)) == PRESETS["toy"]
+
+
 def test_costs_may_come_from_a_table(tmp_path: Path) -> None:
     """The table lies beside the file."""
     (tmp_path / "costs.csv").write_text(OURS)
@@ -73,6 +83,7 @@ LINEAR = {"kind": "linear"} | asdict(TOY_COSTS)
         (TOY | {"size": 1}, "unknown size; known: block_tokens"),
         (TOY | {"capacity_tokens": 0}, "capacity_tokens: expected a whole number, 1 or more"),
         (TOY | {"name": 5}, "name: expected a text, found 5"),
+        (TOY | {"schedules_ahead": 1}, "schedules_ahead: expected true or false, found 1"),
         (TOY | {"costs": 5}, "costs: expected a JSON object"),
         (TOY | {"costs": {"kind": "guess"}}, "kind: expected linear or table, found 'guess'"),
         (TOY | {"costs": LINEAR | {"decode_base_ns": -1}}, "decode_base_ns: expected a whole"),
