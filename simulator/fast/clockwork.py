@@ -7,7 +7,15 @@ them; those a llumlet watches are walked step by step, so that it hears of thing
 
 from simulator.fast.counting import complete
 from simulator.fast.deciding import find_pairs
-from simulator.fast.front import ASK_POLICY, ASK_SUBMIT, arrive, place, report, turn_away
+from simulator.fast.front import (
+    ASK_POLICY,
+    ASK_SUBMIT,
+    arrive,
+    hear_of_ends,
+    place,
+    report,
+    turn_away,
+)
 from simulator.fast.planning import plan
 from simulator.fast.state import (
     ALIVE,
@@ -129,6 +137,7 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
         next_report(s)
         return _asked(place(s, at_ns))
     now[NEXT_REBALANCE] += s.par[REBALANCE_EVERY]
+    hear_of_ends(s, at_ns)
     pairs = s.par[MIGRATION] and find_pairs(s, at_ns)
     return REBALANCE if pairs or now[ORDERS] or s.par[LOOKING] else -1
 

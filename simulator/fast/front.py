@@ -147,7 +147,7 @@ def place(s: State, now_ns: int) -> int:
     """Send what can be sent now, in order; nobody overtakes."""
     while s.now[HELD]:
         r = _first_held(s)
-        _hear_of_ends(s, now_ns)
+        hear_of_ends(s, now_ns)
         if s.par[POLICY] == BY_PYTHON:
             s.now[SUBJECT] = r
             return ASK_POLICY
@@ -161,7 +161,7 @@ def place(s: State, now_ns: int) -> int:
     return PLACED
 
 
-def _hear_of_ends(s: State, now_ns: int) -> None:
+def hear_of_ends(s: State, now_ns: int) -> None:
     """Learn which requests ended that no report has seen: they are on their way no more."""
     if s.now[EARLIEST_OF_ALL] > now_ns:
         return
