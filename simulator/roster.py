@@ -25,6 +25,11 @@ class EngineLimits:
     classes: int = 1
     prefix_caching: bool = False
 
+    @property
+    def usable_tokens(self) -> int:
+        """Tokens that fit in whole blocks: no request can have more."""
+        return self.capacity_tokens // self.block_tokens * self.block_tokens
+
     def __post_init__(self) -> None:
         if self.max_num_seqs < 1 or self.classes < 1:
             raise ValueError("max_num_seqs and classes must be at least 1")

@@ -151,8 +151,7 @@ class SimulatedFleet:
         return life
 
     def _arrive(self, life: Life) -> None:
-        limits = self._shape.limits
-        capacity = limits.capacity_tokens // limits.block_tokens * limits.block_tokens
+        capacity = self._shape.limits.usable_tokens
         needed = life.request.prompt_tokens + life.request.output_tokens
         if needed > capacity:
             self._reject(life, f"{needed} tokens never fit in {capacity}")

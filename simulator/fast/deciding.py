@@ -3,6 +3,7 @@
 import numpy as np
 
 from policies import columns
+from simulator.events import NS_PER_S
 from simulator.fast.state import (
     BY_FREENESS,
     BY_LOAD,
@@ -32,8 +33,6 @@ from simulator.fast.state import (
     WAITS,
     State,
 )
-
-NS_PER_S = 1_000_000_000
 
 
 def decide(s: State, r: int) -> int:

@@ -118,8 +118,7 @@ class FastFleet:
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> None:
         """Serve a workload to its end, and leave what became of it in the columns of `state`."""
-        limits = self._shape.limits
-        capacity_tokens = limits.capacity_tokens // limits.block_tokens * limits.block_tokens
+        capacity_tokens = self._shape.limits.usable_tokens
         self.state = set_up(
             self.config, self.scheduler.config, self._shape, requests, arrays=self._compiled
         )
@@ -270,8 +269,7 @@ class FastFleet:
         )
         self._sites[at] = self.wiring.instances[site.instance_id] = site
         row = np.zeros((state.col.shape[0], 1), dtype=np.int64)
-        limits = self._shape.limits
-        row[CAPACITY] = limits.capacity_tokens // limits.block_tokens * limits.block_tokens
+        row[CAPACITY] = self._shape.limits.usable_tokens
         row[SLOT], row[REPORTED] = at, self.events.now_ns
         state.ins[REPORT_AT][at] = self.events.now_ns + after_ns
         self._set_rows(np.concatenate([state.col, row], axis=1))

@@ -79,7 +79,6 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     COST,  # of the first of them
     DECODES,
     CONTEXTS,  # of the decodes in the first of them
-    LAST_CONTEXTS,
     COPIES,
     WATCHED,  # requests that are MOVING
     WOKEN,
@@ -94,8 +93,8 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     RUN_DECODES,
     RUN_CONTEXTS,
     ENDS,  # how many of the next columns are filled, since that run
-) = range(33)
-STEP_ENDS = 33
+) = range(32)
+STEP_ENDS = 32
 KEPT_ENDS = 5
 BY_CLASS = STEP_ENDS + KEPT_ENDS
 CLASS_COLUMNS = 4
