@@ -22,6 +22,7 @@ from simulator.fast.state import (
     ARRIVALS_DONE,
     ARRIVED,
     ARRIVING,
+    BY_ARRIVAL,
     END,
     HELD,
     LOOKING,
@@ -38,8 +39,10 @@ from simulator.fast.state import (
     REBALANCE_EVERY,
     REPORT_AT,
     REPORT_EVERY,
+    REQUESTS,
     ROW,
     STEPPING,
+    TO_WAKE,
     WATCHED,
     WATCHED_COUNT,
     WOKEN,
@@ -67,7 +70,7 @@ def run(s: State, python_at: int, python_priority: int) -> int:
             if now[NOTES]:
                 return TELL
         at_ns, what, who = _next(s, python_at, python_priority)
-        if now[OPEN] and now[ARRIVALS_DONE] == len(s.by_arrival) and now[HELD] == 0:
+        if now[OPEN] and now[ARRIVALS_DONE] == s.par[REQUESTS] and now[HELD] == 0:
             _end_all_by(s, at_ns)
         if now[OPEN] == 0:
             return DONE
@@ -82,7 +85,7 @@ def begin(s: State) -> None:
     """Have all that were woken begin a step."""
     now = s.now
     for at in range(now[WOKEN_COUNT]):
-        i = s.woken[at]
+        i = s.ins[TO_WAKE][at]
         s.ins[WOKEN][i] = 0
         if s.ins[ALIVE][i] and not s.ins[STEPPING][i]:
             plan(s, i, now[NOW])
@@ -94,8 +97,8 @@ def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int
     now = s.now
     at_ns, priority, what, who = python_at, python_priority, OF_PYTHON, -1
     arrived = now[ARRIVALS_DONE]
-    if arrived < len(s.by_arrival):
-        arrival_ns = s.req[ARRIVED][s.by_arrival[arrived]]
+    if arrived < s.par[REQUESTS]:
+        arrival_ns = s.req[ARRIVED][s.req[BY_ARRIVAL][arrived]]
         if arrival_ns < at_ns or (arrival_ns == at_ns and priority > ARRIVAL):
             at_ns, priority, what = arrival_ns, ARRIVAL, ARRIVAL
     report_ns = now[NEXT_REPORT]
@@ -124,7 +127,7 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
         wake(s, who)
         return TELL if now[NOTES] else -1
     if what == ARRIVAL:
-        r = s.by_arrival[now[ARRIVALS_DONE]]
+        r = s.req[BY_ARRIVAL][now[ARRIVALS_DONE]]
         now[ARRIVALS_DONE] += 1
         if arrive(s, r):
             now[ARRIVING] = r

@@ -20,6 +20,7 @@ from typing import Any
 from policies import columns
 from simulator.fast import (
     clockwork,
+    cohort,
     counting,
     deciding,
     front,
@@ -37,6 +38,7 @@ _MODULES: tuple[ModuleType, ...] = (
     deciding,
     runs,
     roster,
+    cohort,
     pace,
     planning,
     counting,
@@ -61,7 +63,7 @@ class Kernel:
     send: Callable[[State, int, int, int], int]
     hold: Callable[[State, int], None]
     submit: Callable[[State, int, int, int], None]
-    settle: Callable[[State, int, int], None]
+    single_out: Callable[[State, int, int], None]
     wake: Callable[[State, int], None]
     enter_batch: Callable[[State, int, int], None]
     leave_batch: Callable[[State, int, int], None]
@@ -76,7 +78,7 @@ PLAIN = Kernel(
     send=front.send,
     hold=front.hold,
     submit=stepping.submit,
-    settle=stepping.settle,
+    single_out=stepping.single_out,
     wake=stepping.wake,
     enter_batch=roster.enter_batch,
     leave_batch=roster.leave_batch,

@@ -1,11 +1,14 @@
 """What steps that are over have yielded: `Engine.complete_step` and `Life.token`, on columns."""
 
+from simulator.fast.cohort import join, keep_gap, leave, may_join, take_crossing
 from simulator.fast.pace import keep_ends
-from simulator.fast.roster import detach_leaving, free_blocks, note, take_blocks
+from simulator.fast.roster import detach_leaving, free_blocks, leave_places, note, take_blocks
 from simulator.fast.runs import line_at, run_ns, step_ns, steps_within
 from simulator.fast.state import (
     AFTER_MOVE,
     AFTER_PREEMPTION,
+    AHEAD,
+    APART,
     BLOCK_TOKENS,
     BUSY,
     BY_CLASS,
@@ -13,23 +16,30 @@ from simulator.fast.state import (
     CLASS,
     CLASS_COLUMNS,
     CLEAR_UNTIL,
+    COHORT,
+    COHORT_CONTEXTS,
+    COHORTS,
     CONTEXTS,
     COST,
     DECODES,
     END,
     FATE,
+    FINISH_TICK,
     FINISHED,
     FIRST,
     FITS,
     GONE,
     HERE,
+    IN_COHORT,
     INTERFERENCE,
     KV,
     LAST,
+    LAST_END,
     LONGEST,
     LOSS,
     MAX_SEQS,
     MOVE_GAP,
+    NEVER,
     NOTE_FINISHED,
     OPEN,
     OUT,
@@ -50,7 +60,10 @@ from simulator.fast.state import (
     STEPS,
     SUFFERED,
     TARGET,
+    TICKS,
     WAITS_FOR,
+    WATCHED,
+    WIDTH,
     State,
 )
 
@@ -91,19 +104,47 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
 
     `planned` is 1 when another step of the run is under way: it has its blocks already.
     """
-    ins, req, batch, base = s.ins, s.req, s.batch, i * s.par[MAX_SEQS]
-    first_end_ns, last_ns = ins[START][i] + ins[COST][i], ins[COST][i]
+    ins = s.ins
+    first_end_ns, longest_of_run = ins[START][i] + ins[COST][i], 0
     if steps > 1:
         decodes = ins[DECODES][i]
         contexts = ins[CONTEXTS][i] + (steps - 1) * decodes
-        last_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
-    grown, block_tokens = steps - 1 + planned, s.par[BLOCK_TOKENS]
+        longest_of_run = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+    grown = steps - 1 + planned
+    if ins[COHORT][i]:
+        gap_ns = max(first_end_ns - ins[LAST_END][i], longest_of_run)
+        keep_gap(s, i, ins[TICKS][i] + steps, gap_ns)
+        if grown:
+            take_crossing(s, i, grown, 1)
+        ins[COHORT_CONTEXTS][i] += steps * ins[COHORT][i]
+    ins[TICKS][i] += steps
+    ins[LAST_END][i] = end_ns
+    if ins[COHORT][i] and ins[TICKS][i] >= ins[FINISH_TICK][i]:
+        _finish_cohort(s, i)
+    if ins[APART][i]:
+        joining = s.par[COHORTS] and not planned and not ins[WATCHED][i]
+        _count_apart(s, i, steps, end_ns, grown, first_end_ns, longest_of_run, joining)
+
+
+def _count_apart(
+    s: State,
+    i: int,
+    steps: int,
+    end_ns: int,
+    grown: int,
+    first_end_ns: int,
+    longest_of_run: int,
+    joining: int,
+) -> None:
+    """Count the tokens of each that is not of the cohort; `joining`: afterwards it may be."""
+    ins, req, apart = s.ins, s.req, s.own
+    base = i * s.par[WIDTH] + s.par[MAX_SEQS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
     lasts, longest, targets, fits = req[LAST], req[LONGEST], req[TARGET], req[FITS]
-    waits, longest_of_run = req[WAITS_FOR], last_ns if steps > 1 else 0
+    waits, block_tokens = req[WAITS_FOR], s.par[BLOCK_TOKENS]
     kept, suffered = base, ins[SUFFERED][i]
-    for r in batch[base : base + ins[SIZE][i]]:
-        batch[kept] = r
+    for r in apart[base : base + ins[APART][i]]:
+        apart[kept] = r
         kept += 1
         chunk = chunks[r]
         if chunk == 0:
@@ -134,9 +175,33 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
         lasts[r] = end_ns
         if outs[r] >= targets[r]:
             kept -= 1
-            req[INTERFERENCE][r] += suffered - req[CLEAR_UNTIL][r]
+            leave_places(s, i, r)
             _finish(s, i, r)
+        elif joining and not waits[r] and may_join(s, r):
+            kept -= 1
+            join(s, i, r)
+    ins[APART][i] = kept - base
+
+
+def _finish_cohort(s: State, i: int) -> None:
+    """Let go who of the cohort has all its tokens."""
+    ins, req, batch, base = s.ins, s.req, s.own, i * s.par[WIDTH]
+    tick, soonest, kept = ins[TICKS][i], NEVER, base
+    together, targets, ahead = req[IN_COHORT], req[TARGET], req[AHEAD]
+    for r in batch[base : base + ins[SIZE][i]]:
+        if together[r]:
+            finish_tick = targets[r] - ahead[r]
+            if finish_tick <= tick:
+                leave(s, i, r, tick - 1)
+                ins[BY_CLASS + CLASS_COLUMNS * req[CLASS][r] + HERE][i] -= 1
+                _finish(s, i, r)
+                continue
+            if finish_tick < soonest:
+                soonest = finish_tick
+        batch[kept] = r
+        kept += 1
     ins[SIZE][i] = kept - base
+    ins[FINISH_TICK][i] = soonest
 
 
 def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
@@ -150,9 +215,10 @@ def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
 
 
 def _finish(s: State, i: int, r: int) -> None:
+    """Let a request go that has left the batch."""
+    s.req[INTERFERENCE][r] += s.ins[SUFFERED][i] - s.req[CLEAR_UNTIL][r]
     free_blocks(s, i, r)
     s.req[PLACE][r] = GONE
-    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
     s.req[FATE][r] = FINISHED
     s.now[OPEN] -= 1
     unsend(s, r)

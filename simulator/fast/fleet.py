@@ -41,6 +41,7 @@ from simulator.fast.state import (
     CAPACITY,
     CLASS,
     FATE,
+    FIRST_NOTE,
     HELD_BACK,
     HELD_BACK_AT,
     LOOKING,
@@ -189,7 +190,7 @@ class FastFleet:
         """Pass on what the engines left word of: who is gone first, then who was detached."""
         state = self.state
         notes = [
-            (int(state.notes[2 * at]), int(state.notes[2 * at + 1]))
+            (int(state.now[FIRST_NOTE + 2 * at]), int(state.now[FIRST_NOTE + 2 * at + 1]))
             for at in range(int(state.now[NOTES]))
         ]
         state.now[NOTES] = 0

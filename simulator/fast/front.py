@@ -9,6 +9,7 @@ from simulator.fast.state import (
     BLOCK_TOKENS,
     BY_CLASS,
     BY_PYTHON,
+    BY_RANK,
     CLASS_COLUMNS,
     CLASSES,
     COL_BY_CLASS,
@@ -20,6 +21,7 @@ from simulator.fast.state import (
     HEAD,
     HEAD_DEMAND,
     HEADROOM,
+    HEAP,
     HELD,
     HELD_BACK,
     HELD_BACK_AT,
@@ -27,7 +29,6 @@ from simulator.fast.state import (
     IN_HEAP,
     KV,
     LINE,
-    MAX_SEQS,
     NEVER,
     NEVER_FITS,
     NEXT,
@@ -66,6 +67,7 @@ from simulator.fast.state import (
     WAITING,
     WAITS,
     WHY,
+    WIDTH,
     State,
 )
 from simulator.fast.stepping import blocks_at, catch_up, submit
@@ -98,7 +100,7 @@ def reject(s: State, r: int, why: int) -> None:
 
 def hold(s: State, r: int) -> None:
     """Put a request among those held: a binary heap, by class, arrival and index."""
-    heap, at = s.heap, s.now[IN_HEAP]
+    heap, at = s.req[HEAP], s.now[IN_HEAP]
     s.req[FATE][r] = WAITING
     rank = s.req[RANK][r]
     s.now[IN_HEAP] = at + 1
@@ -115,7 +117,7 @@ def hold(s: State, r: int) -> None:
 def _first_held(s: State) -> int:
     """The request held first, or -1; those rejected meanwhile are dropped."""
     while s.now[IN_HEAP]:
-        r: int = s.by_rank[s.heap[0]]
+        r: int = s.req[BY_RANK][s.req[HEAP][0]]
         if s.req[FATE][r] == WAITING:
             return r
         _pop(s)
@@ -123,7 +125,7 @@ def _first_held(s: State) -> int:
 
 
 def _pop(s: State) -> None:
-    heap, size = s.heap, s.now[IN_HEAP] - 1
+    heap, size = s.req[HEAP], s.now[IN_HEAP] - 1
     s.now[IN_HEAP] = size
     rank = heap[size]
     at = 0
@@ -232,9 +234,9 @@ def report(s: State, i: int, now_ns: int) -> None:
 
 def _backlog(s: State, i: int) -> int:
     """Tokens to be computed before the next token comes out, decodes left out."""
-    req, base, backlog = s.req, i * s.par[MAX_SEQS], 0
+    req, base, backlog = s.req, i * s.par[WIDTH], 0
     for at in range(base, base + s.ins[SIZE][i]):
-        r = s.batch[at]
+        r = s.own[at]
         left = req[PROMPT][r] + req[OUT][r] - req[KV][r]
         if left != 1 or req[OUT][r] == 0:
             backlog += left

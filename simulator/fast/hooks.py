@@ -30,7 +30,6 @@ from simulator.fast.state import (
     HERE,
     KV,
     LEAVING,
-    MAX_SEQS,
     MOVE_GAP,
     MOVING,
     ORDER,
@@ -45,6 +44,7 @@ from simulator.fast.state import (
     WAITS_FOR,
     WATCHED,
     WATCHED_COUNT,
+    WIDTH,
     State,
 )
 
@@ -96,7 +96,7 @@ class ColumnHooks(DirectMemory):
 
     def settle(self) -> None:
         """Bring the columns to this moment."""
-        self._kernel.settle(self.state, self.at, self._events.now_ns)
+        self._kernel.single_out(self.state, self.at, self._events.now_ns)
 
     def wake(self) -> None:
         """Go on computing, if there is anything to compute."""
@@ -115,10 +115,10 @@ class ColumnHooks(DirectMemory):
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks; those that wait are left out, they cannot move."""
         self.settle()
-        req, base = self.state.req, self.at * self.state.par[MAX_SEQS]
+        req, base = self.state.req, self.at * self.state.par[WIDTH]
         views = []
         for place in range(base, base + self._get(SIZE)):
-            r = int(self.state.batch[place])
+            r = int(self.state.own[place])
             views.append(
                 RequestView(
                     request_id=self._names.name(r),

@@ -4,6 +4,7 @@ When all it does is decode, and nothing else can come in between, the whole run 
 planned, until one request ends or memory is short.
 """
 
+from simulator.fast.cohort import crossing, dissolve, take_crossing
 from simulator.fast.roster import (
     demand_blocks,
     detach_leaving,
@@ -19,15 +20,19 @@ from simulator.fast.runs import line_at, run_ns, step_ns, straight_steps
 from simulator.fast.state import (
     ADMITTED,
     AFTER_PREEMPTION,
+    APART,
     BATCH,
     BLOCK_TOKENS,
     BUSY,
     CHUNK,
+    COHORT,
+    COHORT_CONTEXTS,
     CONTEXTS,
     COPIES,
     COST,
     DECODES,
     END,
+    FINISH_TICK,
     FITS,
     FREE,
     KV,
@@ -48,9 +53,11 @@ from simulator.fast.state import (
     STEPS,
     SUFFERED,
     TARGET,
+    TICKS,
     TOKEN_BUDGET,
     WAITS_FOR,
     WATCHED,
+    WIDTH,
     State,
 )
 
@@ -63,7 +70,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
     ins = s.ins
     decodes, contexts, first_prompt, preempted = _plan_decodes(s, i, now_ns)
     tokens = squares = ends = chunks = 0
-    if first_prompt < ins[SIZE][i] or (ins[QUEUE_LENGTH][i] and not preempted):
+    if first_prompt < ins[APART][i] or (ins[QUEUE_LENGTH][i] and not preempted):
         budget = s.par[TOKEN_BUDGET] - decodes
         tokens, squares, ends, chunks = _plan_prefills(
             s, i, budget, first_prompt, not preempted, now_ns
@@ -90,15 +97,20 @@ def plan(s: State, i: int, now_ns: int) -> None:
 def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
     """Give every decode the block its input needs, the most urgent first; marks who computes.
 
-    Gives how many decode, their contexts, the place of the first that does not, and whether any
-    was preempted.
+    Gives how many decode, their contexts, the place of the first apart that does not, and whether
+    any was preempted. Where that could happen, all are taken one by one.
     """
-    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    req, ins, base = s.req, s.ins, i * s.par[WIDTH] + s.par[MAX_SEQS]
     prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS], req[CHUNK]
-    block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[SIZE], ins[FREE]
-    decodes = contexts = at = 0
+    block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[APART], ins[FREE]
+    if ins[COHORT][i]:
+        if crossing(s, i, 1, 0) + sizes[i] > free[i]:
+            dissolve(s, i)
+        else:
+            take_crossing(s, i, 1, 0)
+    decodes, contexts, at = ins[COHORT][i], ins[COHORT_CONTEXTS][i], 0
     first_prompt, preempted = NEVER, False
-    for r in batch[base : base + sizes[i]]:
+    for r in s.own[base : base + sizes[i]]:
         if at >= sizes[i]:
             break  # the rest was preempted
         at += 1
@@ -132,16 +144,16 @@ def _plan_prefills(
 ) -> tuple[int, int, int, int]:
     """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks.
 
-    Those begun are looked for from place `at` on.
+    Those begun are looked for from place `at` of those apart on.
     """
-    req, ins, batch, base = s.req, s.ins, s.batch, i * s.par[MAX_SEQS]
+    req, apart, base = s.req, s.own, i * s.par[WIDTH] + s.par[MAX_SEQS]
     tokens = squares = ends = chunks = 0
-    begun = ins[SIZE][i]
+    begun = s.ins[APART][i]
     while budget > 0:
-        while at < begun and req[CHUNK][batch[base + at]] != 0:
+        while at < begun and req[CHUNK][apart[base + at]] != 0:
             at += 1
         if at < begun:
-            r = batch[base + at]
+            r = apart[base + at]
         elif admit:
             r = _admit(s, i)
         else:
@@ -178,11 +190,13 @@ def _admit(s: State, i: int) -> int:
 
 def _plan_run(s: State, i: int) -> None:
     """Lengthen a step of decodes to the run it begins."""
-    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
-    batch, targets, outs = s.batch, req[TARGET], req[OUT]
+    ins, req, base = s.ins, s.req, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    targets, outs = req[TARGET], req[OUT]
     decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
     steps = 1 << 40
-    for r in batch[base : base + ins[SIZE][i]]:
+    if ins[COHORT][i]:
+        steps = ins[FINISH_TICK][i] - ins[TICKS][i]
+    for r in s.own[base : base + ins[APART][i]]:
         left = targets[r] - outs[r]
         if left < steps:
             steps = left
@@ -215,10 +229,10 @@ def _steps_in_memory(s: State, i: int, steps: int) -> int:
 
 def growth(s: State, i: int, steps: int) -> int:
     """Blocks the batch takes from now until the last of so many steps is planned."""
-    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
+    req, base = s.req, i * s.par[WIDTH] + s.par[MAX_SEQS]
     prompts, outs, fits, block_tokens = req[PROMPT], req[OUT], req[FITS], s.par[BLOCK_TOKENS]
-    growth = 0
-    for r in batch[base : base + s.ins[SIZE][i]]:
+    growth = crossing(s, i, steps - 1, 1) if s.ins[COHORT][i] else 0
+    for r in s.own[base : base + s.ins[APART][i]]:
         more = prompts[r] + outs[r] + steps - 1 - fits[r]
         if more > 0:
             growth += -(-more // block_tokens)

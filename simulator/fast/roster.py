@@ -2,6 +2,7 @@
 
 from simulator.fast.state import (
     ALLOCATED,
+    APART,
     ARRIVALS,
     AT,
     BATCH,
@@ -14,6 +15,7 @@ from simulator.fast.state import (
     CLEAR_UNTIL,
     DETACHED,
     DETACHED_COUNT,
+    FIRST_NOTE,
     FITS,
     FREE,
     GONE,
@@ -41,6 +43,7 @@ from simulator.fast.state import (
     SUFFERED,
     TAIL,
     WATCHED,
+    WIDTH,
     State,
 )
 
@@ -156,36 +159,53 @@ def line_remove(s: State, i: int, r: int) -> None:
 
 
 def enter_batch(s: State, i: int, r: int) -> None:
-    """Put a request in its place in the batch."""
-    req, batch, base = s.req, s.batch, i * s.par[MAX_SEQS]
-    classes, orders = req[CLASS], req[ORDER]
+    """Put a request in its place in the batch, apart from any cohort."""
+    ins, base = s.ins, i * s.par[WIDTH]
+    _put(s, base, ins[SIZE][i], r)
+    _put(s, base + s.par[MAX_SEQS], ins[APART][i], r)
+    ins[SIZE][i] += 1
+    ins[APART][i] += 1
+    s.req[PLACE][r] = BATCH
+    ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] += 1
+
+
+def _put(s: State, base: int, size: int, r: int) -> None:
+    places, classes, orders = s.own, s.req[CLASS], s.req[ORDER]
     of_class, order = classes[r], orders[r]
-    at = s.ins[SIZE][i]
-    while at > 0:
-        other = batch[base + at - 1]
+    at = base + size
+    while at > base:
+        other = places[at - 1]
         if classes[other] < of_class or (classes[other] == of_class and orders[other] < order):
             break
-        batch[base + at] = other
+        places[at] = other
         at -= 1
-    batch[base + at] = r
-    s.ins[SIZE][i] += 1
-    req[PLACE][r] = BATCH
-    s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HERE][i] += 1
+    places[at] = r
 
 
 def leave_batch(s: State, i: int, r: int) -> None:
-    """Take a request out of the batch, wherever in it it is."""
-    batch, base = s.batch, i * s.par[MAX_SEQS]
-    size = s.ins[SIZE][i]
-    at = 0
-    while batch[base + at] != r:
-        at += 1
-    while at < size - 1:
-        batch[base + at] = batch[base + at + 1]
-        at += 1
-    s.ins[SIZE][i] = size - 1
+    """Take a request that is apart out of the batch, wherever in it it is."""
+    ins, base = s.ins, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    _drop(s, base, ins[APART][i], r)
+    ins[APART][i] -= 1
+    leave_places(s, i, r)
+
+
+def leave_places(s: State, i: int, r: int) -> None:
+    """Take a request out of the batch which is no longer among those apart."""
+    ins = s.ins
+    _drop(s, i * s.par[WIDTH], ins[SIZE][i], r)
+    ins[SIZE][i] -= 1
     s.req[PLACE][r] = GONE
-    s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
+    ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
+
+
+def _drop(s: State, base: int, size: int, r: int) -> None:
+    places, at, end = s.own, base, base + size - 1
+    while places[at] != r:
+        at += 1
+    while at < end:
+        places[at] = places[at + 1]
+        at += 1
 
 
 def decoding(s: State, r: int) -> bool:
@@ -202,10 +222,13 @@ def clear_up(s: State, i: int, r: int) -> None:
 
 
 def preempt_last(s: State, i: int) -> int:
-    """Send the least urgent of the batch back to the head of its class's line; says which."""
+    """Send the least urgent of the batch back to the head of its class's line; says which.
+
+    All of the batch must be apart.
+    """
     size = s.ins[SIZE][i]
-    victim: int = s.batch[i * s.par[MAX_SEQS] + size - 1]
-    s.ins[SIZE][i] = size - 1
+    victim: int = s.own[i * s.par[WIDTH] + size - 1]
+    s.ins[SIZE][i] = s.ins[APART][i] = size - 1
     s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][victim] + HERE][i] -= 1
     clear_up(s, i, victim)
     free_blocks(s, i, victim)
@@ -218,18 +241,18 @@ def note(s: State, i: int, what: int, r: int) -> None:
     """Leave word for an instance's llumlet, if it wants to hear of this request."""
     if s.ins[WATCHED][i] and s.req[MOVING][r]:
         at = s.now[NOTES]
-        s.notes[2 * at], s.notes[2 * at + 1] = what, r
+        s.now[FIRST_NOTE + 2 * at], s.now[FIRST_NOTE + 2 * at + 1] = what, r
         s.now[NOTES] = at + 1
 
 
 def detach_leaving(s: State, i: int) -> None:
     """Take those that are to be detached out of the batch; they keep their blocks."""
-    ins, req, base = s.ins, s.req, i * s.par[MAX_SEQS]
+    ins, req, base = s.ins, s.req, i * s.par[WIDTH]
     if not ins[WATCHED][i]:
         return
     at = 0
     while at < ins[SIZE][i]:
-        r = s.batch[base + at]
+        r = s.own[base + at]
         if not req[LEAVING][r]:
             at += 1
             continue

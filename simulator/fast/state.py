@@ -51,8 +51,15 @@ NEVER = 1 << 62
     SENT,  # the instance it was sent to, plus 1
     SENT_SIZE,  # tokens it had then
     SENT_WHEN,  # how many reports there had been
-) = range(34)
-REQ_COLUMNS = 34
+    IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
+    AHEAD,  # its output tokens less the ticks of its instance
+    JOINED,  # the tick at which it joined
+    # Not of the request of this row, but of all by themselves:
+    BY_RANK,  # the request of this rank
+    BY_ARRIVAL,  # the request that comes after so many others
+    HEAP,  # the ranks of those held
+) = range(40)
+REQ_COLUMNS = 40
 
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
 GONE, QUEUED, BATCH, DETACHED = range(4)  # PLACE
@@ -93,9 +100,18 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     RUN_DECODES,
     RUN_CONTEXTS,
     ENDS,  # how many of the next columns are filled, since that run
-) = range(32)
-STEP_ENDS = 32
+    APART,  # how many of the batch are not of the cohort
+    COHORT,  # how many are
+    COHORT_CONTEXTS,
+    TICKS,  # steps counted
+    FINISH_TICK,  # when the first of the cohort has all its tokens
+    LAST_END,  # of the step counted last
+    GAPS,
+    TO_WAKE,  # not of the instance of this row, but a list
+) = range(40)
+STEP_ENDS = 40
 KEPT_ENDS = 5
+KEPT_GAPS = 24
 BY_CLASS = STEP_ENDS + KEPT_ENDS
 CLASS_COLUMNS = 4
 HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how many, how many run
@@ -136,8 +152,11 @@ COL_BY_CLASS = 14
     LOOKING,
     PATIENCE,  # turns of the loop before Python gets a word in
     LEAST_STEP,
-) = range(15)
-FIRST_HEADROOM = 15
+    COHORTS,  # 1: there may be some
+    REQUESTS,
+    WIDTH,  # of an instance's part of `State.own`
+) = range(18)
+FIRST_HEADROOM = 18
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -164,13 +183,20 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
     EARLIEST_OF_ALL,
 ) = range(19)
+FIRST_NOTE = 19
 
-# --- notes: what a llumlet is to be told, in pairs (what, request) ---
+# --- notes, from FIRST_NOTE on: what a llumlet is to be told, in pairs (what, request) ---
 NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
 
 
 class State(NamedTuple):
-    """A whole fleet. `batch` has MAX_SEQS places an instance; `heap` the ranks of held requests."""
+    """A whole fleet.
+
+    `own` has a part for every instance: its batch in MAX_SEQS places, the most urgent first; those
+    of it who are in no cohort, in as many places and the same order; then the `crossings` and the
+    `gaps` of `simulator.fast.cohort`. Compiled functions hand a State on array by array, which
+    takes longer than much of what they do: the fewer, the better.
+    """
 
     req: Any
     ins: Any
@@ -179,12 +205,7 @@ class State(NamedTuple):
     now: Any
     real: Any
     cost: Any
-    batch: Any
-    heap: Any
-    by_rank: Any
-    by_arrival: Any
-    woken: Any
-    notes: Any
+    own: Any
 
 
 def new_state(
@@ -207,9 +228,9 @@ def new_state(
     blank = _table(REQ_COLUMNS, n, arrays)
     for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
         blank[column][:n] = values
-    rank = blank[RANK]
     for position, request in enumerate(by_rank):
-        rank[request] = position
+        blank[RANK][request] = position
+    blank[BY_RANK][:n], blank[BY_ARRIVAL][:n] = by_rank, by_arrival
     ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
     for of_class in range(classes):
         for column in (HEAD, TAIL):
@@ -219,7 +240,9 @@ def new_state(
     par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
     par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
     par[TOKEN_BUDGET], par[CLASSES] = limits.token_budget, classes
-    now = [0] * 19
+    par[COHORTS], par[REQUESTS] = 1, n
+    par[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
+    now = [0] * (FIRST_NOTE + 4 * limits.max_num_seqs)
     now[OPEN], now[HELD_BACK], now[ARRIVING] = n, -1, -1
     return State(
         req=blank,
@@ -229,12 +252,7 @@ def new_state(
         now=_vector(now, arrays),
         real=np.zeros(5) if arrays else [0.0] * 5,
         cost=_vector(cost, arrays),
-        batch=_vector([0] * (instances * limits.max_num_seqs), arrays),
-        heap=_vector([0] * (n + 1), arrays),
-        by_rank=_vector(by_rank, arrays),
-        by_arrival=_vector(by_arrival, arrays),
-        woken=_vector([0] * instances, arrays),
-        notes=_vector([0] * (4 * limits.max_num_seqs), arrays),
+        own=_vector([0] * (instances * par[WIDTH]), arrays),
     )
 
 

@@ -3,6 +3,7 @@
 After `settle`, which comes before any change from outside, one step at most is under way.
 """
 
+from simulator.fast.cohort import dissolve
 from simulator.fast.counting import complete, split
 from simulator.fast.planning import growth, plan
 from simulator.fast.roster import join, line_push
@@ -24,6 +25,7 @@ from simulator.fast.state import (
     START,
     STEPPING,
     TARGET,
+    TO_WAKE,
     WATCHED,
     WOKEN,
     WOKEN_COUNT,
@@ -49,7 +51,7 @@ def wake(s: State, i: int) -> None:
     if ins[ALIVE][i] and not ins[STEPPING][i] and not ins[WOKEN][i]:
         ins[WOKEN][i] = 1
         at = s.now[WOKEN_COUNT]
-        s.woken[at] = i
+        s.ins[TO_WAKE][at] = i
         s.now[WOKEN_COUNT] = at + 1
 
 
@@ -95,3 +97,9 @@ def settle(s: State, i: int, now_ns: int) -> None:
     if ins[STEPPING][i] and ins[RUN][i] > 1:
         ins[RUN][i] = 1
         ins[END][i] = ins[START][i] + ins[COST][i]
+
+
+def single_out(s: State, i: int, now_ns: int) -> None:
+    """Settle an instance, and write all columns of its requests."""
+    settle(s, i, now_ns)
+    dissolve(s, i)
