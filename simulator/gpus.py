@@ -1,12 +1,13 @@
 """What GPUs can do at best, as their maker's data sheets say.
 
+NVIDIA's own PDFs could not be opened: each source names the document, and the copies of it or
+others' tables ("seen in") that the figures were compared with.
 Tensor-core figures are dense: data sheets often print twice that, "with sparsity".
 """
 
 from dataclasses import dataclass
 
 GB = 10**9
-TB = 10**12
 TERA = 10**12
 
 
@@ -28,7 +29,9 @@ class Gpu:
 _GPUS = (
     Gpu(
         name="A10",
-        source="NVIDIA A10 data sheet: 125 TFLOPS bf16, 600 GB/s, 24 GB, PCIe 4.0 64 GB/s",
+        source="NVIDIA A10 data sheet: 125 TFLOPS bf16, 600 GB/s, 24 GB, PCIe 4.0 x16; seen in "
+        "mosaicml/composer's speed_monitor.py and astroC86/gpu-datasheet; that PCIe 4.0 x16 has "
+        "64 GB/s, in L40S's",
         bf16_flops=125 * TERA,
         memory_bytes_per_s=600 * GB,
         memory_bytes=24 * GB,
@@ -36,7 +39,8 @@ _GPUS = (
     ),
     Gpu(
         name="A100-40",
-        source="NVIDIA A100 data sheet, 40 GB SXM: 312 TFLOPS bf16, 1,555 GB/s, NVLink 600 GB/s",
+        source="NVIDIA A100 data sheet, 40 GB SXM: 312 TFLOPS bf16, 1,555 GB/s, NVLink 600 GB/s; "
+        "seen in cli99/llm-analysis's a100-sxm-40gb.json and Paderborn's PC2 documentation",
         bf16_flops=312 * TERA,
         memory_bytes_per_s=1_555 * GB,
         memory_bytes=40 * GB,
@@ -44,7 +48,8 @@ _GPUS = (
     ),
     Gpu(
         name="A100-80",
-        source="NVIDIA A100 data sheet, 80 GB SXM: 312 TFLOPS bf16, 2,039 GB/s, NVLink 600 GB/s",
+        source="NVIDIA A100 data sheet, 80 GB SXM: 312 TFLOPS bf16, 2,039 GB/s, NVLink 600 GB/s; "
+        "seen in cli99/llm-analysis's a100-sxm-80gb.json and hahnyuan/LLM-Viewer",
         bf16_flops=312 * TERA,
         memory_bytes_per_s=2_039 * GB,
         memory_bytes=80 * GB,
@@ -53,7 +58,7 @@ _GPUS = (
     Gpu(
         name="L40S",
         source="NVIDIA L40S data sheet: 362.05 TFLOPS bf16 (733 with sparsity), 864 GB/s, 48 GB, "
-        "PCIe 4.0 64 GB/s",
+        "PCIe 4.0 x16 64 GB/s; seen in a shop's copy (mullet.se) and AIConfigurator's l40s.yaml",
         bf16_flops=362_050 * GB,
         memory_bytes_per_s=864 * GB,
         memory_bytes=48 * GB,
@@ -62,7 +67,8 @@ _GPUS = (
     Gpu(
         name="H100",
         source="NVIDIA H100 data sheet, SXM5: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
-        "3.35 TB/s, 80 GB, NVLink 900 GB/s",
+        "3.35 TB/s, 80 GB, NVLink 900 GB/s; seen in mosaicml/composer's speed_monitor.py, BLIS's "
+        "hardware_config.json and AIConfigurator's h100_sxm.yaml",
         bf16_flops=989_500 * GB,
         memory_bytes_per_s=3_350 * GB,
         memory_bytes=80 * GB,
@@ -71,7 +77,8 @@ _GPUS = (
     Gpu(
         name="H200",
         source="NVIDIA H200 data sheet, SXM: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
-        "4.8 TB/s, 141 GB, NVLink 900 GB/s",
+        "4.8 TB/s, 141 GB, NVLink 900 GB/s; seen in mosaicml/composer's speed_monitor.py, "
+        "AIConfigurator's h200_sxm.yaml and NVIDIA's system description for MLPerf Inference 4.1",
         bf16_flops=989_500 * GB,
         memory_bytes_per_s=4_800 * GB,
         memory_bytes=141 * GB,
@@ -79,10 +86,13 @@ _GPUS = (
     ),
     Gpu(
         name="B200",
-        source="NVIDIA HGX B200 data sheet, an eighth of it: 36 PFLOPS bf16 with sparsity, so "
-        "2,250 TFLOPS dense; 8 TB/s, 180 GB, NVLink 1.8 TB/s",
+        source="NVIDIA DGX B200, an eighth of it: 36 PFLOPS bf16 with sparsity (data sheet, seen "
+        "in astroC86/gpu-datasheet), so 2,250 TFLOPS dense; 1,440 GB, NVLink 14.4 TB/s (user "
+        "guide, seen itself); NVIDIA Blackwell data sheet, HGX B200: 7.7 TB/s, seen in "
+        "AIConfigurator's b200_sxm.yaml, and by bus and clock in pytorch/ao#4002 (the DGX's data "
+        "sheet rounds it to 64 TB/s for eight)",
         bf16_flops=2_250 * TERA,
-        memory_bytes_per_s=8 * TB,
+        memory_bytes_per_s=7_700 * GB,
         memory_bytes=180 * GB,
         link_bytes_per_s=900 * GB,
     ),
