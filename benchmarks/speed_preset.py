@@ -1,7 +1,7 @@
 """The engine of the race: Llama-2-13B on a part of an H200, from the roofline, made linear.
 
 Full attention heads make its KV large (0.8 MB a token). With vLLM's `gpu_memory_utilization` at
-0.46 (as if another model shared the GPU), memory is near its limit now and then at 6 requests a
+0.432 (as if another model shared the GPU), memory is near its limit now and then at 6 requests a
 second an instance, and far from it most of the time: nothing queues for long, yet round-robin has
 requests preempted, and freeness now and then moves one. Many instances balance each other better:
 for as little of that, `MANY_TOKENS` do. Where memory is tight, `TIGHT_TOKENS`, moves abound. The
@@ -31,7 +31,7 @@ MODEL: Mapping[str, object] = {
     "dtype": "float16",
 }
 GPU = "H200"
-MEMORY_UTILIZATION = 0.46
+MEMORY_UTILIZATION = 0.43215
 MANY_TOKENS = 42_720
 TIGHT_TOKENS = 42_000
 TOKEN_BUDGET = 512

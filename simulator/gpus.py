@@ -3,10 +3,15 @@
 NVIDIA's own PDFs could not be opened: each source names the document, and the copies of it or
 others' tables ("seen in") that the figures were compared with.
 Tensor-core figures are dense: data sheets often print twice that, "with sparsity".
+
+Data sheets count memory in gibibytes, and call them GB. `memory_bytes` is what CUDA finds of them,
+for that is what vLLM takes its share of. Of GDDR6, error correction takes a sixteenth: what is
+left (22.18 GiB of an A10, OpenBMB/MiniCPM-V#640) is within 1 % of as many gigabytes, which stand.
 """
 
 from dataclasses import dataclass
 
+MB = 10**6
 GB = 10**9
 TERA = 10**12
 
@@ -40,19 +45,21 @@ _GPUS = (
     Gpu(
         name="A100-40",
         source="NVIDIA A100 data sheet, 40 GB SXM: 312 TFLOPS bf16, 1,555 GB/s, NVLink 600 GB/s; "
-        "seen in cli99/llm-analysis's a100-sxm-40gb.json and Paderborn's PC2 documentation",
+        "seen in cli99/llm-analysis's a100-sxm-40gb.json and Paderborn's PC2 documentation, where "
+        "CUDA finds 42,405,855,232 bytes",
         bf16_flops=312 * TERA,
         memory_bytes_per_s=1_555 * GB,
-        memory_bytes=40 * GB,
+        memory_bytes=42_400 * MB,
         link_bytes_per_s=300 * GB,
     ),
     Gpu(
         name="A100-80",
         source="NVIDIA A100 data sheet, 80 GB SXM: 312 TFLOPS bf16, 2,039 GB/s, NVLink 600 GB/s; "
-        "seen in cli99/llm-analysis's a100-sxm-80gb.json and hahnyuan/LLM-Viewer",
+        "seen in cli99/llm-analysis's a100-sxm-80gb.json and hahnyuan/LLM-Viewer; CUDA finds 79.25 "
+        "GiB (levihsu/OOTDiffusion#235)",
         bf16_flops=312 * TERA,
         memory_bytes_per_s=2_039 * GB,
-        memory_bytes=80 * GB,
+        memory_bytes=85_100 * MB,
         link_bytes_per_s=300 * GB,
     ),
     Gpu(
@@ -68,20 +75,22 @@ _GPUS = (
         name="H100",
         source="NVIDIA H100 data sheet, SXM5: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
         "3.35 TB/s, 80 GB, NVLink 900 GB/s; seen in mosaicml/composer's speed_monitor.py, BLIS's "
-        "hardware_config.json and AIConfigurator's h100_sxm.yaml",
+        "hardware_config.json and AIConfigurator's h100_sxm.yaml; CUDA finds 79.11 GiB "
+        "(vllm-project/vllm#27508)",
         bf16_flops=989_500 * GB,
         memory_bytes_per_s=3_350 * GB,
-        memory_bytes=80 * GB,
+        memory_bytes=84_900 * MB,
         link_bytes_per_s=450 * GB,
     ),
     Gpu(
         name="H200",
         source="NVIDIA H200 data sheet, SXM: 1,979 TFLOPS bf16 with sparsity, so 989.5 dense; "
         "4.8 TB/s, 141 GB, NVLink 900 GB/s; seen in mosaicml/composer's speed_monitor.py, "
-        "AIConfigurator's h200_sxm.yaml and NVIDIA's system description for MLPerf Inference 4.1",
+        "AIConfigurator's h200_sxm.yaml and NVIDIA's system description for MLPerf Inference 4.1; "
+        "CUDA finds 139.80 GiB (error messages of PyTorch on H200s)",
         bf16_flops=989_500 * GB,
         memory_bytes_per_s=4_800 * GB,
-        memory_bytes=141 * GB,
+        memory_bytes=150_100 * MB,
         link_bytes_per_s=450 * GB,
     ),
     Gpu(
@@ -90,10 +99,10 @@ _GPUS = (
         "in astroC86/gpu-datasheet), so 2,250 TFLOPS dense; 1,440 GB, NVLink 14.4 TB/s (user "
         "guide, seen itself); NVIDIA Blackwell data sheet, HGX B200: 7.7 TB/s, seen in "
         "AIConfigurator's b200_sxm.yaml, and by bus and clock in pytorch/ao#4002 (the DGX's data "
-        "sheet rounds it to 64 TB/s for eight)",
+        "sheet rounds it to 64 TB/s for eight), where CUDA finds 178.35 GiB",
         bf16_flops=2_250 * TERA,
         memory_bytes_per_s=7_700 * GB,
-        memory_bytes=180 * GB,
+        memory_bytes=191_500 * MB,
         link_bytes_per_s=900 * GB,
     ),
 )
