@@ -4,9 +4,10 @@ Means and tails are taken over the requests of all seeds; beside the error of ea
 of the seeds' own errors and its 95 % interval. A fleet under load is chaotic: who waits, and
 whether a move relieves them, hangs on milliseconds, and the tail of one run is one draw of many. So
 each workload is simulated several times, its arrivals a few milliseconds apart, and all of that is
-the prediction. HTTP and the frontend take no time in a simulation, and at k times real speed each
-of their milliseconds counts as k in the emulated fleet; what they take of single requests on an
-idle fleet is measured first.
+the prediction; and the emulated fleet serves each `--repeats` times, and all of that is measured.
+HTTP and the frontend take no time in a simulation, and at k times real speed each of their
+milliseconds counts as k in the emulated fleet; what they take of single requests on an idle fleet
+is measured first.
 """
 
 import argparse
@@ -45,6 +46,7 @@ SHOWN: Mapping[str, Callable[["Run"], float]] = {
     "E2E p99": lambda run: float(np.quantile(run.e2e_s, 0.99)),
 }
 BOUNDS = {"E2E mean": 0.03, "TTFT p99": 0.10}
+SETTINGS = ("requests", "seeds", "repeats", "speed", "policy")
 SIMULATIONS = 24
 JITTER_S = 0.01
 PROBES = 12
@@ -97,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=600, help="a seed and load")
     parser.add_argument("--seeds", type=int, default=3, help="workloads a load, from --seed on")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=1, help="emulated runs a workload")
     parser.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
     parser.add_argument("--instances", type=int, default=4)
     parser.add_argument("--speed", type=float, default=2.0, help="of the emulated fleet")
@@ -194,7 +197,10 @@ def measure(args: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
     """Measure and predict every load and seed; gives the bars, and all figures."""
     bars: list[Bar] = []
     figures: dict[str, Any] = {
-        **{name: getattr(args, name) for name in ("requests", "seeds", "speed", "policy")},
+        **{
+            name: getattr(args, name)
+            for name in ("requests", "seeds", "repeats", "speed", "policy")
+        },
         "simulations": SIMULATIONS,
         "software_s": software_s(args),
     }
@@ -203,14 +209,21 @@ def measure(args: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
         real, simulated = [], []
         for seed in range(args.seed, args.seed + args.seeds):
             requests = at_load(args, load, seed)
-            run = measured(args, requests, seed)
-            if run is not None:
-                real.append(run)
+            runs = [measured(args, requests, seed) for _ in range(args.repeats)]
+            valid = [run for run in runs if run is not None]
+            if valid:
+                print(f"TTFT p99 by run: {_tails(valid)} s", file=sys.stderr, flush=True)
+                real.append(pooled(valid))
                 simulated.append(predicted(args, requests, seed))
                 say(load, compare(real[-1:], simulated[-1:]))
         bars += [_bar(load, name, real, simulated) for name in BOUNDS]
         figures[str(load)] = _figures(real, simulated)
     return bars, figures
+
+
+def _tails(runs: Sequence[Run]) -> list[float]:
+    """How far one run's tail is from another's that served the same."""
+    return [round(SHOWN["TTFT p99"](run), 3) for run in runs]
 
 
 def _bar(load: float, name: str, real: Sequence[Run], simulated: Sequence[Run]) -> Bar:
