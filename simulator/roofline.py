@@ -27,7 +27,7 @@ FS_PER_NS = 10**6
 # A ring passes each byte to every other GPU and back; each hop starts with so much delay (GenZ).
 HOP_FS = 1_900 * FS_PER_NS
 
-_MILLION = 10**6
+MILLION = 10**6
 
 
 class Work(NamedTuple):
@@ -119,8 +119,8 @@ class RooflineCosts:
             return beside
         if self.overlap == "none":
             return after
-        share = round(self.overlap * _MILLION)
-        return -(-(share * beside + (_MILLION - share) * after) // _MILLION)
+        share = round(self.overlap * MILLION)
+        return -(-(share * beside + (MILLION - share) * after) // MILLION)
 
 
 def roofline(

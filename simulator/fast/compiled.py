@@ -29,6 +29,7 @@ from simulator.fast import (
     roster,
     runs,
     stepping,
+    tables,
 )
 from simulator.fast.state import State, new_state
 from simulator.roster import EngineLimits
@@ -36,6 +37,7 @@ from simulator.roster import EngineLimits
 _MODULES: tuple[ModuleType, ...] = (
     columns,
     deciding,
+    tables,
     runs,
     roster,
     cohort,

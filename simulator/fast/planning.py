@@ -16,7 +16,7 @@ from simulator.fast.roster import (
     preempt_last,
     take_blocks,
 )
-from simulator.fast.runs import line_at, run_ns, step_ns, straight_steps
+from simulator.fast.runs import chunk_sum, line_at, run_ns, step_ns, straight_steps
 from simulator.fast.state import (
     ADMITTED,
     AFTER_PREEMPTION,
@@ -166,7 +166,7 @@ def _plan_prefills(
         end = start + chunk
         budget -= chunk
         tokens += chunk
-        squares += end * end - start * start
+        squares += chunk_sum(s.cost, start, end)
         ends += end
         chunks += 1
         if req[ADMITTED][r] == 0:

@@ -7,6 +7,7 @@ from policies.scheduler import SchedulerConfig
 from simulator.cluster.instance import InstanceShape
 from simulator.cluster.options import SimulatorConfig
 from simulator.events import NS_PER_S
+from simulator.fast.bounds import least_step_ns
 from simulator.fast.runs import cost_columns
 from simulator.fast.state import (
     BY_FREENESS,
@@ -47,8 +48,6 @@ PLAIN_TURNS, COMPILED_TURNS = 4_000, 100_000
 def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
     """Say why this fleet has to be walked step by step; None when it need not be."""
     shape = config.shape(len(scheduler.classes))
-    if cost_columns(shape.costs) is None:
-        return "its step costs have no closed form"
     if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
         return "its reports come too late to be trusted"
     if shape.schedules_ahead:
@@ -89,7 +88,6 @@ def set_up(
     )
     indices = [request.index for request in requests]
     cost = cost_columns(shape.costs)
-    assert cost is not None, "see refusal"
     state = new_state(columns, indices, config.instances, shape.limits, cost, arrays=arrays)
     par, real, rebalance = state.par, state.real, scheduler.rebalance
     par[SLOWDOWN] = shape.slowdown_per_mille
@@ -97,7 +95,7 @@ def set_up(
     par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
     par[QUEUE_LIMIT] = config.queue_limit
     par[MIGRATION] = int(scheduler.migration)
-    par[LEAST_STEP] = shape.costs.decode_base_ns // 2
+    par[LEAST_STEP] = least_step_ns(shape.costs)
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
         par[FIRST_HEADROOM + number] = known_class.headroom_tokens

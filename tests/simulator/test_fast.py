@@ -31,9 +31,9 @@ from simulator.roofline import roofline
 from simulator.roofline_options import RooflineOptions
 from simulator.workload.request import TraceRequest
 from tests.simulator.simulated import SMALL, workload
-from tests.simulator.test_fast_runs import LLAMA_8B
+from tests.simulator.test_fast_runs import LLAMA_8B, TABLE
 
-ROOFLINE = "test-roofline"
+ROOFLINE, MIXTURE, MEASURED = "test-roofline", "test-mixture", "test-table"
 CLASSES = (PriorityClass("high", headroom_tokens=600), PriorityClass("normal"))
 
 
@@ -85,7 +85,7 @@ def facts(life: Life) -> dict[str, Any]:
 
 def case(seed: int) -> Case:
     """Draw a case that is short of memory and slots now and then."""
-    draws = random.Random(seed)
+    draws, costs = random.Random(seed), random.Random(f"{seed}/costs")
     instances = draws.choice([1, 2, 3, 5])
     slow = draws.random() < 0.3
     config = SimulatorConfig(
@@ -100,6 +100,8 @@ def case(seed: int) -> Case:
         copy_slowdown=draws.choice([0.0, 0.01, 0.3]),
         link_bytes_per_s=draws.choice([None, 2_000_000]),
     )
+    if costs.random() < 0.4:
+        config = dataclasses.replace(config, preset=MIXTURE if slow else MEASURED)
     name = draws.choice(dispatch_policies.names())
     params = {"late_binding": draws.random() < 0.7} if name == "freeness" else {}
     scheduler = SchedulerConfig(
@@ -125,13 +127,18 @@ def case(seed: int) -> Case:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _roofline() -> Iterator[None]:
-    """Make a roofline a preset; it is slowed down to the speed of the others."""
-    overhead = RooflineOptions(overhead_ns=20_000_000)
-    costs = roofline(read_shape(LLAMA_8B), gpu_named("H100"), 1, overhead)
-    PRESETS[ROOFLINE] = dataclasses.replace(PRESETS["llama-7b-a10"], name=ROOFLINE, costs=costs)
+def _presets() -> Iterator[None]:
+    """Make presets of rooflines, slowed down to the speed of the others, and of a table."""
+    shape, gpu, known = read_shape(LLAMA_8B), gpu_named("H100"), PRESETS["llama-7b-a10"]
+    slow = RooflineOptions(overhead_ns=20_000_000)
+    mixed = dataclasses.replace(slow, overlap=0.5)
+    for name, options in ((ROOFLINE, slow), (MIXTURE, mixed)):
+        costs = roofline(shape, gpu, 1, options)
+        PRESETS[name] = dataclasses.replace(known, name=name, costs=costs)
+    PRESETS[MEASURED] = dataclasses.replace(PRESETS["toy"], name=MEASURED, costs=TABLE)
     yield
-    del PRESETS[ROOFLINE]
+    for name in (ROOFLINE, MIXTURE, MEASURED):
+        del PRESETS[name]
 
 
 @settings(max_examples=40, deadline=None)

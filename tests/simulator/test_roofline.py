@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.costs import preset, preset_for
-from simulator.fast.runs import cost_columns
 from simulator.gpus import GPUS, Gpu, gpu_named
 from simulator.model_shape import read_shape
 from simulator.roofline import RooflineCosts, roofline
@@ -82,12 +81,6 @@ def test_a_share_of_overlap_lies_in_proportion_between_none_and_full() -> None:
     costs = [at_peak("H100", overlap=share).step_ns(*step) for share in shares]
     assert costs == pytest.approx([none - share * (none - full) for share in shares], abs=1)
     assert (costs[0], costs[-1]) == (none, full)
-
-
-def test_the_fast_simulator_leaves_mixtures_to_the_other() -> None:
-    """Rounded after it was mixed, a step's cost has no closed form; taken for another it has."""
-    assert cost_columns(at_peak("H100", overlap=0.5)) is None
-    assert cost_columns(at_peak("H100", overlap="full", nano_batches=2)) is not None
 
 
 def test_each_nano_batch_reads_the_weights() -> None:
