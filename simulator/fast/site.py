@@ -91,8 +91,9 @@ class Site(ColumnHooks):
 
     @copies.setter
     def copies(self, number: int) -> None:
-        self.settle()
-        self._put(COPIES, number)
+        if self.alive:  # else the row is blank, for whoever comes after
+            self.settle()
+            self._put(COPIES, number)
 
     def submit(self, position: int) -> None:
         """Queue a request; what is left of it from before goes."""
