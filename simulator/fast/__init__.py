@@ -4,8 +4,9 @@ The same workloads give the same results, bit for bit, as `tests/simulator/test_
 
 - `state` says how requests and instances lie in columns of whole numbers;
 - `roster`, `planning` and `counting` are the engine model (`simulator.engine`) on these columns,
-  `runs` what a run of equal steps costs, `tables` that by a table, `bounds` how short a step can
-  be, `pace` how long steps lately were;
+  `coming` who is too late for a step that was scheduled ahead;
+- `runs` says what steps cost, and a run of equal ones, `tables` that by a table, `bounds` how short
+  and how long a step can be, `pace` how long steps lately were;
 - `stepping` brings an instance to a moment;
 - `front` holds requests and sends them, `deciding` says where, by `policies.columns`;
 - `clockwork` is the loop over arrivals, reports, decisions and steps.

@@ -1,9 +1,11 @@
-"""How short a step can be, by its costs."""
+"""How short and how long a step can be, by its costs."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 from simulator.cost_model import CostModel
 from simulator.cost_table import Curve, TableCosts
+from simulator.roster import EngineLimits
 
 
 def least_step_ns(costs: CostModel) -> int:
@@ -16,8 +18,35 @@ def least_step_ns(costs: CostModel) -> int:
     return costs.overhead_ns + max(0, min(costs.decode_base_ns, prompts_ns))
 
 
+def longest_step_ns(costs: CostModel, limits: EngineLimits) -> int:
+    """Give what no step takes more than: a full batch, full memory, and the whole budget."""
+    budget, contexts, batch = limits.token_budget, limits.usable_tokens, limits.max_num_seqs
+    if isinstance(costs, TableCosts):
+        return _longest_by_table_ns(costs, budget, contexts, batch)
+    # A token costs most at the end of the longest context, where all chunks may end: here one has
+    # all tokens, beyond that, and the others what a chunk costs without any.
+    chunks = [(contexts, budget), *((contexts, 0) for _ in range(batch - 1))]
+    return costs.step_ns(chunks, batch, contexts)
+
+
+def _longest_by_table_ns(costs: TableCosts, budget: int, contexts: int, batch: int) -> int:
+    decodes_ns = max(max(*curve.ys, curve.at(contexts)) for curve in costs.decode)
+    if batch > costs.batch_sizes[-1] and len(costs.batch_sizes) > 1:
+        left, right = costs.batch_sizes[-2:]
+        decodes_ns += decodes_ns * (batch - right) // (right - left)
+    rises = [0, *(-(-up // across) for across, up in _pieces(costs.prefill))]
+    # Each chunk's cost was rounded twice.
+    prompts_ns = costs.prefill.at(0) + max(rises) * budget + batch
+    return costs.overhead_ns + decodes_ns + prompts_ns
+
+
+def _pieces(curve: Curve) -> Iterator[tuple[int, int]]:
+    """Give how far each piece of a curve goes, and by how much it rises."""
+    for (left, right), (low, high) in zip(pairwise(curve.xs), pairwise(curve.ys), strict=True):
+        yield right - left, high - low
+
+
 def _least_rise_ns(curve: Curve) -> int:
     """Give what one x more adds at least; below 0 for a curve that falls somewhere."""
-    pieces = zip(pairwise(curve.xs), pairwise(curve.ys), strict=True)
-    rises = [(high - low) // (right - left) for (left, right), (low, high) in pieces]
+    rises = [up // across for across, up in _pieces(curve)]
     return min(0 if curve.xs[0] > 0 else rises[0], *rises) if rises else 0

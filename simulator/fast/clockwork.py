@@ -5,6 +5,7 @@ arrivals, reports, decisions. Instances are brought to a moment only when someth
 them; those a llumlet watches are walked step by step, so that it hears of things in their order.
 """
 
+from simulator.fast.coming import let_in
 from simulator.fast.counting import complete
 from simulator.fast.deciding import find_pairs
 from simulator.fast.front import (
@@ -23,6 +24,7 @@ from simulator.fast.state import (
     ARRIVED,
     ARRIVING,
     BY_ARRIVAL,
+    CAME,
     END,
     HELD,
     LOOKING,
@@ -89,6 +91,8 @@ def begin(s: State) -> None:
         s.ins[WOKEN][i] = 0
         if s.ins[ALIVE][i] and not s.ins[STEPPING][i]:
             plan(s, i, now[NOW])
+            if s.ins[CAME][i]:
+                let_in(s, i, now[NOW])
     now[WOKEN_COUNT] = 0
 
 

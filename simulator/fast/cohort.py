@@ -1,7 +1,7 @@
 """Decodes in step: one count for all of a batch who get a token with every step.
 
 An instance counts its steps in ticks. Who has had its first token joins the cohort, and from then
-on has `AHEAD` more output tokens than there were ticks, its last token when the last step ended,
+on has `OFFSET` more output tokens than there were ticks, its last token when the last step ended,
 and a KV block more every BLOCK_TOKENS ticks; `crossings` says how many take one at which tick. The
 columns of the request itself stand still until it leaves. Whoever wants to know them, or has to
 treat one otherwise than the rest, dissolves the cohort first. That is right at any time.
@@ -11,7 +11,6 @@ since a tick is the first after it.
 """
 
 from simulator.fast.state import (
-    AHEAD,
     ALLOCATED,
     APART,
     BLOCK_TOKENS,
@@ -30,6 +29,7 @@ from simulator.fast.state import (
     LAST_END,
     LONGEST,
     MAX_SEQS,
+    OFFSET,
     OUT,
     PROMPT,
     SIZE,
@@ -52,7 +52,7 @@ def join(s: State, i: int, r: int) -> None:
     """Count a request among the cohort from this tick on; its next step is not planned yet."""
     ins, req, tick = s.ins, s.req, s.ins[TICKS][i]
     ahead = req[OUT][r] - tick
-    req[IN_COHORT][r], req[AHEAD][r], req[JOINED][r] = 1, ahead, tick
+    req[IN_COHORT][r], req[OFFSET][r], req[JOINED][r] = 1, ahead, tick
     s.own[_crossing(s, i, r)] += 1
     finish_tick = req[TARGET][r] - ahead
     if ins[COHORT][i] == 0 or finish_tick < ins[FINISH_TICK][i]:
@@ -64,7 +64,7 @@ def join(s: State, i: int, r: int) -> None:
 def _crossing(s: State, i: int, r: int) -> int:
     """Where `crossings` counts a request."""
     block_tokens = s.par[BLOCK_TOKENS]
-    tick = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[AHEAD][r]
+    tick = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[OFFSET][r]
     place: int = _crossings(s, i) + tick % block_tokens
     return place
 
@@ -82,14 +82,14 @@ def _gaps(s: State, i: int) -> int:
 def leave(s: State, i: int, r: int, grown: int) -> None:
     """Write a request's own columns anew; it had blocks for the steps up to tick `grown`."""
     ins, req = s.ins, s.req
-    out = req[AHEAD][r] + ins[TICKS][i]
+    out = req[OFFSET][r] + ins[TICKS][i]
     s.own[_crossing(s, i, r)] -= 1
     ins[COHORT][i] -= 1
     ins[COHORT_CONTEXTS][i] -= req[PROMPT][r] + out
     req[IN_COHORT][r], req[OUT][r], req[KV][r] = 0, out, req[PROMPT][r] + out - 1
     req[LAST][r] = ins[LAST_END][i]
     req[LONGEST][r] = max(req[LONGEST][r], _longest_since(s, i, req[JOINED][r]))
-    more = req[PROMPT][r] + req[AHEAD][r] + grown - req[FITS][r]
+    more = req[PROMPT][r] + req[OFFSET][r] + grown - req[FITS][r]
     if more > 0:
         req[FITS][r] += -(-more // s.par[BLOCK_TOKENS]) * s.par[BLOCK_TOKENS]
 

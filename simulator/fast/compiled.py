@@ -21,6 +21,7 @@ from policies import columns
 from simulator.fast import (
     clockwork,
     cohort,
+    coming,
     counting,
     deciding,
     front,
@@ -43,6 +44,7 @@ _MODULES: tuple[ModuleType, ...] = (
     cohort,
     pace,
     planning,
+    coming,
     counting,
     stepping,
     front,

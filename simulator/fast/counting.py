@@ -7,7 +7,6 @@ from simulator.fast.runs import line_at, run_ns, step_ns, steps_within
 from simulator.fast.state import (
     AFTER_MOVE,
     AFTER_PREEMPTION,
-    AHEAD,
     APART,
     BLOCK_TOKENS,
     BUSY,
@@ -41,6 +40,7 @@ from simulator.fast.state import (
     MOVE_GAP,
     NEVER,
     NOTE_FINISHED,
+    OFFSET,
     OPEN,
     OUT,
     PLACE,
@@ -187,7 +187,7 @@ def _finish_cohort(s: State, i: int) -> None:
     """Let go who of the cohort has all its tokens."""
     ins, req, batch, base = s.ins, s.req, s.own, i * s.par[WIDTH]
     tick, soonest, kept = ins[TICKS][i], NEVER, base
-    together, targets, ahead = req[IN_COHORT], req[TARGET], req[AHEAD]
+    together, targets, ahead = req[IN_COHORT], req[TARGET], req[OFFSET]
     for r in batch[base : base + ins[SIZE][i]]:
         if together[r]:
             finish_tick = targets[r] - ahead[r]

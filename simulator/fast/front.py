@@ -1,6 +1,7 @@
 """The front door: requests held, in order, and sent by the arithmetic of `policies.columns`."""
 
 from policies.columns import HOLD
+from simulator.fast.coming import keep_sent
 from simulator.fast.counting import unsend
 from simulator.fast.deciding import decide
 from simulator.fast.roster import line_head
@@ -10,6 +11,7 @@ from simulator.fast.state import (
     BY_CLASS,
     BY_PYTHON,
     BY_RANK,
+    CAME,
     CLASS_COLUMNS,
     CLASSES,
     COL_BY_CLASS,
@@ -230,6 +232,8 @@ def report(s: State, i: int, now_ns: int) -> None:
     ins[SEEN][i] = s.now[REPORTS]
     col[SENT_TOKENS][row] = col[SENT_REQUESTS][row] = 0
     ins[EARLIEST][i] = NEVER
+    if ins[CAME][i]:
+        keep_sent(s, i, now_ns)
 
 
 def _backlog(s: State, i: int) -> int:

@@ -22,6 +22,7 @@ from simulator.fast.state import (
     CLASS,
     CLASS_COLUMNS,
     CLEAR_UNTIL,
+    COMING,
     DETACHED,
     DETACHED_COUNT,
     FITS,
@@ -275,7 +276,7 @@ class ColumnHooks(DirectMemory):
 
     def _here(self, r: int) -> bool:
         req = self.state.req
-        return bool(req[AT][r] == self.at and req[PLACE][r] in (QUEUED, BATCH))
+        return bool(req[AT][r] == self.at and req[PLACE][r] in (QUEUED, BATCH, COMING))
 
     def _in_batch(self, r: int) -> bool:
         req = self.state.req

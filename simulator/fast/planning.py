@@ -24,6 +24,7 @@ from simulator.fast.state import (
     BATCH,
     BLOCK_TOKENS,
     BUSY,
+    CAME,
     CHUNK,
     COHORT,
     COHORT_CONTEXTS,
@@ -90,7 +91,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
         if decodes:
             alone_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
             ins[SUFFERED][i] += cost_ns - alone_ns
-    elif not (preempted or ins[COPIES][i] or ins[WATCHED][i]):
+    elif not (preempted or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
         _plan_run(s, i)
 
 

@@ -23,6 +23,10 @@ _GROUPS, _EXCHANGE = 6, 7
 _FIRST_GROUP = _EXCHANGE + WORK
 
 
+KNOWN_COSTS = (TableCosts, LinearCosts, RooflineCosts)
+"""What `cost_columns` can write; one that inherits from these may cost otherwise."""
+
+
 def cost_columns(costs: CostModel) -> list[int]:
     """Write a cost model as a row of numbers; raises TypeError for one that is not known here."""
     if isinstance(costs, TableCosts):

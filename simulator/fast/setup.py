@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from policies.dispatch import FreenessParams, dispatch_policies
 from policies.scheduler import SchedulerConfig
-from simulator.cluster.instance import InstanceShape
+from simulator.cluster.instance import PER_MILLE, InstanceShape
 from simulator.cluster.options import SimulatorConfig
 from simulator.events import NS_PER_S
-from simulator.fast.bounds import least_step_ns
-from simulator.fast.runs import cost_columns
+from simulator.fast.bounds import least_step_ns, longest_step_ns
+from simulator.fast.runs import KNOWN_COSTS, cost_columns
 from simulator.fast.state import (
+    AHEAD,
     BY_FREENESS,
     BY_LOAD,
     BY_PYTHON,
@@ -48,10 +49,12 @@ PLAIN_TURNS, COMPILED_TURNS = 4_000, 100_000
 def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
     """Say why this fleet has to be walked step by step; None when it need not be."""
     shape = config.shape(len(scheduler.classes))
+    if type(shape.costs) not in KNOWN_COSTS:
+        return f"nothing is known here of how {type(shape.costs).__name__} grow"
     if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
         return "its reports come too late to be trusted"
-    if shape.schedules_ahead:
-        return "its steps are scheduled ahead"
+    if shape.schedules_ahead and _longest_wait_s(config, shape) > scheduler.ledger_timeout_s:
+        return "it schedules ahead, and what it was sent may be forgotten before it is reported"
     if config.prefix_caching:
         return "its instances share prefixes"
     if shape.guesses is not None:
@@ -59,6 +62,13 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
     if config.scaling.on:
         return "its instances come and go"
     return None
+
+
+def _longest_wait_s(config: SimulatorConfig, shape: InstanceShape) -> float:
+    """Give how long a request scheduled ahead is not reported: a step, beside a copy, and more."""
+    step_ns = longest_step_ns(shape.costs, shape.limits)
+    step_ns += step_ns * shape.slowdown_per_mille // PER_MILLE
+    return config.report_interval_s + step_ns / NS_PER_S
 
 
 def set_up(
@@ -96,6 +106,7 @@ def set_up(
     par[QUEUE_LIMIT] = config.queue_limit
     par[MIGRATION] = int(scheduler.migration)
     par[LEAST_STEP] = least_step_ns(shape.costs)
+    par[AHEAD] = int(shape.schedules_ahead)
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
         par[FIRST_HEADROOM + number] = known_class.headroom_tokens

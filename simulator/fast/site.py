@@ -7,6 +7,7 @@ from migration.pacing import StepTime, mean_step_s
 from policies.types import InstanceId
 from simulator.cluster.instance import InstanceShape
 from simulator.events import NS_PER_S, EventQueue
+from simulator.fast.coming import who_came
 from simulator.fast.compiled import Kernel
 from simulator.fast.hooks import ColumnHooks, Kept, Names
 from simulator.fast.pace import step_ends
@@ -135,5 +136,8 @@ class Site(ColumnHooks):
                 req[PLACE][kept.position] = GONE
         for request_id in list(self._departing):
             self.departed(request_id)
+        came = who_came(self.state, self.at)
+        for position in came:
+            req[PLACE][position] = GONE
         clear(self.state, self.at)
-        return [position for _, position in sorted(here)]
+        return [position for _, position in sorted(here)] + came

@@ -52,7 +52,7 @@ NEVER = 1 << 62
     SENT_SIZE,  # tokens it had then
     SENT_WHEN,  # how many reports there had been
     IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
-    AHEAD,  # its output tokens less the ticks of its instance
+    OFFSET,  # its output tokens less the ticks of its instance
     JOINED,  # the tick at which it joined
     # Not of the request of this row, but of all by themselves:
     BY_RANK,  # the request of this rank
@@ -62,7 +62,7 @@ NEVER = 1 << 62
 REQ_COLUMNS = 40
 
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
-GONE, QUEUED, BATCH, DETACHED = range(4)  # PLACE
+GONE, QUEUED, BATCH, DETACHED, COMING = range(5)  # PLACE
 AFTER_MOVE, AFTER_PREEMPTION = 1, 2  # WAITS_FOR
 NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
 
@@ -99,7 +99,10 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     RUN_STEPS,
     RUN_DECODES,
     RUN_CONTEXTS,
-    ENDS,  # how many of the next columns are filled, since that run
+    ENDS,  # how many of the columns from STEP_ENDS on are filled, since that run
+    CAME,  # requests too late for the next step, scheduled ahead: how many, the first, the last
+    FIRST_CAME,
+    LAST_CAME,
     APART,  # how many of the batch are not of the cohort
     COHORT,  # how many are
     COHORT_CONTEXTS,
@@ -108,8 +111,8 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     LAST_END,  # of the step counted last
     GAPS,
     TO_WAKE,  # not of the instance of this row, but a list
-) = range(40)
-STEP_ENDS = 40
+) = range(43)
+STEP_ENDS = 43
 KEPT_ENDS = 5
 KEPT_GAPS = 24
 BY_CLASS = STEP_ENDS + KEPT_ENDS
@@ -152,11 +155,12 @@ COL_BY_CLASS = 14
     LOOKING,
     PATIENCE,  # turns of the loop before Python gets a word in
     LEAST_STEP,
+    AHEAD,  # 1: a step is made up when the one before begins
     COHORTS,  # 1: there may be some
     REQUESTS,
     WIDTH,  # of an instance's part of `State.own`
-) = range(18)
-FIRST_HEADROOM = 18
+) = range(19)
+FIRST_HEADROOM = 19
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`

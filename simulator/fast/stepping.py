@@ -4,13 +4,16 @@ After `settle`, which comes before any change from outside, one step at most is 
 """
 
 from simulator.fast.cohort import dissolve
+from simulator.fast.coming import come, let_in
 from simulator.fast.counting import complete, split
 from simulator.fast.planning import growth, plan
 from simulator.fast.roster import join, line_push
 from simulator.fast.runs import line_at, steps_within
 from simulator.fast.state import (
+    AHEAD,
     ALIVE,
     ALLOCATED,
+    CAME,
     CONTEXTS,
     COST,
     DECODES,
@@ -36,9 +39,12 @@ from simulator.fast.state import (
 def submit(s: State, i: int, r: int, now_ns: int) -> None:
     """Queue a request; one that has tokens already computes them again."""
     settle(s, i, now_ns)
-    join(s, i, r)
     s.req[KV][r] = s.req[FITS][r] = 0
-    line_push(s, i, r, False)
+    if s.par[AHEAD]:
+        come(s, i, r)
+    else:
+        join(s, i, r)
+        line_push(s, i, r, False)
     soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.par[LEAST_STEP]
     s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
     s.now[EARLIEST_OF_ALL] = min(s.now[EARLIEST_OF_ALL], soonest)
@@ -72,6 +78,8 @@ def catch_up(s: State, i: int, now_ns: int) -> None:
         end_ns = ins[END][i]
         complete(s, i)
         plan(s, i, end_ns)
+        if ins[CAME][i]:
+            let_in(s, i, end_ns)
 
 
 def blocks_at(s: State, i: int, now_ns: int) -> int:

@@ -1,7 +1,8 @@
 """Skipping steps changes nothing: the fast fleet's results are the stepwise one's, bit for bit.
 
 Random fleets and workloads with all features on: classes, every dispatch policy, late binding,
-chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models.
+chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models,
+steps scheduled ahead.
 """
 
 import dataclasses
@@ -22,8 +23,10 @@ from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Life
 from simulator.cluster.options import Outage, SimulatorConfig
 from simulator.costs import PRESETS
+from simulator.fast.coming import who_came
 from simulator.fast.compiled import available
 from simulator.fast.fleet import FastFleet
+from simulator.fast.state import State
 from simulator.fleets import fleet_for
 from simulator.gpus import gpu_named
 from simulator.model_shape import read_shape
@@ -86,6 +89,7 @@ def facts(life: Life) -> dict[str, Any]:
 def case(seed: int) -> Case:
     """Draw a case that is short of memory and slots now and then."""
     draws, costs = random.Random(seed), random.Random(f"{seed}/costs")
+    ahead = random.Random(f"{seed}/ahead")
     instances = draws.choice([1, 2, 3, 5])
     slow = draws.random() < 0.3
     config = SimulatorConfig(
@@ -102,6 +106,7 @@ def case(seed: int) -> Case:
     )
     if costs.random() < 0.4:
         config = dataclasses.replace(config, preset=MIXTURE if slow else MEASURED)
+    config = dataclasses.replace(config, schedules_ahead=ahead.random() < 0.4)
     name = draws.choice(dispatch_policies.names())
     params = {"late_binding": draws.random() < 0.7} if name == "freeness" else {}
     scheduler = SchedulerConfig(
@@ -159,19 +164,31 @@ def test_compiled_code_gives_what_stepping_gives() -> None:
         assert drawn.fast(compile_it=True) == drawn.stepwise(), seed
 
 
-def test_the_cases_have_what_can_go_wrong_in_them() -> None:
+def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would prove little."""
     seen: set[str] = set()
+
+    def noted(state: State, at: int) -> list[int]:
+        came = who_came(state, at)
+        seen.update("lost before it was queued" for _ in came)
+        return came
+
+    monkeypatch.setattr("simulator.fast.site.who_came", noted)
     for seed in range(40):
         drawn = case(seed)
         said = drawn.fast(compile_it=False)
-        seen |= {event.kind for _, event in said["log"]}
+        seen |= {event.kind for _, event in said["log"]} | {drawn.config.preset}
+        if drawn.config.schedules_ahead:
+            config = dataclasses.replace(drawn.config, schedules_ahead=False)
+            sooner = dataclasses.replace(drawn, config=config).fast(compile_it=False)
+            seen |= {"too late for a step"} if said["lives"] != sooner["lives"] else set()
         for life in said["lives"]:
             seen |= {life["fate"].value}
             seen |= {"preempted"} if life["preemptions"] else set()
             seen |= {"restarted"} if life["restarts"] else set()
             seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
     wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
+    wanted |= {ROOFLINE, MIXTURE, MEASURED, "too late for a step", "lost before it was queued"}
     assert seen >= wanted | {"preempted", "restarted", "disturbed"}
 
 
@@ -183,6 +200,15 @@ def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused(
     wanted = dataclasses.replace(config, kernel="plain")
     with pytest.raises(ValueError, match=r"kernel plain .* prefixes"):
         fleet_for(wanted, scheduler, migration, requests=10)
+
+
+def test_a_ledger_has_to_outlast_a_step_where_they_are_scheduled_ahead() -> None:
+    """What came during a long step is reported late: the ledger drops it before, columns do not."""
+    ahead = dataclasses.replace(SMALL, schedules_ahead=True)
+    forgetful, migration = SchedulerConfig(ledger_timeout_s=0.101), MigrationConfig()
+    assert isinstance(fleet_for(SMALL, forgetful, migration, requests=10), FastFleet)
+    assert isinstance(fleet_for(ahead, forgetful, migration, requests=10), SimulatedFleet)
+    assert isinstance(fleet_for(ahead, SchedulerConfig(), migration, requests=10), FastFleet)
 
 
 def test_a_kernel_to_be_compiled_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

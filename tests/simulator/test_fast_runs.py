@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from simulator.cost_model import CostModel, LinearCosts
 from simulator.cost_table import Curve, TableCosts
 from simulator.fast import runs
-from simulator.fast.bounds import least_step_ns
+from simulator.fast.bounds import least_step_ns, longest_step_ns
 from simulator.gpus import gpu_named
 from simulator.model_shape import read_shape
 from simulator.roofline import roofline
 from simulator.roofline_options import RooflineOptions
+from simulator.roster import EngineLimits
 
 LLAMA_8B: dict[str, object] = {
     "model_type": "llama",
@@ -88,6 +89,18 @@ def test_no_step_is_shorter_than_the_least(costs: CostModel) -> None:
         decodes = [(1, draws.randrange(3_000)), (draws.randrange(1, 20), draws.randrange(3_000))]
         batch, contexts = draws.choice([(0, 0), *decodes] if chunks else decodes)
         assert costs.step_ns(chunks, batch, contexts) >= least_ns
+
+
+@pytest.mark.parametrize("costs", models())
+def test_no_step_is_longer_than_the_longest(costs: CostModel) -> None:
+    """Even those that compute the ends of long prompts, or many short ones, beside a full batch."""
+    limits, draws = EngineLimits(6_400, 16, max_num_seqs=24, token_budget=96), random.Random(5)
+    longest_ns = longest_step_ns(costs, limits)
+    for _ in range(300):
+        parts, batch = draws.choice([1, 4, 24]), draws.choice([0, 1, 24])
+        count = limits.token_budget // parts
+        chunks = [(draws.choice([0, 6_400 - count]), count) for _ in range(parts)]
+        assert costs.step_ns(chunks, batch, draws.randrange(6_401) if batch else 0) <= longest_ns
 
 
 @pytest.mark.parametrize("costs", models())
