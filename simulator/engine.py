@@ -43,11 +43,7 @@ class Engine(Roster):
         self.preemptions = 0
         self._guesses = guesses
         self._draft_tokens = 0 if guesses is None else guesses.speculation.draft_tokens
-        if limits.token_budget < limits.max_num_seqs * (1 + self._draft_tokens):
-            raise ValueError(
-                f"token_budget {limits.token_budget} is below max_num_seqs {limits.max_num_seqs} "
-                f"times {1 + self._draft_tokens} tokens"
-            )
+        limits.check_decodes(1 + self._draft_tokens)
         self._host = host
         self._in_flight: StepPlan | None = None
 

@@ -38,6 +38,14 @@ class EngineLimits:
                 f"token_budget {self.token_budget} is below max_num_seqs {self.max_num_seqs}"
             )
 
+    def check_decodes(self, tokens: int) -> None:
+        """Raise ValueError where a full batch that computes so many tokens each is too much."""
+        if self.token_budget < self.max_num_seqs * tokens:
+            raise ValueError(
+                f"token_budget {self.token_budget} is below max_num_seqs {self.max_num_seqs} "
+                f"times {tokens} tokens"
+            )
+
 
 class Roster:
     """The requests of an engine, its batch, its queues, its blocks and its reservations.

@@ -26,7 +26,8 @@ class InstanceShape:
     """What every instance of a fleet is like. `slowdown_per_mille`: of a step beside a copy.
 
     `guesses` is shared by all: with it, instances decode speculatively. With `schedules_ahead`, a
-    step is made up when the one before begins: who arrives later is not in it.
+    step is made up when the one before begins: who arrives later is not in it. Raises ValueError
+    where a full batch with its guesses is more than a step computes.
     """
 
     limits: EngineLimits
@@ -35,6 +36,10 @@ class InstanceShape:
     slowdown_per_mille: int = 0
     guesses: Guesses | None = None
     schedules_ahead: bool = False
+
+    def __post_init__(self) -> None:
+        if self.guesses is not None:
+            self.limits.check_decodes(1 + self.guesses.speculation.draft_tokens)
 
 
 class Ward(Protocol):

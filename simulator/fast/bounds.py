@@ -6,6 +6,7 @@ from itertools import pairwise
 from simulator.cost_model import CostModel
 from simulator.cost_table import Curve, TableCosts
 from simulator.roster import EngineLimits
+from simulator.speculation import Speculation
 
 
 def least_step_ns(costs: CostModel) -> int:
@@ -18,14 +19,24 @@ def least_step_ns(costs: CostModel) -> int:
     return costs.overhead_ns + max(0, min(costs.decode_base_ns, prompts_ns))
 
 
-def longest_step_ns(costs: CostModel, limits: EngineLimits) -> int:
+def longest_step_ns(
+    costs: CostModel, limits: EngineLimits, speculation: Speculation | None = None
+) -> int:
     """Give what no step takes more than: a full batch, full memory, and the whole budget."""
+    guesses = 0 if speculation is None else speculation.draft_tokens * limits.max_num_seqs
+    drafting_ns = 0 if speculation is None else speculation.drafting_ns
+    return drafting_ns + _longest_ns(costs, limits, limits.max_num_seqs + guesses)
+
+
+def _longest_ns(costs: CostModel, limits: EngineLimits, most_chunks: int) -> int:
     budget, contexts, batch = limits.token_budget, limits.usable_tokens, limits.max_num_seqs
     if isinstance(costs, TableCosts):
-        return _longest_by_table_ns(costs, budget, contexts, batch)
+        return (
+            _longest_by_table_ns(costs, budget, contexts, batch) + most_chunks
+        )  # each is rounded twice
     # A token costs most at the end of the longest context, where all chunks may end: here one has
     # all tokens, beyond that, and the others what a chunk costs without any.
-    chunks = [(contexts, budget), *((contexts, 0) for _ in range(batch - 1))]
+    chunks = [(contexts, budget), *((contexts, 0) for _ in range(most_chunks - 1))]
     return costs.step_ns(chunks, batch, contexts)
 
 
@@ -35,8 +46,7 @@ def _longest_by_table_ns(costs: TableCosts, budget: int, contexts: int, batch: i
         left, right = costs.batch_sizes[-2:]
         decodes_ns += decodes_ns * (batch - right) // (right - left)
     rises = [0, *(-(-up // across) for across, up in _pieces(costs.prefill))]
-    # Each chunk's cost was rounded twice.
-    prompts_ns = costs.prefill.at(0) + max(rises) * budget + batch
+    prompts_ns = costs.prefill.at(0) + max(rises) * budget
     return costs.overhead_ns + decodes_ns + prompts_ns
 
 

@@ -29,6 +29,7 @@ from simulator.fast import (
     planning,
     roster,
     runs,
+    speculating,
     stepping,
     tables,
 )
@@ -43,6 +44,7 @@ _MODULES: tuple[ModuleType, ...] = (
     roster,
     cohort,
     pace,
+    speculating,
     planning,
     coming,
     counting,

@@ -4,6 +4,7 @@ from simulator.fast.cohort import join, keep_gap, leave, may_join, take_crossing
 from simulator.fast.pace import keep_ends
 from simulator.fast.roster import detach_leaving, free_blocks, leave_places, note, take_blocks
 from simulator.fast.runs import line_at, run_ns, step_ns, steps_within
+from simulator.fast.speculating import keep_right_guesses
 from simulator.fast.state import (
     AFTER_MOVE,
     AFTER_PREEMPTION,
@@ -21,6 +22,7 @@ from simulator.fast.state import (
     CONTEXTS,
     COST,
     DECODES,
+    DRAFT_TOKENS,
     END,
     FATE,
     FINISH_TICK,
@@ -72,6 +74,8 @@ def complete(s: State, i: int) -> None:
     """End the step or run under way: count its tokens, and let go who has all of them."""
     ins = s.ins
     steps, start_ns, end_ns = ins[RUN][i], ins[START][i], ins[END][i]
+    if s.par[DRAFT_TOKENS]:
+        keep_right_guesses(s, i)
     _count(s, i, steps, end_ns, 0)
     ins[STEPPING][i] = 0
     if steps > 1:

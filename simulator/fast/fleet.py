@@ -99,7 +99,7 @@ class FastFleet:
         self._kernel: Kernel = compiled() if self._compiled else PLAIN
         self._migration = migration
         self._names = config.names()
-        self._shape = config.shape(len(scheduler.classes))
+        self._shape = config.shape(len(scheduler.classes), seed)
         self._sites: dict[int, Site] = {}
         for outage in outages:
             self._plan(outage)

@@ -64,6 +64,11 @@ _TOLD = (
 )
 
 
+def name_of(request: TraceRequest) -> RequestId:
+    """Name a request."""
+    return RequestId(f"{_PREFIX}{request.index}")
+
+
 class Lives(Mapping[RequestId, Life]):
     """Every request's life, brought up to date whenever it is asked for."""
 
@@ -91,7 +96,7 @@ class Lives(Mapping[RequestId, Life]):
 
     def name(self, position: int) -> RequestId:
         """Say which request has this row."""
-        return RequestId(f"{_PREFIX}{self._requests[position].index}")
+        return name_of(self._requests[position])
 
     def position(self, request_id: RequestId) -> int:
         """Say where a request's row is; raises KeyError for an unknown one."""

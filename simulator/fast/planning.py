@@ -12,16 +12,14 @@ from simulator.fast.roster import (
     free_slots,
     line_head,
     line_remove,
-    note,
-    preempt_last,
+    make_room,
     take_blocks,
 )
 from simulator.fast.runs import chunk_sum, line_at, run_ns, step_ns, straight_steps
+from simulator.fast.speculating import guessing_step_ns, make_room_for_guesses
 from simulator.fast.state import (
     ADMITTED,
-    AFTER_PREEMPTION,
     APART,
-    BATCH,
     BLOCK_TOKENS,
     BUSY,
     CAME,
@@ -32,6 +30,7 @@ from simulator.fast.state import (
     COPIES,
     COST,
     DECODES,
+    DRAFT_TOKENS,
     END,
     FINISH_TICK,
     FITS,
@@ -39,11 +38,7 @@ from simulator.fast.state import (
     KV,
     MAX_SEQS,
     NEVER,
-    NOTE_PREEMPTED,
     OUT,
-    PLACE,
-    PREEMPTED,
-    PREEMPTIONS,
     PROMPT,
     QUEUE_LENGTH,
     RUN,
@@ -56,7 +51,6 @@ from simulator.fast.state import (
     TARGET,
     TICKS,
     TOKEN_BUDGET,
-    WAITS_FOR,
     WATCHED,
     WIDTH,
     State,
@@ -68,18 +62,20 @@ PER_MILLE = 1000
 def plan(s: State, i: int, now_ns: int) -> None:
     """Decide the next step, or the next run of steps, which begins now; there may be none."""
     detach_leaving(s, i)
-    ins = s.ins
+    ins, draft = s.ins, s.par[DRAFT_TOKENS]
+    crowded = draft > 0 and make_room_for_guesses(s, i, now_ns)
     decodes, contexts, first_prompt, preempted = _plan_decodes(s, i, now_ns)
+    preempted = preempted or crowded
     tokens = squares = ends = chunks = 0
     if first_prompt < ins[APART][i] or (ins[QUEUE_LENGTH][i] and not preempted):
-        budget = s.par[TOKEN_BUDGET] - decodes
+        budget = s.par[TOKEN_BUDGET] - decodes * (1 + draft)
         tokens, squares, ends, chunks = _plan_prefills(
             s, i, budget, first_prompt, not preempted, now_ns
         )
     if decodes + chunks == 0:
         ins[STEPPING][i] = 0
         return
-    cost_ns = step_ns(s.cost, tokens, squares, ends, chunks, decodes, contexts)
+    cost_ns = _cost_ns(s, tokens, squares, ends, chunks, decodes, contexts)
     if ins[COPIES][i]:
         cost_ns += cost_ns * s.par[SLOWDOWN] // PER_MILLE
     ins[STEPPING][i] = ins[RUN][i] = 1
@@ -89,10 +85,18 @@ def plan(s: State, i: int, now_ns: int) -> None:
     ins[BUSY][i] += cost_ns
     if chunks:
         if decodes:
-            alone_ns = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
+            alone_ns = _cost_ns(s, 0, 0, 0, 0, decodes, contexts)
             ins[SUFFERED][i] += cost_ns - alone_ns
-    elif not (preempted or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
+    elif not (preempted or draft or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
         _plan_run(s, i)
+
+
+def _cost_ns(
+    s: State, tokens: int, squares: int, ends: int, chunks: int, decodes: int, contexts: int
+) -> int:
+    if s.par[DRAFT_TOKENS]:
+        return guessing_step_ns(s, tokens, squares, ends, chunks, decodes, contexts)
+    return step_ns(s.cost, tokens, squares, ends, chunks, decodes, contexts)
 
 
 def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
@@ -122,17 +126,10 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
             continue
         if total > fits[r]:
             missing = -(-(total - fits[r]) // block_tokens)
-            while free[i] < missing:
-                victim = preempt_last(s, i)
-                req[PREEMPTIONS][victim] += 1
-                req[PREEMPTED][victim] = now_ns
-                req[WAITS_FOR][victim] |= AFTER_PREEMPTION
-                note(s, i, NOTE_PREEMPTED, victim)
+            if free[i] < missing:
                 preempted = True
-                if victim == r:
-                    break
-            if preempted and req[PLACE][r] != BATCH:
-                continue
+                if not make_room(s, i, r, missing, now_ns):
+                    continue
             take_blocks(s, i, r, missing)
         chunk[r] = 1
         decodes += 1

@@ -1,6 +1,7 @@
 """Who is on an instance: its line, its batch, its blocks. `simulator.roster`, on columns."""
 
 from simulator.fast.state import (
+    AFTER_PREEMPTION,
     ALLOCATED,
     APART,
     ARRIVALS,
@@ -29,10 +30,13 @@ from simulator.fast.state import (
     MOVING,
     NEXT,
     NOTE_DETACHED,
+    NOTE_PREEMPTED,
     NOTES,
     ORDER,
     OUT,
     PLACE,
+    PREEMPTED,
+    PREEMPTIONS,
     PREV,
     PROMPT,
     QUEUE_LENGTH,
@@ -42,6 +46,7 @@ from simulator.fast.state import (
     SIZE,
     SUFFERED,
     TAIL,
+    WAITS_FOR,
     WATCHED,
     WIDTH,
     State,
@@ -235,6 +240,20 @@ def preempt_last(s: State, i: int) -> int:
     s.req[KV][victim] = s.req[CHUNK][victim] = s.req[LEAVING][victim] = 0
     line_push(s, i, victim, True)
     return victim
+
+
+def make_room(s: State, i: int, r: int, blocks: int, now_ns: int) -> bool:
+    """Preempt the least urgent until so many blocks are free; False when `r` was one of them."""
+    req, free = s.req, s.ins[FREE]
+    while free[i] < blocks:
+        victim = preempt_last(s, i)
+        req[PREEMPTIONS][victim] += 1
+        req[PREEMPTED][victim] = now_ns
+        req[WAITS_FOR][victim] |= AFTER_PREEMPTION
+        note(s, i, NOTE_PREEMPTED, victim)
+        if victim == r:
+            return False
+    return True
 
 
 def note(s: State, i: int, what: int, r: int) -> None:

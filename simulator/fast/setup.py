@@ -8,6 +8,7 @@ from simulator.cluster.instance import PER_MILLE, InstanceShape
 from simulator.cluster.options import SimulatorConfig
 from simulator.events import NS_PER_S
 from simulator.fast.bounds import least_step_ns, longest_step_ns
+from simulator.fast.lives import name_of
 from simulator.fast.runs import KNOWN_COSTS, cost_columns
 from simulator.fast.state import (
     AHEAD,
@@ -15,8 +16,12 @@ from simulator.fast.state import (
     BY_LOAD,
     BY_PYTHON,
     BY_REQUESTS,
+    COHORTS,
+    DRAFT_TOKENS,
+    DRAFTING_NS,
     FIRST_HEADROOM,
     GROWTH_STEPS,
+    GUESSED,
     HIGH_STEPS,
     IN_TURN,
     LATE_BINDING,
@@ -34,7 +39,9 @@ from simulator.fast.state import (
     SLOWDOWN,
     State,
     new_state,
+    whole_bytes,
 )
+from simulator.speculation import MOST_GUESSES
 from simulator.workload.request import TraceRequest
 
 KNOWN_POLICIES = {
@@ -57,8 +64,8 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "it schedules ahead, and what it was sent may be forgotten before it is reported"
     if config.prefix_caching:
         return "its instances share prefixes"
-    if shape.guesses is not None:
-        return "its steps yield several tokens"
+    if config.draft_tokens > MOST_GUESSES:
+        return f"it guesses more than {MOST_GUESSES} tokens ahead"
     if config.scaling.on:
         return "its instances come and go"
     return None
@@ -66,7 +73,8 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
 
 def _longest_wait_s(config: SimulatorConfig, shape: InstanceShape) -> float:
     """Give how long a request scheduled ahead is not reported: a step, beside a copy, and more."""
-    step_ns = longest_step_ns(shape.costs, shape.limits)
+    speculation = None if shape.guesses is None else shape.guesses.speculation
+    step_ns = longest_step_ns(shape.costs, shape.limits, speculation)
     step_ns += step_ns * shape.slowdown_per_mille // PER_MILLE
     return config.report_interval_s + step_ns / NS_PER_S
 
@@ -105,7 +113,7 @@ def set_up(
     par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
     par[QUEUE_LIMIT] = config.queue_limit
     par[MIGRATION] = int(scheduler.migration)
-    par[LEAST_STEP] = least_step_ns(shape.costs)
+    par[LEAST_STEP] = least_step_ns(shape.costs) // (1 + config.draft_tokens)
     par[AHEAD] = int(shape.schedules_ahead)
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
@@ -114,7 +122,25 @@ def set_up(
     real[LOW_STEPS], real[RELEASE_STEPS] = rebalance.low_steps, rebalance.release_steps
     real[HIGH_STEPS], real[SHOWN_S] = rebalance.high_steps, scheduler.max_age_s
     _set_policy(state, scheduler)
-    return state
+    return state if shape.guesses is None else _draw_guesses(state, shape, requests, arrays=arrays)
+
+
+def _draw_guesses(
+    state: State, shape: InstanceShape, requests: Sequence[TraceRequest], *, arrays: bool
+) -> State:
+    """Say beforehand which guesses are right; nobody guesses for those that never fit."""
+    guesses = shape.guesses
+    assert guesses is not None
+    state.par[COHORTS] = 0
+    state.par[DRAFT_TOKENS] = guesses.speculation.draft_tokens
+    state.par[DRAFTING_NS] = guesses.speculation.drafting_ns
+    outputs, begins = [], 0
+    for position, request in enumerate(requests):
+        state.req[GUESSED][position] = begins
+        if request.prompt_tokens + request.output_tokens <= shape.limits.usable_tokens:
+            outputs.append((name_of(request), request.output_tokens))
+            begins += request.output_tokens
+    return state._replace(right=whole_bytes(guesses.all_right(outputs), arrays=arrays))
 
 
 def _set_policy(state: State, scheduler: SchedulerConfig) -> None:

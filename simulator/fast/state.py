@@ -54,12 +54,13 @@ NEVER = 1 << 62
     IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
     OFFSET,  # its output tokens less the ticks of its instance
     JOINED,  # the tick at which it joined
+    GUESSED,  # where `State.right` tells of it
     # Not of the request of this row, but of all by themselves:
     BY_RANK,  # the request of this rank
     BY_ARRIVAL,  # the request that comes after so many others
     HEAP,  # the ranks of those held
-) = range(40)
-REQ_COLUMNS = 40
+) = range(41)
+REQ_COLUMNS = 41
 
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
 GONE, QUEUED, BATCH, DETACHED, COMING = range(5)  # PLACE
@@ -154,13 +155,15 @@ COL_BY_CLASS = 14
     MIGRATION,
     LOOKING,
     PATIENCE,  # turns of the loop before Python gets a word in
-    LEAST_STEP,
+    LEAST_STEP,  # divided by the most tokens it may yield
     AHEAD,  # 1: a step is made up when the one before begins
+    DRAFT_TOKENS,  # guessed for each decode of a step
+    DRAFTING_NS,  # what guessing takes in a step
     COHORTS,  # 1: there may be some
     REQUESTS,
     WIDTH,  # of an instance's part of `State.own`
-) = range(19)
-FIRST_HEADROOM = 19
+) = range(21)
+FIRST_HEADROOM = 21
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -198,8 +201,10 @@ class State(NamedTuple):
 
     `own` has a part for every instance: its batch in MAX_SEQS places, the most urgent first; those
     of it who are in no cohort, in as many places and the same order; then the `crossings` and the
-    `gaps` of `simulator.fast.cohort`. Compiled functions hand a State on array by array, which
-    takes longer than much of what they do: the fewer, the better.
+    `gaps` of `simulator.fast.cohort`. `right`, one byte each, says for every output of every
+    request how many tokens guessed from it on are right; it is one byte in all where nothing is
+    guessed. Compiled functions hand a State on array by array, which takes longer than much of
+    what they do: the fewer, the better.
     """
 
     req: Any
@@ -210,6 +215,7 @@ class State(NamedTuple):
     real: Any
     cost: Any
     own: Any
+    right: Any
 
 
 def new_state(
@@ -257,7 +263,13 @@ def new_state(
         real=np.zeros(5) if arrays else [0.0] * 5,
         cost=_vector(cost, arrays),
         own=_vector([0] * (instances * par[WIDTH]), arrays),
+        right=whole_bytes(bytearray(1), arrays=arrays),
     )
+
+
+def whole_bytes(values: bytearray, *, arrays: bool) -> Any:
+    """Make a column of numbers below 256, which takes no more memory than it has to."""
+    return np.frombuffer(values, dtype=np.uint8) if arrays else values
 
 
 def _vector(values: Sequence[int], arrays: bool) -> Any:

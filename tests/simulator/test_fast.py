@@ -2,7 +2,7 @@
 
 Random fleets and workloads with all features on: classes, every dispatch policy, late binding,
 chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models,
-steps scheduled ahead.
+steps scheduled ahead, speculation.
 """
 
 import dataclasses
@@ -128,7 +128,33 @@ def case(seed: int) -> Case:
         Outage(draws.choice(config.names()), draws.choice([end_s / 2, 0.5]), end_s / 4)
         for _ in range(draws.choice([0, 0, 1, 3]))
     ]
-    return Case(config, scheduler, migration, requests, outages, seed)
+    return speculating(Case(config, scheduler, migration, requests, outages, seed))
+
+
+def speculating(drawn: Case) -> Case:
+    """Have some of the cases guess tokens ahead, and some of their requests fill all memory."""
+    draws = random.Random(f"{drawn.seed}/speculation")
+    if draws.random() < 0.6:
+        return drawn
+    draft_tokens = draws.randint(1, 4)
+    config = dataclasses.replace(
+        drawn.config,
+        draft_tokens=draft_tokens,
+        acceptance=draws.choice([0.0, 0.3, 0.8, 1.0]),
+        draft_us=draws.choice([0, 70, 2_000]),
+        token_budget=max(
+            drawn.config.token_budget or 0,
+            (drawn.config.max_num_seqs or 0) * (1 + draft_tokens),
+        ),
+    )
+    most = config.shape(len(CLASSES)).limits.usable_tokens
+    requests = [
+        dataclasses.replace(one, prompt_tokens=most - one.output_tokens)
+        if draws.random() < 0.03
+        else one
+        for one in drawn.requests
+    ]
+    return dataclasses.replace(drawn, config=config, requests=requests)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -187,9 +213,28 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
             seen |= {"preempted"} if life["preemptions"] else set()
             seen |= {"restarted"} if life["restarts"] else set()
             seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
+            if drawn.config.draft_tokens:
+                seen |= guessed(life, drawn.config)
     wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
     wanted |= {ROOFLINE, MIXTURE, MEASURED, "too late for a step", "lost before it was queued"}
     assert seen >= wanted | {"preempted", "restarted", "disturbed"}
+    assert seen >= {"several at once", "guessed and preempted", "guessed and moved", "past memory"}
+
+
+def guessed(life: dict[str, Any], config: SimulatorConfig) -> set[str]:
+    """Say what happened to a request of which tokens were guessed ahead."""
+    shape, request, tokens = config.shape(len(CLASSES)), life["request"], life["tokens"]
+    assert shape.guesses is not None
+    least_ns = shape.guesses.speculation.step_ns(shape.costs, (), 1, 0)
+    seen = set()
+    if life["last_token_ns"] - life["first_token_ns"] < (tokens - 1) * least_ns:
+        seen |= {"several at once"}
+        seen |= {"guessed and preempted"} if life["preemptions"] else set()
+        seen |= {"guessed and moved"} if life["moves"] else set()
+    fills_memory = request.prompt_tokens + request.output_tokens == shape.limits.usable_tokens
+    if config.acceptance == 0 and config.draft_tokens > 1 and fills_memory and tokens > 1:
+        seen |= {"past memory"}
+    return seen
 
 
 def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused() -> None:

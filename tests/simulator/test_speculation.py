@@ -4,16 +4,19 @@ import itertools
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migration.config import MigrationConfig
 from policies.scheduler import SchedulerConfig
-from policies.types import RequestId
+from policies.types import PriorityClass, RequestId
 from simulator.costs import preset
 from simulator.engine import Engine, EngineLimits
-from simulator.fast.setup import refusal
+from simulator.fast.fleet import FastFleet
+from simulator.fast.setup import refusal, set_up
+from simulator.fast.state import GUESSED
 from simulator.roofline import preset_for
-from simulator.speculation import Guesses, Speculation
+from simulator.speculation import MOST_GUESSES, Guesses, Speculation
 from tests.simulator.engine_host import Host, add, check_blocks, run_out
 from tests.simulator.simulated import SMALL, simulate, workload
 from tests.simulator.test_roofline import LLAMA_8B, PEAK
@@ -187,8 +190,67 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object], messa
         simulate(workload(2, rate=1), replace(SMALL, **changes))  # type: ignore[arg-type]
 
 
-def test_the_fast_simulator_leaves_speculation_to_the_other() -> None:
+def test_the_fast_simulator_leaves_what_fits_in_no_byte_to_the_other() -> None:
     scheduler = SchedulerConfig()
-    assert refusal(SMALL, scheduler) is None
-    assert refusal(replace(SMALL, draft_tokens=2, acceptance=0.5), scheduler) is not None
-    assert refusal(replace(SMALL, prefix_caching=True), scheduler) is not None
+    config = replace(SMALL, acceptance=0.5, token_budget=16 * 257)
+    assert refusal(replace(config, draft_tokens=MOST_GUESSES), scheduler) is None
+    why_not = refusal(replace(config, draft_tokens=MOST_GUESSES + 1), scheduler)
+    assert why_not is not None
+    assert "255 tokens" in why_not
+    with pytest.raises(ValueError, match="byte"):
+        Guesses(Speculation(MOST_GUESSES + 1, 0.5), seed=0).all_right([(RequestId("a"), 2)])
+
+
+def test_no_fleet_has_a_budget_that_a_full_batch_with_its_guesses_exceeds() -> None:
+    config = replace(SMALL, draft_tokens=4, acceptance=0.5)
+    with pytest.raises(ValueError, match="below max_num_seqs 16 times 5 tokens"):
+        FastFleet(config, SchedulerConfig(), MigrationConfig(), compile_it=False)
+    enough = replace(config, token_budget=80)
+    FastFleet(enough, SchedulerConfig(), MigrationConfig(), compile_it=False)
+
+
+@settings(deadline=None)
+@given(
+    draft_tokens=st.sampled_from([1, 2, 4, 9]),
+    acceptance=st.sampled_from([0.0, 0.4, 0.9, 1.0]),
+    seed=st.integers(0, 9),
+    outputs=st.lists(st.sampled_from([1, 2, 3, 256, 257, 258, 514]), max_size=3),
+    at_once=st.sampled_from([1, 100, 1 << 20]),
+)
+def test_what_is_drawn_at_once_is_what_is_drawn_one_by_one(
+    draft_tokens: int, acceptance: float, seed: int, outputs: list[int], at_once: int
+) -> None:
+    """But for guesses past the last token, which nobody keeps."""
+    guesses = Guesses(Speculation(draft_tokens, acceptance), seed)
+    named = [(RequestId(f"request-{at}"), tokens) for at, tokens in enumerate(outputs)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simulator.speculation._COUNTED_AT_ONCE", at_once)
+        drawn = guesses.all_right(named)
+    assert list(drawn) == [
+        min(guesses.right(name, position), tokens - 1 - position)
+        for name, tokens in named
+        for position in range(tokens)
+    ]
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_the_columns_know_what_each_request_guesses_right(arrays: bool) -> None:
+    """Of every request that fits; one byte a token."""
+    config = replace(SMALL, draft_tokens=3, acceptance=0.7)
+    scheduler = SchedulerConfig(classes=(PriorityClass("normal"),))
+    served = workload(30, rate=1, output=(1, 700))
+    too_long = replace(served[4], prompt_tokens=5_000)
+    served[4] = too_long
+    shape = config.shape(1, seed=5)
+    state = set_up(config, scheduler, shape, served, arrays=arrays)
+    guesses = Guesses(Speculation(3, 0.7), seed=5)
+    told = 0
+    for position, request in enumerate(served):
+        if request is too_long:
+            continue
+        told += request.output_tokens
+        for output in range(request.output_tokens):
+            right = guesses.right(RequestId(f"request-{request.index}"), output)
+            kept = min(right, request.output_tokens - 1 - output)
+            assert state.right[state.req[GUESSED][position] + output] == kept
+    assert memoryview(state.right).nbytes == told
