@@ -175,6 +175,8 @@ def _presets() -> Iterator[None]:
 @settings(max_examples=40, deadline=None)
 @example(14_179)  # a request no report has seen ends before a rebalance that heeds it
 @example(1_184)  # an instance dies while KV is copied from or to it, and comes back
+@example(129_476)  # an instance dies beside a copy, comes back, and takes part in another one
+@example(20_617)  # one ends between reports, sooner than it could at one token a step
 @given(st.integers(0, 10**9))
 def test_skipping_gives_what_stepping_gives(seed: int) -> None:
     drawn = case(seed)
