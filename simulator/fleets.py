@@ -14,6 +14,7 @@ from simulator.cluster.options import Outage, SimulatorConfig
 from simulator.cluster.scaled_fleet import ScaledFleet
 from simulator.fast.compiled import available, compiled, is_compiled
 from simulator.fast.fleet import FastFleet
+from simulator.fast.scaled_fleet import ScaledFastFleet
 from simulator.fast.setup import refusal
 from simulator.workload.request import TraceRequest
 
@@ -78,12 +79,13 @@ def fleet_for(
     if kernel == "compiled" and not available():
         raise ValueError("kernel compiled needs numba: pip install llumnix-scheduler[fast]")
     compile_it = kernel == "compiled" or (kernel == "auto" and _pays(requests))
-    return FastFleet(config, scheduler, migration, seed, outages, compile_it=compile_it)
+    fast = ScaledFastFleet if config.scaling.on else FastFleet
+    return fast(config, scheduler, migration, seed, outages, compile_it=compile_it)
 
 
 def machines_of(fleet: Fleet) -> Sequence[Machine]:
     """List the machines a fleet held: without scaling, all it began with, dead or alive."""
-    if isinstance(fleet, ScaledFleet):
+    if isinstance(fleet, ScaledFleet | ScaledFastFleet):
         return fleet.machines
     return [Machine(name) for name in fleet.config.names()]
 

@@ -13,5 +13,6 @@ The same workloads give the same results, bit for bit, as `tests/simulator/test_
 
 All of these are plain functions of plain numbers. They run as they are, on lists, or compiled by
 numba, on arrays (`compiled`). What is rare stays in Python and uses the real thing: `fleet` and
-`site` wire the scheduler's rebalance, the llumlets and their network to the columns.
+`site` wire the scheduler's rebalance, the llumlets and their network to the columns;
+`scaled_fleet`, `drain` and `slots` are for instances that come and go.
 """

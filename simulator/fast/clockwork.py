@@ -43,7 +43,10 @@ from simulator.fast.state import (
     REPORT_EVERY,
     REQUESTS,
     ROW,
+    SCALING,
     STEPPING,
+    SUBJECT,
+    TERMINATING,
     TO_WAKE,
     WATCHED,
     WATCHED_COUNT,
@@ -56,7 +59,7 @@ from simulator.fast.stepping import catch_up, wake
 OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
 """As in `simulator.events.Priority`."""
 
-DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE = range(7)
+DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE, SCALE, DRAIN = range(9)
 """Why `run` comes back: what Python is to do."""
 
 
@@ -139,14 +142,27 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
         return -1
     if what == REPORT:
         i = now[NEXT_REPORTER]
-        report(s, i, at_ns)
-        s.ins[REPORT_AT][i] = at_ns + s.par[REPORT_EVERY]
-        next_report(s)
-        return _asked(place(s, at_ns))
+        if s.col[TERMINATING][s.ins[ROW][i]]:
+            now[SUBJECT] = i
+            return DRAIN
+        return _asked(take_report(s, i, at_ns))
     now[NEXT_REBALANCE] += s.par[REBALANCE_EVERY]
     hear_of_ends(s, at_ns)
+    return SCALE if s.par[SCALING] else rebalance(s, at_ns)
+
+
+def take_report(s: State, i: int, at_ns: int) -> int:
+    """Take in an instance's report, and place what can be placed now; says as `place` does."""
+    report(s, i, at_ns)
+    s.ins[REPORT_AT][i] = at_ns + s.par[REPORT_EVERY]
+    next_report(s)
+    return place(s, at_ns)
+
+
+def rebalance(s: State, at_ns: int) -> int:
+    """Note who is to give requests away; REBALANCE if the scheduler is to be asked, or -1."""
     pairs = s.par[MIGRATION] and find_pairs(s, at_ns)
-    return REBALANCE if pairs or now[ORDERS] or s.par[LOOKING] else -1
+    return REBALANCE if pairs or s.now[ORDERS] or s.par[LOOKING] else -1
 
 
 def _asked(code: int) -> int:

@@ -76,6 +76,9 @@ class Kernel:
     line_remove: Callable[[State, int, int], None]
     next_report: Callable[[State], None]
     unsend: Callable[[State, int], None]
+    take_report: Callable[[State, int, int], int]
+    rebalance: Callable[[State, int], int]
+    held_tokens: Callable[[State], int]
 
 
 PLAIN = Kernel(
@@ -91,6 +94,9 @@ PLAIN = Kernel(
     line_remove=roster.line_remove,
     next_report=clockwork.next_report,
     unsend=counting.unsend,
+    take_report=clockwork.take_report,
+    rebalance=clockwork.rebalance,
+    held_tokens=front.held_tokens,
 )
 
 

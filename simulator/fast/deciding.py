@@ -29,23 +29,36 @@ from simulator.fast.state import (
     SENT_TOKENS,
     SHOWN_S,
     SOURCE,
+    TERMINATING,
     TURN,
     WAITS,
     State,
 )
 
+NO_ROOM = np.iinfo(np.int64).min
+
+
+def takes_requests(s: State) -> bool:
+    """Say whether there is an instance that may be sent requests."""
+    row, rows = 0, s.col.shape[1]
+    while row < rows and s.col[TERMINATING][row]:
+        row += 1
+    found: bool = row < rows
+    return found
+
 
 def decide(s: State, r: int) -> int:
-    """Choose a row for a request, or HOLD: `GlobalScheduler.dispatch` for the policies it knows."""
+    """Choose a row for a request, or HOLD: `GlobalScheduler.dispatch` for the policies it knows.
+
+    There must be one that takes requests.
+    """
     col = s.col
-    if col.shape[1] == 0:
-        return columns.HOLD
     tokens = s.req[PROMPT][r] + s.req[OUT][r]
     batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
     owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
     startable = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
-    everywhere = batch >= 0
-    ready = everywhere
+    allowed = col[TERMINATING] == 0
+    ready = allowed
     policy = s.par[POLICY]
     if policy == BY_FREENESS:
         used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], owed)
@@ -58,10 +71,12 @@ def decide(s: State, r: int) -> int:
     elif policy == BY_REQUESTS:
         scores = -batch.astype(np.float64)
     else:
-        scores = np.where(np.arange(len(batch)) == s.now[TURN] % len(batch), 0.0, -np.inf)
+        rows = np.flatnonzero(allowed)
+        scores = np.full(len(batch), -np.inf)
+        scores[rows[s.now[TURN] % len(rows)]] = 0.0
     idle, fits = batch == 0, col[CAPACITY] >= tokens
     pending = col[SENT_REQUESTS] + col[WAITS]
-    return columns.choose(scores, everywhere, ready, idle, fits, pending, s.now[TURN])
+    return columns.choose(scores, allowed, ready, idle, fits, pending, s.now[TURN])
 
 
 def find_pairs(s: State, now_ns: int) -> bool:
@@ -71,19 +86,24 @@ def find_pairs(s: State, now_ns: int) -> bool:
         return False
     head = col[HEAD_DEMAND].copy()
     owed = col[QUEUED_DEMAND] + col[SENT_TOKENS]
+    terminating = col[TERMINATING] > 0
     held = now[HELD_BACK]
     if held >= 0 and now_ns / NS_PER_S - now[HELD_BACK_AT] / NS_PER_S <= real[SHOWN_S]:
         room = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
+        room = np.where(terminating, NO_ROOM, room)
         head[np.argmax(room)] += s.req[PROMPT][held] + s.req[OUT][held]
     used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], head)
     source_room = (col[CAPACITY] - used).astype(np.float64)
     free = columns.steps_to_full(source_room, col[RUNS])
     was_source = col[SOURCE] > 0
     sources = columns.too_full(free, was_source, real[LOW_STEPS], real[RELEASE_STEPS])
+    sources = sources | terminating
     for row in range(len(sources)):
         col[SOURCE][row] = sources[row]
     if not sources.any():
         return False
+    if terminating.any():
+        return True  # what it may still hand on is the scheduler's to say
     batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
     room_for_moves = columns.room_for_moves(source_room, head, owed)
     taking = columns.takes_moves(room_for_moves, batch, sources, real[HIGH_STEPS])

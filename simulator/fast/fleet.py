@@ -41,14 +41,12 @@ from simulator.fast.state import (
     CAPACITY,
     CLASS,
     FATE,
-    FIRST_NOTE,
     HELD_BACK,
     HELD_BACK_AT,
     LOOKING,
     NEVER,
     NOTE_DETACHED,
     NOTE_FINISHED,
-    NOTES,
     NOW,
     OPEN,
     ORDERS,
@@ -64,6 +62,8 @@ from simulator.fast.state import (
     SOURCE,
     SUBJECT,
     TURN,
+    State,
+    take_notes,
 )
 from simulator.network import Network
 from simulator.workload.request import TraceRequest
@@ -73,8 +73,9 @@ class FastFleet:
     """Runs one workload; make a new one for another run. Equal arguments give equal lives.
 
     `compiled` says whether numba compiles it; None: if it is installed. `looks` may be set to a
-    list before the run, which is then filled at every rebalance. Raises ValueError for a fleet
-    that cannot be put into columns (`simulator.fast.setup.refusal`).
+    list before the run, which is then filled at every rebalance. The fleet keeps its size;
+    `scaled_fleet` has one that does not. Raises ValueError for a fleet that cannot be put into
+    columns (`simulator.fast.setup.refusal`).
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class FastFleet:
         self._compiled = available() if compile_it is None else compile_it
         self._kernel: Kernel = compiled() if self._compiled else PLAIN
         self._migration = migration
-        self._names = config.names()
+        self._names = list(config.names())
         self._shape = config.shape(len(scheduler.classes), seed)
         self._sites: dict[int, Site] = {}
         for outage in outages:
@@ -163,17 +164,18 @@ class FastFleet:
             move.last_token_ns = life.last_token_ns
             move.usual_interval_ns = life.usual_interval_ns()
 
+    def requeued(self, position: int) -> None:
+        """See Names."""
+        self._kernel.unsend(self.state, position)
+        if self.state.now[HELD_BACK] == position:
+            self.state.now[HELD_BACK] = -1
+        self._kernel.hold(self.state, position)
+        self._go_on(self._kernel.place(self.state, self.events.now_ns))
+
     # --- the kernel's turns and ours ---
 
     def _go(self, progress: Callable[[int], None] | None) -> None:
-        run, now = self._kernel.run, self.state.now
-        turns = {
-            clockwork.EVENT: self.events.advance,
-            clockwork.TELL: self._tell_llumlets,
-            clockwork.REBALANCE: self._rebalance,
-            clockwork.DISPATCH: self._ask_policy,
-            clockwork.SUBMIT: self._submit,
-        }
+        run, now, turns = self._kernel.run, self.state.now, self._turns()
         while True:
             code = run(self.state, *(self.events.next_at() or (NEVER, int(Priority.DECISION))))
             if code == clockwork.DONE:
@@ -186,17 +188,21 @@ class FastFleet:
             turns[code]()
             now[ORDERS] = len(self.scheduler.orders.active())
 
+    def _turns(self) -> dict[int, Callable[[], object]]:
+        """List what is done when the kernel comes back, by why it does."""
+        return {
+            clockwork.EVENT: self.events.advance,
+            clockwork.TELL: self._tell_llumlets,
+            clockwork.REBALANCE: self._rebalance,
+            clockwork.DISPATCH: partial(self._go_on, front.ASK_POLICY),
+            clockwork.SUBMIT: partial(self._go_on, front.ASK_SUBMIT),
+        }
+
     def _tell_llumlets(self) -> None:
         """Pass on what the engines left word of: who is gone first, then who was detached."""
-        state = self.state
-        notes = [
-            (int(state.now[FIRST_NOTE + 2 * at]), int(state.now[FIRST_NOTE + 2 * at + 1]))
-            for at in range(int(state.now[NOTES]))
-        ]
-        state.now[NOTES] = 0
         told: dict[int, Site] = {}
-        for what, position in sorted(notes, key=lambda note: note[0] == NOTE_DETACHED):
-            site = self._sites[int(state.req[AT][position])]
+        for what, position in take_notes(self.state):
+            site = self._sites[int(self.state.req[AT][position])]
             told[site.at] = site
             request_id = self.name(position)
             if what == NOTE_DETACHED:
@@ -207,38 +213,32 @@ class FastFleet:
         for site in told.values():
             self.wiring.pump(site)
 
-    def _ask_policy(self) -> None:
-        """Dispatch by a policy that only Python knows; then go on with the next request."""
+    def _go_on(self, code: int) -> None:
+        """Do what the kernel's `place` asks for, until all that can be placed is."""
+        while code != front.PLACED:
+            code = self._ask_policy() if code == front.ASK_POLICY else self._submit()
+
+    def _ask_policy(self) -> int:
+        """Dispatch by a policy that only Python knows, and go on with the next request."""
         state = self.state
         position = int(state.now[SUBJECT])
         request = self._request(position)
         decision = self.scheduler.dispatch(request, self._snapshot(), self.events.now_s)
         if isinstance(decision, Hold):
-            if state.col.shape[1]:
-                state.now[HELD_BACK], state.now[HELD_BACK_AT] = position, self.events.now_ns
-            return
+            state.now[HELD_BACK], state.now[HELD_BACK_AT] = position, self.events.now_ns
+            return front.PLACED
         assert isinstance(decision, Dispatch), decision
         self.scheduler.forget(request.request_id)  # what is on its way stands in the columns
         row = int(state.ins[ROW][self._names.index(decision.instance_id)])
         code = self._kernel.send(state, position, row, self.events.now_ns)
-        if code == front.ASK_SUBMIT:
-            self._submit()
-        else:
-            self._place()
+        return code if code == front.ASK_SUBMIT else self._kernel.place(state, self.events.now_ns)
 
-    def _submit(self) -> None:
+    def _submit(self) -> int:
         """Send a request that was at an instance before, where something may be left of it."""
         position = int(self.state.now[SUBJECT])
         i = int(self.state.req[SENT][position]) - 1
         self._sites[i].submit(position)
-        self._place()
-
-    def _place(self) -> None:
-        code = self._kernel.place(self.state, self.events.now_ns)
-        if code == front.ASK_POLICY:
-            self._ask_policy()
-        elif code == front.ASK_SUBMIT:
-            self._submit()
+        return self._kernel.place(self.state, self.events.now_ns)
 
     def _request(self, position: int) -> DispatchRequest:
         req, request = self.state.req, self._requests[position]
@@ -257,18 +257,9 @@ class FastFleet:
 
     def _start(self, at: int, after_ns: int = 0) -> None:
         """Start an instance, known to be empty; it first reports after a while, then regularly."""
-        state = self.state
-        site = Site(
-            at,
-            self._names[at],
-            self._shape,
-            self._migration,
-            state,
-            self._kernel,
-            self.events,
-            self,
-        )
-        self._sites[at] = self.wiring.instances[site.instance_id] = site
+        state, name, kernel = self.state, self._names[at], self._kernel
+        site = Site(at, name, self._shape, self._migration, state, kernel, self.events, self)
+        self._sites[at] = self.wiring.instances[name] = site
         row = np.zeros((state.col.shape[0], 1), dtype=np.int64)
         row[CAPACITY] = self._shape.limits.usable_tokens
         row[SLOT], row[REPORTED] = at, self.events.now_ns
@@ -276,12 +267,16 @@ class FastFleet:
         self._set_rows(np.concatenate([state.col, row], axis=1))
 
     def _set_rows(self, col: "np.ndarray[tuple[int, int], np.dtype[np.int64]]") -> None:
-        self.state = self.lives.state = self.state._replace(col=np.ascontiguousarray(col))
+        self._use(self.state._replace(col=np.ascontiguousarray(col)))
         for row, at in enumerate(col[SLOT]):
             self.state.ins[ROW][int(at)] = row
-        for site in self._sites.values():
-            site.state = self.state
         self._kernel.next_report(self.state)
+
+    def _use(self, state: State) -> None:
+        """Go on with other memory."""
+        self.state = self.lives.state = state
+        for site in self._sites.values():
+            site.state = state
 
     def _plan(self, outage: Outage) -> None:
         if outage.instance_id not in self._names:
@@ -294,31 +289,27 @@ class FastFleet:
         site = self.wiring.instances.get(outage.instance_id)
         if site is None:
             return
-        here = site.die()
-        self.wiring.lose(site)
-        state, at = self.state, site.at
-        orphans = [r for r in here if state.req[FATE][r] == RUNNING and state.req[AT][r] == at]
-        for r in range(len(self._requests)):
-            if state.req[SENT][r] == at + 1:
-                state.req[SENT][r] = 0
-        del self._sites[at]
-        state.ins[REPORT_AT][at] = NEVER
-        self._set_rows(state.col[:, state.col[SLOT] != at])
-        self.moves.instance_gone(site.instance_id)
-        for position in orphans:
-            self._restart(position)
+        req = self.state.req
+        for r in self._take_down(site):
+            if req[FATE][r] == RUNNING and req[AT][r] == site.at:
+                self._restart(r)
         if outage.down_s is not None:
             back_ns = round(outage.down_s * NS_PER_S)
-            self.events.after(back_ns, Priority.FAILURE, partial(self._start, at))
+            self.events.after(back_ns, Priority.FAILURE, partial(self._start, site.at))
+
+    def _take_down(self, site: Site) -> list[int]:
+        """Have an instance exist no longer; gives the requests that were there."""
+        here = site.die()
+        del self._sites[site.at]
+        self._set_rows(self.state.col[:, self.state.col[SLOT] != site.at])
+        self.wiring.lose(site)
+        self.moves.instance_gone(site.instance_id)
+        return here
 
     def _restart(self, position: int) -> None:
         """Have a request computed anew somewhere, its outputs included."""
         self.state.req[RESTARTS][position] += 1
-        self._kernel.unsend(self.state, position)
-        if self.state.now[HELD_BACK] == position:
-            self.state.now[HELD_BACK] = -1
-        self._kernel.hold(self.state, position)
-        self._place()
+        self.requeued(position)
 
     # --- migrations ---
 

@@ -3,7 +3,7 @@
 from policies.columns import HOLD
 from simulator.fast.coming import keep_sent
 from simulator.fast.counting import unsend
-from simulator.fast.deciding import decide
+from simulator.fast.deciding import decide, takes_requests
 from simulator.fast.roster import line_head
 from simulator.fast.state import (
     BACKLOG,
@@ -144,12 +144,22 @@ def _pop(s: State) -> None:
     heap[at] = rank
 
 
+def held_tokens(s: State) -> int:
+    """Sum up the tokens of all requests held."""
+    tokens = 0
+    for at in range(s.now[IN_HEAP]):
+        r = s.req[BY_RANK][s.req[HEAP][at]]
+        if s.req[FATE][r] == WAITING:
+            tokens += s.req[PROMPT][r] + s.req[OUT][r]
+    return tokens
+
+
 # --- dispatch ---
 
 
 def place(s: State, now_ns: int) -> int:
     """Send what can be sent now, in order; nobody overtakes."""
-    while s.now[HELD]:
+    while s.now[HELD] and takes_requests(s):
         r = _first_held(s)
         hear_of_ends(s, now_ns)
         if s.par[POLICY] == BY_PYTHON:
@@ -157,8 +167,7 @@ def place(s: State, now_ns: int) -> int:
             return ASK_POLICY
         row = decide(s, r)
         if row == HOLD:
-            if s.col.shape[1]:
-                s.now[HELD_BACK], s.now[HELD_BACK_AT] = r, now_ns
+            s.now[HELD_BACK], s.now[HELD_BACK_AT] = r, now_ns
             break
         if send(s, r, row, now_ns) == ASK_SUBMIT:
             return ASK_SUBMIT

@@ -62,6 +62,9 @@ class Names(Protocol):
     def attached(self, position: int, instance_id: InstanceId, migration_id: MigrationId) -> None:
         """Note that a request has moved."""
 
+    def requeued(self, position: int) -> None:
+        """Hold a queued request that was sent back to the front."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -116,21 +119,7 @@ class ColumnHooks(DirectMemory):
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks; those that wait are left out, they cannot move."""
         self.settle()
-        req, base = self.state.req, self.at * self.state.par[WIDTH]
-        views = []
-        for place in range(base, base + self._get(SIZE)):
-            r = int(self.state.own[place])
-            views.append(
-                RequestView(
-                    request_id=self._names.name(r),
-                    class_index=int(req[CLASS][r]),
-                    phase="running" if decoding(self.state, r) else "prefill",
-                    context_tokens=int(req[KV][r]),
-                    arrived_order=int(req[ORDER][r]),
-                    movable=not req[LEAVING][r],
-                )
-            )
-        return views
+        return [self._view(r) for r in self._batch()]
 
     def kv_tokens(self, request_id: RequestId) -> int | None:
         """See EngineHooks."""
@@ -232,14 +221,6 @@ class ColumnHooks(DirectMemory):
         if self._cancel(request_id):
             self.wake()
 
-    def requeue(self, request_id: RequestId) -> bool:
-        """See EngineHooks; nobody drains a simulated instance."""
-        raise AssertionError(f"{request_id}: nobody drains a simulated instance")
-
-    def set_terminating(self, on: bool) -> None:
-        """See EngineHooks; nobody drains a simulated instance."""
-        raise AssertionError(f"terminating {on}: nobody drains a simulated instance")
-
     def departing(self, request_id: RequestId, _redirect: str) -> None:
         """See EngineHooks: from now on, the llumlet hears of each of the request's steps."""
         self.settle()
@@ -273,6 +254,22 @@ class ColumnHooks(DirectMemory):
         if req[AT][r] == self.at and req[PLACE][r] == DETACHED:
             req[PLACE][r], req[FITS][r] = GONE, 0
         return True
+
+    def _batch(self) -> list[int]:
+        base = self.at * int(self.state.par[WIDTH])
+        return [int(r) for r in self.state.own[base : base + self._get(SIZE)]]
+
+    def _view(self, r: int) -> RequestView:
+        req = self.state.req
+        phase = "running" if decoding(self.state, r) else "prefill"
+        return RequestView(
+            request_id=self._names.name(r),
+            class_index=int(req[CLASS][r]),
+            phase="queued" if req[PLACE][r] == QUEUED else phase,
+            context_tokens=int(req[KV][r]),
+            arrived_order=int(req[ORDER][r]),
+            movable=not req[LEAVING][r],
+        )
 
     def _here(self, r: int) -> bool:
         req = self.state.req

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from policies.types import FleetSnapshot, InstanceId
 from simulator.events import NS_PER_S
 from simulator.fast.state import (
@@ -18,6 +16,7 @@ from simulator.fast.state import (
     SENT_REQUESTS,
     SENT_TOKENS,
     SLOT,
+    TERMINATING,
     State,
 )
 
@@ -35,7 +34,7 @@ def snapshot(s: State, names: Sequence[InstanceId], now_s: float) -> FleetSnapsh
         prefill_backlog_tokens=col[BACKLOG].copy(),
         class_running=col[COL_BY_CLASS::2].T.copy(),
         class_waiting=col[COL_BY_CLASS + 1 :: 2].T.copy(),
-        terminating=np.zeros(col.shape[1], dtype=np.bool_),
+        terminating=col[TERMINATING] > 0,
         age_s=now_s - col[REPORTED] / NS_PER_S,
         in_flight_tokens=col[SENT_TOKENS].copy(),
         in_flight_requests=col[SENT_REQUESTS].copy(),

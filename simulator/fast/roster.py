@@ -16,6 +16,7 @@ from simulator.fast.state import (
     CLEAR_UNTIL,
     DETACHED,
     DETACHED_COUNT,
+    EARLIEST,
     FIRST_NOTE,
     FITS,
     FREE,
@@ -28,6 +29,7 @@ from simulator.fast.state import (
     LINE,
     MAX_SEQS,
     MOVING,
+    NEVER,
     NEXT,
     NOTE_DETACHED,
     NOTE_PREEMPTED,
@@ -42,10 +44,14 @@ from simulator.fast.state import (
     QUEUE_LENGTH,
     QUEUED,
     QUEUED_BLOCKS,
+    REPORT_AT,
+    REPORTS,
     RESERVATIONS,
+    SEEN,
     SIZE,
     SUFFERED,
     TAIL,
+    TO_WAKE,
     WAITS_FOR,
     WATCHED,
     WIDTH,
@@ -91,10 +97,14 @@ def join(s: State, i: int, r: int) -> None:
 
 
 def clear(s: State, i: int) -> None:
-    """Make an instance as if it had never been."""
+    """Make an instance as if it had never been; nothing is on its way to it any more."""
     ins = s.ins
     for column in range(len(ins)):
-        ins[column][i] = 0
+        if column != TO_WAKE:
+            ins[column][i] = 0
+    ins[REPORT_AT][i] = ins[EARLIEST][i] = NEVER
+    s.now[REPORTS] += 1
+    ins[SEEN][i] = s.now[REPORTS]
     for of_class in range(s.par[CLASSES]):
         columns = BY_CLASS + CLASS_COLUMNS * of_class
         ins[columns + HEAD][i] = ins[columns + TAIL][i] = -1

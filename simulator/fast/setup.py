@@ -66,8 +66,6 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its instances share prefixes"
     if config.draft_tokens > MOST_GUESSES:
         return f"it guesses more than {MOST_GUESSES} tokens ahead"
-    if config.scaling.on:
-        return "its instances come and go"
     return None
 
 

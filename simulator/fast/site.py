@@ -9,13 +9,13 @@ from simulator.cluster.instance import InstanceShape
 from simulator.events import NS_PER_S, EventQueue
 from simulator.fast.coming import who_came
 from simulator.fast.compiled import Kernel
-from simulator.fast.hooks import ColumnHooks, Kept, Names
+from simulator.fast.drain import DrainedHooks
+from simulator.fast.hooks import Kept, Names
 from simulator.fast.pace import step_ends
 from simulator.fast.roster import clear, clear_up
 from simulator.fast.state import (
     ALIVE,
     AT,
-    BATCH,
     BUSY,
     CLASS,
     COPIES,
@@ -27,7 +27,6 @@ from simulator.fast.state import (
     OUT,
     PLACE,
     PROMPT,
-    QUEUED,
     STEPS,
     TOTAL_BLOCKS,
     State,
@@ -39,18 +38,19 @@ NO_PARAMS: dict[str, object] = {}
 class ReadSteps(StepTime):
     """The duration of a step, from the columns."""
 
-    __slots__ = ("_at", "_state")
+    __slots__ = ("_site",)
 
-    def __init__(self, state: State, at: int) -> None:
+    def __init__(self, site: "Site") -> None:
         super().__init__()
-        self._state, self._at = state, at
+        self._site = site
 
     def value_s(self) -> float:
         """See StepTime."""
-        return mean_step_s([at_ns / NS_PER_S for at_ns in step_ends(self._state, self._at)])
+        ends = step_ends(self._site.state, self._site.at)
+        return mean_step_s([at_ns / NS_PER_S for at_ns in ends])
 
 
-class Site(ColumnHooks):
+class Site(DrainedHooks):
     """One instance, with its llumlet."""
 
     def __init__(
@@ -66,7 +66,8 @@ class Site(ColumnHooks):
     ) -> None:
         super().__init__(at, instance_id, shape, state, kernel, events, names)
         self.llumlet = Llumlet(self, migration, instance_id, lambda: events.now_s)
-        self.llumlet.host.step = ReadSteps(state, at)
+        self.llumlet.host.step = ReadSteps(self)
+        clear(state, at)
         self._put(ALIVE, 1)
         self._put(FREE, state.par[TOTAL_BLOCKS])
 
@@ -123,13 +124,12 @@ class Site(ColumnHooks):
     def die(self) -> list[int]:
         """Stop at once; gives the requests that were here, in order of arrival."""
         self.settle()
-        req, here = self.state.req, []
-        for position in range(len(req[AT])):
-            if req[AT][position] == self.at and req[PLACE][position] in (QUEUED, BATCH):
-                if req[PLACE][position] == BATCH:
-                    clear_up(self.state, self.at, position)
-                req[PLACE][position] = GONE
-                here.append((int(req[ORDER][position]), position))
+        req, batch = self.state.req, self._batch()
+        for position in batch:
+            clear_up(self.state, self.at, position)
+        here = [(int(req[ORDER][position]), position) for position in (*batch, *self._line())]
+        for _, position in here:
+            req[PLACE][position] = GONE
         for kept in self._kept.values():
             here.append((kept.order, kept.position))
             if req[AT][kept.position] == self.at:

@@ -136,8 +136,9 @@ HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how man
     SOURCE,
     REPORTED,
     SLOT,
-) = range(14)
-COL_BY_CLASS = 14
+    TERMINATING,  # 1: it is drained
+) = range(15)
+COL_BY_CLASS = 15
 
 # --- parameters ---
 (
@@ -161,9 +162,10 @@ COL_BY_CLASS = 14
     DRAFTING_NS,  # what guessing takes in a step
     COHORTS,  # 1: there may be some
     REQUESTS,
+    SCALING,
     WIDTH,  # of an instance's part of `State.own`
-) = range(21)
-FIRST_HEADROOM = 21
+) = range(22)
+FIRST_HEADROOM = 22
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -227,7 +229,7 @@ def new_state(
     *,
     arrays: bool,
 ) -> State:
-    """Make a fleet of idle instances; `columns` has prompt, target, class and arrival of requests.
+    """Make a fleet yet to be started; `columns` has prompt, target, class, arrival of requests.
 
     Requests that come at one moment are held in the order of their `indices`.
     """
@@ -242,10 +244,8 @@ def new_state(
         blank[RANK][request] = position
     blank[BY_RANK][:n], blank[BY_ARRIVAL][:n] = by_rank, by_arrival
     ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
-    for of_class in range(classes):
-        for column in (HEAD, TAIL):
-            ins[BY_CLASS + CLASS_COLUMNS * of_class + column][:instances] = [-1] * instances
-    ins[REPORT_AT][:] = [NEVER] * len(ins[REPORT_AT])
+    for column in (REPORT_AT, EARLIEST):
+        ins[column][:] = [NEVER] * len(ins[column])
     par = [0] * (FIRST_HEADROOM + classes)
     par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
     par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
@@ -270,6 +270,15 @@ def new_state(
 def whole_bytes(values: bytearray, *, arrays: bool) -> Any:
     """Make a column of numbers below 256, which takes no more memory than it has to."""
     return np.frombuffer(values, dtype=np.uint8) if arrays else values
+
+
+def take_notes(s: State) -> list[tuple[int, int]]:
+    """Take the notes that were left: of those that are gone, then of those detached."""
+    left = int(s.now[NOTES])
+    s.now[NOTES] = 0
+    words = [int(word) for word in s.now[FIRST_NOTE : FIRST_NOTE + 2 * left]]
+    notes = zip(words[::2], words[1::2], strict=True)
+    return sorted(notes, key=lambda note: note[0] == NOTE_DETACHED)
 
 
 def _vector(values: Sequence[int], arrays: bool) -> Any:

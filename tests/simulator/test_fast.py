@@ -2,7 +2,7 @@
 
 Random fleets and workloads with all features on: classes, every dispatch policy, late binding,
 chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models,
-steps scheduled ahead, speculation.
+steps scheduled ahead, speculation, fleets that grow and shrink.
 """
 
 import dataclasses
@@ -16,18 +16,24 @@ from hypothesis import strategies as st
 
 from migration.config import MigrationConfig
 from policies.dispatch import dispatch_policies
+from policies.rebalance import RebalanceConfig
 from policies.registry import PolicySpec
+from policies.scaling import ScalingConfig
 from policies.scheduler import SchedulerConfig
-from policies.types import PriorityClass
+from policies.types import PriorityClass, RequestId
 from simulator.cluster.fleet import SimulatedFleet
 from simulator.cluster.life import Life
+from simulator.cluster.machines import Machine
 from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.cluster.scaled_fleet import ScaledFleet
 from simulator.costs import PRESETS
 from simulator.fast.coming import who_came
 from simulator.fast.compiled import available
+from simulator.fast.drain import DrainedHooks
 from simulator.fast.fleet import FastFleet
+from simulator.fast.scaled_fleet import ScaledFastFleet
 from simulator.fast.state import State
-from simulator.fleets import fleet_for
+from simulator.fleets import fleet_for, machines_of
 from simulator.gpus import gpu_named
 from simulator.model_shape import read_shape
 from simulator.roofline import roofline
@@ -53,12 +59,14 @@ class Case:
 
     def stepwise(self) -> dict[str, Any]:
         """Walk it."""
-        fleet = SimulatedFleet(self.config, self.scheduler, self.migration, self.seed, self.outages)
+        made = ScaledFleet if self.config.scaling.on else SimulatedFleet
+        fleet = made(self.config, self.scheduler, self.migration, self.seed, self.outages)
         return told(fleet, self.requests)
 
     def fast(self, *, compile_it: bool) -> dict[str, Any]:
         """Skip through it."""
-        fleet = FastFleet(
+        made = ScaledFastFleet if self.config.scaling.on else FastFleet
+        fleet = made(
             self.config,
             self.scheduler,
             self.migration,
@@ -78,6 +86,7 @@ def told(fleet: SimulatedFleet | FastFleet, requests: Sequence[TraceRequest]) ->
         "log": fleet.moves.log,
         "steps": {name: (one.steps, one.busy_ns) for name, one in fleet.instances().items()},
         "looks": fleet.looks,
+        "machines": machines_of(fleet),
     }
 
 
@@ -128,7 +137,8 @@ def case(seed: int) -> Case:
         Outage(draws.choice(config.names()), draws.choice([end_s / 2, 0.5]), end_s / 4)
         for _ in range(draws.choice([0, 0, 1, 3]))
     ]
-    return speculating(Case(config, scheduler, migration, requests, outages, seed))
+    drawn = Case(config, scheduler, migration, requests, outages, seed)
+    return scaled(speculating(drawn))
 
 
 def speculating(drawn: Case) -> Case:
@@ -155,6 +165,38 @@ def speculating(drawn: Case) -> Case:
         for one in drawn.requests
     ]
     return dataclasses.replace(drawn, config=config, requests=requests)
+
+
+def scaled(drawn: Case) -> Case:
+    """Have some of the fleets grow and shrink, at times that matter to their workload."""
+    draws = random.Random(f"{drawn.seed}/scaling")
+    if draws.random() >= 0.5:
+        return drawn
+    instances, end_s = drawn.config.instances + draws.choice([0, 2]), drawn.requests[-1].arrival_s
+    too_large, too_small = (-2e9, -1e9), (1e8, 2e8)  # it always is
+    low, high = draws.choice([(30, 60), (100, 101), (200, 900), too_large, too_large, too_small])
+    scaling = ScalingConfig(
+        max_instances=instances + draws.choice([1, 2, 4]),
+        min_instances=draws.choice([1, 1, instances]),
+        low_steps=low,
+        high_steps=high,
+        window_s=draws.choice([0.0, end_s / 20]),
+        cooldown_s=draws.choice([0.0, end_s / 20]),
+    )
+    start_delay_s = draws.choice([0.0, 0.05, end_s / 10])
+    rebalance = RebalanceConfig(interval_s=draws.choice([0.25, end_s / 40, end_s / 200]))
+    outages = [
+        dataclasses.replace(one, down_s=draws.choice([one.down_s, None])) for one in drawn.outages
+    ]
+    config = dataclasses.replace(
+        drawn.config, instances=instances, scaling=scaling, start_delay_s=start_delay_s
+    )
+    return dataclasses.replace(
+        drawn,
+        outages=outages,
+        config=config,
+        scheduler=dataclasses.replace(drawn.scheduler, rebalance=rebalance),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,17 +237,26 @@ def test_compiled_code_gives_what_stepping_gives() -> None:
 def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would prove little."""
     seen: set[str] = set()
+    requeue = DrainedHooks.requeue
 
     def noted(state: State, at: int) -> list[int]:
         came = who_came(state, at)
         seen.update("lost before it was queued" for _ in came)
         return came
 
+    def sent_back(site: DrainedHooks, request_id: RequestId) -> bool:
+        back = requeue(site, request_id)
+        seen.update({"sent back"} if back else ())
+        return back
+
     monkeypatch.setattr("simulator.fast.site.who_came", noted)
+    monkeypatch.setattr(DrainedHooks, "requeue", sent_back)
     for seed in range(40):
         drawn = case(seed)
         said = drawn.fast(compile_it=False)
         seen |= {event.kind for _, event in said["log"]} | {drawn.config.preset}
+        seen |= {event.reason for _, event in said["log"] if event.kind == "committed"}
+        seen |= {fact for machine in said["machines"] for fact in told_of(machine)}
         if drawn.config.schedules_ahead:
             config = dataclasses.replace(drawn.config, schedules_ahead=False)
             sooner = dataclasses.replace(drawn, config=config).fast(compile_it=False)
@@ -219,6 +270,7 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
                 seen |= guessed(life, drawn.config)
     wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
     wanted |= {ROOFLINE, MIXTURE, MEASURED, "too late for a step", "lost before it was queued"}
+    wanted |= {"ordered", "took requests", "given back", "drain", "sent back"}
     assert seen >= wanted | {"preempted", "restarted", "disturbed"}
     assert seen >= {"several at once", "guessed and preempted", "guessed and moved", "past memory"}
 
@@ -237,6 +289,16 @@ def guessed(life: dict[str, Any], config: SimulatorConfig) -> set[str]:
     if config.acceptance == 0 and config.draft_tokens > 1 and fills_memory and tokens > 1:
         seen |= {"past memory"}
     return seen
+
+
+def told_of(machine: Machine) -> Iterator[str]:
+    """Say what became of it since the fleet began."""
+    if machine.ordered_ns:
+        yield "ordered"
+        if machine.ready_ns is not None:
+            yield "took requests"
+    if machine.returned_ns is not None:
+        yield "given back"
 
 
 def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused() -> None:

@@ -21,7 +21,8 @@ from simulator.cluster.machines import Machine, held_ns, sizes
 from simulator.cluster.options import Outage, SimulatorConfig
 from simulator.cluster.scaled_fleet import ScaledFleet
 from simulator.events import NS_PER_S
-from simulator.fleets import fleet_for, machines_of
+from simulator.fast.scaled_fleet import ScaledFastFleet
+from simulator.fleets import Fleet, fleet_for, machines_of
 from simulator.workload.request import TraceRequest
 from tests.simulator.simulated import SMALL, workload
 from tests.simulator.test_fast import facts
@@ -292,13 +293,13 @@ def test_sizes_over_time_are_the_machines_held_at_that_time(
     assert all(0 <= size.started <= size.held for size in found)
 
 
-def test_a_fleet_that_is_scaled_is_walked_step_by_step() -> None:
+@pytest.mark.parametrize(("kernel", "scaled"), [("steps", ScaledFleet), ("auto", ScaledFastFleet)])
+def test_a_fleet_is_scaled_where_its_size_may_change(kernel: str, scaled: type[Fleet]) -> None:
     scheduler, migration = SchedulerConfig(), MigrationConfig()
-    assert isinstance(fleet_for(SCALED, scheduler, migration, requests=10), ScaledFleet)
-    still = dataclasses.replace(SCALED, scaling=ScalingConfig(max_instances=1))
-    assert not isinstance(fleet_for(still, scheduler, migration, requests=10), ScaledFleet)
-    with pytest.raises(ValueError, match=r"kernel plain .* come and go"):
-        fleet_for(dataclasses.replace(SCALED, kernel="plain"), scheduler, migration, requests=10)
+    config = dataclasses.replace(SCALED, kernel=kernel)
+    assert isinstance(fleet_for(config, scheduler, migration, requests=10), scaled)
+    still = dataclasses.replace(config, scaling=ScalingConfig(max_instances=1))
+    assert not isinstance(fleet_for(still, scheduler, migration, requests=10), scaled)
 
 
 @pytest.mark.parametrize(
