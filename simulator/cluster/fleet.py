@@ -43,6 +43,15 @@ class Look:
     kv_tokens: list[int]
 
 
+def check_prefixes(config: SimulatorConfig, requests: Sequence[TraceRequest]) -> None:
+    """Raise ValueError for a prefix cache where nothing is known of any prompt."""
+    if config.prefix_caching and not any(one.prompt_blocks for one in requests):
+        raise ValueError(
+            "prefix_caching has no effect: this workload does not tell which prompts begin "
+            "alike (traces of Mooncake and Qwen-Bailian do)"
+        )
+
+
 class SimulatedFleet:
     """Runs one workload; make a new one for another run. Equal arguments give equal lives.
 
@@ -88,11 +97,7 @@ class SimulatedFleet:
         `progress` is told now and then how many requests have ended. Raises ValueError for a
         request of an unknown class, and for a prefix cache where nothing is known of any prompt.
         """
-        if self.config.prefix_caching and not any(one.prompt_blocks for one in requests):
-            raise ValueError(
-                "prefix_caching has no effect: this workload does not tell which prompts begin "
-                "alike (traces of Mooncake and Qwen-Bailian do)"
-            )
+        check_prefixes(self.config, requests)
         lives = [self._new_life(request) for request in requests]
         for life in lives:
             self.events.at(life.arrived_ns, Priority.ARRIVAL, partial(self._arrive, life))

@@ -27,8 +27,10 @@ from simulator.fast import (
     front,
     pace,
     planning,
+    prefixes,
     roster,
     runs,
+    shared_blocks,
     speculating,
     stepping,
     tables,
@@ -41,6 +43,8 @@ _MODULES: tuple[ModuleType, ...] = (
     deciding,
     tables,
     runs,
+    shared_blocks,
+    prefixes,
     roster,
     cohort,
     pace,
@@ -79,6 +83,10 @@ class Kernel:
     take_report: Callable[[State, int, int], int]
     rebalance: Callable[[State, int], int]
     held_tokens: Callable[[State], int]
+    free_blocks: Callable[[State, int, int], None]
+    hand_out: Callable[[State, int, int, int, int], int]
+    hand_back: Callable[[State, int, int, int], None]
+    move_in: Callable[[State, int, int, int], None]
 
 
 PLAIN = Kernel(
@@ -97,6 +105,10 @@ PLAIN = Kernel(
     take_report=clockwork.take_report,
     rebalance=clockwork.rebalance,
     held_tokens=front.held_tokens,
+    free_blocks=roster.free_blocks,
+    hand_out=shared_blocks.hand_out,
+    hand_back=shared_blocks.hand_back,
+    move_in=prefixes.move_in,
 )
 
 

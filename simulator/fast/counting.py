@@ -2,6 +2,7 @@
 
 from simulator.fast.cohort import join, keep_gap, leave, may_join, take_crossing
 from simulator.fast.pace import keep_ends
+from simulator.fast.prefixes import grow_all, leave_in_order
 from simulator.fast.roster import detach_leaving, free_blocks, leave_places, note, take_blocks
 from simulator.fast.runs import line_at, run_ns, step_ns, steps_within
 from simulator.fast.speculating import keep_right_guesses
@@ -56,6 +57,7 @@ from simulator.fast.state import (
     SENT_SIZE,
     SENT_TOKENS,
     SENT_WHEN,
+    SHARES,
     SIZE,
     START,
     STEPPING,
@@ -115,6 +117,11 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
         contexts = ins[CONTEXTS][i] + (steps - 1) * decodes
         longest_of_run = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
     grown = steps - 1 + planned
+    if s.par[SHARES]:
+        if grown:
+            grow_all(s, i, grown)
+        else:
+            leave_in_order(s, i)
     if ins[COHORT][i]:
         gap_ns = max(first_end_ns - ins[LAST_END][i], longest_of_run)
         keep_gap(s, i, ins[TICKS][i] + steps, gap_ns)

@@ -23,7 +23,7 @@ from policies.types import (
     MigrationId,
     RequestId,
 )
-from simulator.cluster.fleet import Look
+from simulator.cluster.fleet import Look, check_prefixes
 from simulator.cluster.life import Life
 from simulator.cluster.moves import Moves
 from simulator.cluster.options import Outage, SimulatorConfig
@@ -120,6 +120,7 @@ class FastFleet:
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> None:
         """Serve a workload to its end, and leave what became of it in the columns of `state`."""
+        check_prefixes(self.config, requests)
         capacity_tokens = self._shape.limits.usable_tokens
         self.state = set_up(
             self.config, self.scheduler.config, self._shape, requests, arrays=self._compiled

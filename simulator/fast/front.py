@@ -4,6 +4,7 @@ from policies.columns import HOLD
 from simulator.fast.coming import keep_sent
 from simulator.fast.counting import unsend
 from simulator.fast.deciding import decide, takes_requests
+from simulator.fast.prefixes import line_demand
 from simulator.fast.roster import line_head
 from simulator.fast.state import (
     BACKLOG,
@@ -60,6 +61,7 @@ from simulator.fast.state import (
     SENT_SIZE,
     SENT_TOKENS,
     SENT_WHEN,
+    SHARES,
     SIZE,
     SLOT,
     SUBJECT,
@@ -72,7 +74,7 @@ from simulator.fast.state import (
     WIDTH,
     State,
 )
-from simulator.fast.stepping import blocks_at, catch_up, submit
+from simulator.fast.stepping import advance, blocks_at, catch_up, submit
 
 PLACED, ASK_POLICY, ASK_SUBMIT = range(3)
 """What `place` ends with: all that can be placed is, or Python has to do something for SUBJECT."""
@@ -219,10 +221,15 @@ def report(s: State, i: int, now_ns: int) -> None:
     col[RESERVED_TOKENS][row] = ins[RESERVED][i] * block_tokens
     col[QUEUED_DEMAND][row] = ins[QUEUED_BLOCKS][i] * block_tokens
     col[HEAD_DEMAND][row] = 0
-    head = line_head(s, i)
+    head, found = line_head(s, i), 0
     if head >= 0:
         length = s.req[PROMPT][head] + s.req[OUT][head]
         col[HEAD_DEMAND][row] = -(-length // block_tokens) * block_tokens
+        if s.par[SHARES]:
+            advance(s, i, now_ns)  # what blocks hold now, and whose they are
+            first, all_of_them, found = line_demand(s, i)
+            col[HEAD_DEMAND][row] = first * block_tokens
+            col[QUEUED_DEMAND][row] = all_of_them * block_tokens
     runs = headroom = 0
     for of_class in range(s.par[CLASSES]):
         columns_of = BY_CLASS + CLASS_COLUMNS * of_class
@@ -236,7 +243,7 @@ def report(s: State, i: int, now_ns: int) -> None:
     col[WAITS][row] = ins[QUEUE_LENGTH][i]
     col[REPORTED][row] = now_ns
     if s.par[POLICY] == BY_PYTHON:
-        col[BACKLOG][row] = _backlog(s, i)
+        col[BACKLOG][row] = _backlog(s, i) - found * block_tokens
     s.now[REPORTS] += 1
     ins[SEEN][i] = s.now[REPORTS]
     col[SENT_TOKENS][row] = col[SENT_REQUESTS][row] = 0

@@ -11,6 +11,7 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, Req
 from simulator.cluster.instance import InstanceShape
 from simulator.events import EventQueue
 from simulator.fast.compiled import Kernel
+from simulator.fast.holdings import Holding, Reservation
 from simulator.fast.roster import decoding, free_slots, join
 from simulator.fast.state import (
     AFTER_MOVE,
@@ -39,6 +40,7 @@ from simulator.fast.state import (
     QUEUED,
     RESERVATIONS,
     RESERVED,
+    SHARES,
     SIZE,
     SUFFERED,
     TOTAL_BLOCKS,
@@ -72,8 +74,7 @@ class Kept:
 
     position: int
     order: int
-    kv_tokens: int
-    blocks: int
+    holding: Holding
 
 
 class ColumnHooks(DirectMemory):
@@ -94,9 +95,13 @@ class ColumnHooks(DirectMemory):
         self.shape = shape
         self.state = state
         self._kernel, self._events, self._names = kernel, events, names
-        self._reservations: dict[MigrationId, int] = {}
+        self._reservations: dict[MigrationId, Reservation] = {}
         self._kept: dict[RequestId, Kept] = {}
         self._departing: set[RequestId] = set()
+
+    @property
+    def _shares(self) -> bool:
+        return bool(self.state.par[SHARES])
 
     def settle(self) -> None:
         """Bring the columns to this moment."""
@@ -125,7 +130,7 @@ class ColumnHooks(DirectMemory):
         """See EngineHooks."""
         kept = self._kept.get(request_id)
         if kept is not None:
-            return kept.kv_tokens
+            return kept.holding.kv_tokens
         r = self._names.position(request_id)
         return int(self.state.req[KV][r]) if self._in_batch(r) and decoding(self.state, r) else None
 
@@ -139,14 +144,18 @@ class ColumnHooks(DirectMemory):
         held = self._reservations.get(migration_id)
         if held is None and free_slots(self.state, self.at) <= 0:
             return False
-        more = max(0, n_blocks - (held or 0))
+        before = held or Reservation()
+        more = max(0, n_blocks - before.blocks)
         if more > self._get(FREE):
             return False
         if held is None:
             self._add(RESERVATIONS, 1)
         self._add(FREE, -more)
         self._add(RESERVED, more)
-        self._reservations[migration_id] = (held or 0) + more
+        last = before.last
+        if self._shares:
+            last = self._kernel.hand_out(self.state, self.at, last, more, 0)
+        self._reservations[migration_id] = Reservation(before.blocks + more, last)
         return True
 
     def reserved_views(self, _id: MigrationId, _first: int, _n: int) -> list[memoryview]:
@@ -159,8 +168,10 @@ class ColumnHooks(DirectMemory):
         held = self._reservations.pop(migration_id, None)
         if held is not None:
             self._add(RESERVATIONS, -1)
-            self._add(FREE, held)
-            self._add(RESERVED, -held)
+            self._add(FREE, held.blocks)
+            self._add(RESERVED, -held.blocks)
+            if self._shares:
+                self._kernel.hand_back(self.state, self.at, held.last, held.blocks)
         self.wake()
 
     def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
@@ -168,24 +179,27 @@ class ColumnHooks(DirectMemory):
         self.settle()
         total = len(state.prompt_token_ids) + len(state.output_token_ids)
         kv_tokens, block_tokens = state.kv_tokens, self.shape.limits.block_tokens
-        held = self._reservations.get(migration_id, 0)
+        held = self._reservations.get(migration_id, Reservation()).blocks
         needed = blocks_for(kv_tokens if kv_tokens == total - 1 else total, block_tokens)
         acceptable = 0 <= kv_tokens < total and blocks_for(kv_tokens, block_tokens) <= held > 0
+        acceptable = acceptable and self.reserve(migration_id, needed)
         r = self._names.position(state.request_id)
         acceptable &= state.request_id not in self._kept and not self._here(r)
         acceptable &= blocks_for(total, block_tokens) <= self.state.par[TOTAL_BLOCKS]
-        if not acceptable or not self.reserve(migration_id, needed):
+        if not acceptable:
             self.free_reservation(migration_id)
             return False
-        held = self._reservations.pop(migration_id)
+        taken = self._reservations.pop(migration_id)
         self._add(RESERVATIONS, -1)
-        self._add(RESERVED, -held)
-        self._add(ALLOCATED, held)
+        self._add(RESERVED, -taken.blocks)
+        self._add(ALLOCATED, taken.blocks)
         req = self.state.req
         assert req[PLACE][r] in (GONE, DETACHED), f"{state.request_id} runs elsewhere"
         assert req[OUT][r] == len(state.output_token_ids), state.request_id
         join(self.state, self.at, r)
-        req[KV][r], req[FITS][r] = kv_tokens, held * block_tokens
+        req[KV][r], req[FITS][r] = kv_tokens, taken.blocks * block_tokens
+        if self._shares:
+            self._kernel.move_in(self.state, self.at, r, taken.last)
         req[WAITS_FOR][r] |= AFTER_MOVE
         req[MOVE_GAP][r] = 0
         req[CLEAR_UNTIL][r] = self._get(SUFFERED)
@@ -249,10 +263,13 @@ class ColumnHooks(DirectMemory):
         r = kept.position
         self._add(DETACHED_COUNT, -1)
         self._add_here(r, -1)
-        self._add(FREE, kept.blocks)
-        self._add(ALLOCATED, -kept.blocks)
+        now = Holding.of(self.state, r)
+        kept.holding.put(self.state, r)
+        self._kernel.free_blocks(self.state, self.at, r)
         if req[AT][r] == self.at and req[PLACE][r] == DETACHED:
-            req[PLACE][r], req[FITS][r] = GONE, 0
+            req[PLACE][r] = GONE
+        else:
+            now.put(self.state, r)
         return True
 
     def _batch(self) -> list[int]:

@@ -12,6 +12,7 @@ from simulator.fast.state import (
     AFTER_MOVE,
     ARRIVED,
     AT,
+    CACHED,
     CLASS,
     DISPATCHED,
     FATE,
@@ -30,6 +31,7 @@ from simulator.fast.state import (
     REJECTED,
     RESTARTS,
     RUNNING,
+    SHARES,
     TARGET,
     WAITING,
     WAITS_FOR,
@@ -158,6 +160,8 @@ class Lives(Mapping[RequestId, Life]):
             life.prefill_interference_ns,
             life.restarts,
         ) = facts
+        if self.state.par[SHARES]:
+            life.cached_tokens = int(self.state.req[CACHED][r])
         move = life.moves[-1] if life.moves else None
         waits = self.state.req[WAITS_FOR][r] & AFTER_MOVE
         if move is not None and move.committed_ns and not move.gap_ns and not waits:

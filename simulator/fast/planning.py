@@ -5,6 +5,7 @@ planned, until one request ends or memory is short.
 """
 
 from simulator.fast.cohort import crossing, dissolve, take_crossing
+from simulator.fast.prefixes import clear_prompts, note_kv, start
 from simulator.fast.roster import (
     demand_blocks,
     detach_leaving,
@@ -22,6 +23,7 @@ from simulator.fast.state import (
     APART,
     BLOCK_TOKENS,
     BUSY,
+    CACHED,
     CAME,
     CHUNK,
     COHORT,
@@ -34,14 +36,17 @@ from simulator.fast.state import (
     END,
     FINISH_TICK,
     FITS,
+    FOUND,
     FREE,
     KV,
     MAX_SEQS,
     NEVER,
     OUT,
     PROMPT,
+    PROMPT_TURN,
     QUEUE_LENGTH,
     RUN,
+    SHARES,
     SIZE,
     SLOWDOWN,
     START,
@@ -87,6 +92,8 @@ def plan(s: State, i: int, now_ns: int) -> None:
         if decodes:
             alone_ns = _cost_ns(s, 0, 0, 0, 0, decodes, contexts)
             ins[SUFFERED][i] += cost_ns - alone_ns
+        if s.par[SHARES]:
+            clear_prompts(s, i)
     elif not (preempted or draft or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
         _plan_run(s, i)
 
@@ -167,6 +174,11 @@ def _plan_prefills(
         squares += chunk_sum(s.cost, start, end)
         ends += end
         chunks += 1
+        if s.par[SHARES]:
+            note_kv(s, i, r, end)
+            s.req[PROMPT_TURN][r] = chunks
+            if req[ADMITTED][r] == 0:
+                s.req[CACHED][r] = s.req[FOUND][r] * s.par[BLOCK_TOKENS]
         if req[ADMITTED][r] == 0:
             req[ADMITTED][r] = now_ns
     return tokens, squares, ends, chunks
@@ -177,11 +189,16 @@ def _admit(s: State, i: int) -> int:
     r = line_head(s, i)
     if r < 0 or free_slots(s, i) <= 0:
         return -1
-    needed = demand_blocks(s, r)
-    if needed > s.ins[FREE][i]:
-        return -1
-    line_remove(s, i, r)
-    take_blocks(s, i, r, needed)
+    if s.par[SHARES]:
+        if not start(s, i, r):
+            return -1
+        line_remove(s, i, r)
+    else:
+        needed = demand_blocks(s, r)
+        if needed > s.ins[FREE][i]:
+            return -1
+        line_remove(s, i, r)
+        take_blocks(s, i, r, needed)
     enter_batch(s, i, r)
     return r
 

@@ -1,5 +1,6 @@
 """Who is on an instance: its line, its batch, its blocks. `simulator.roster`, on columns."""
 
+from simulator.fast.prefixes import begin_anew, leave, take
 from simulator.fast.state import (
     AFTER_PREEMPTION,
     ALLOCATED,
@@ -48,6 +49,7 @@ from simulator.fast.state import (
     REPORTS,
     RESERVATIONS,
     SEEN,
+    SHARES,
     SIZE,
     SUFFERED,
     TAIL,
@@ -74,6 +76,9 @@ def demand_blocks(s: State, r: int) -> int:
 
 def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
     """Give a request so many more blocks, which must be free."""
+    if s.par[SHARES]:
+        take(s, i, r, blocks)
+        return
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
     s.req[FITS][r] += blocks * s.par[BLOCK_TOKENS]
@@ -81,6 +86,9 @@ def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
 
 def free_blocks(s: State, i: int, r: int) -> None:
     """Take all of a request's blocks."""
+    if s.par[SHARES]:
+        leave(s, i, r, s.req[KV][r])
+        return
     held = s.req[FITS][r] // s.par[BLOCK_TOKENS]
     s.ins[FREE][i] += held
     s.ins[ALLOCATED][i] -= held
@@ -94,6 +102,8 @@ def join(s: State, i: int, r: int) -> None:
     req = s.req
     req[AT][r], req[ORDER][r] = i, ins[ARRIVALS][i]
     req[CHUNK][r] = req[LEAVING][r] = 0
+    if s.par[SHARES]:
+        begin_anew(s, r)
 
 
 def clear(s: State, i: int) -> None:

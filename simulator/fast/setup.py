@@ -8,6 +8,7 @@ from simulator.cluster.instance import PER_MILLE, InstanceShape
 from simulator.cluster.options import SimulatorConfig
 from simulator.events import NS_PER_S
 from simulator.fast.bounds import least_step_ns, longest_step_ns
+from simulator.fast.keys import with_keys
 from simulator.fast.lives import name_of
 from simulator.fast.runs import KNOWN_COSTS, cost_columns
 from simulator.fast.state import (
@@ -62,8 +63,6 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its reports come too late to be trusted"
     if shape.schedules_ahead and _longest_wait_s(config, shape) > scheduler.ledger_timeout_s:
         return "it schedules ahead, and what it was sent may be forgotten before it is reported"
-    if config.prefix_caching:
-        return "its instances share prefixes"
     if config.draft_tokens > MOST_GUESSES:
         return f"it guesses more than {MOST_GUESSES} tokens ahead"
     return None
@@ -105,6 +104,8 @@ def set_up(
     indices = [request.index for request in requests]
     cost = cost_columns(shape.costs)
     state = new_state(columns, indices, config.instances, shape.limits, cost, arrays=arrays)
+    if config.prefix_caching:
+        state = with_keys(state, requests)
     par, real, rebalance = state.par, state.real, scheduler.rebalance
     par[SLOWDOWN] = shape.slowdown_per_mille
     par[REPORT_EVERY] = round(config.report_interval_s * NS_PER_S)

@@ -10,19 +10,19 @@ from simulator.events import NS_PER_S, EventQueue
 from simulator.fast.coming import who_came
 from simulator.fast.compiled import Kernel
 from simulator.fast.drain import DrainedHooks
+from simulator.fast.holdings import Holding
 from simulator.fast.hooks import Kept, Names
 from simulator.fast.pace import step_ends
 from simulator.fast.roster import clear, clear_up
+from simulator.fast.shared_blocks import lay_out
 from simulator.fast.state import (
     ALIVE,
     AT,
     BUSY,
     CLASS,
     COPIES,
-    FITS,
     FREE,
     GONE,
-    KV,
     ORDER,
     OUT,
     PLACE,
@@ -70,6 +70,8 @@ class Site(DrainedHooks):
         clear(state, at)
         self._put(ALIVE, 1)
         self._put(FREE, state.par[TOTAL_BLOCKS])
+        if self._shares:
+            lay_out(state, at)
 
     @property
     def alive(self) -> bool:
@@ -109,15 +111,14 @@ class Site(DrainedHooks):
         """Keep a request that has left the batch; sums it up. Of its tokens, the number is true."""
         req = self.state.req
         request_id = self._names.name(position)
-        order, kv_tokens, fits = (int(req[column][position]) for column in (ORDER, KV, FITS))
-        kept = Kept(position, order, kv_tokens, fits // self.shape.limits.block_tokens)
+        kept = Kept(position, int(req[ORDER][position]), Holding.of(self.state, position))
         self._kept[request_id] = kept
         return RequestState(
             request_id=request_id,
             class_index=int(req[CLASS][position]),
             prompt_token_ids=(0,) * int(req[PROMPT][position]),
             output_token_ids=(0,) * int(req[OUT][position]),
-            kv_tokens=kept.kv_tokens,
+            kv_tokens=kept.holding.kv_tokens,
             params=NO_PARAMS,
         )
 

@@ -17,6 +17,8 @@ from simulator.fast.state import (
     KV,
     OUT,
     PROMPT,
+    PROMPT_TURN,
+    SHARES,
     SIZE,
     TOTAL_BLOCKS,
     WIDTH,
@@ -69,6 +71,8 @@ def keep_right_guesses(s: State, i: int) -> None:
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
     guessed, right = req[GUESSED], s.right
     for r in s.own[base : base + s.ins[SIZE][i]]:
+        if s.par[SHARES] and req[PROMPT_TURN][r]:
+            continue  # of what it recomputes all but one token was found
         if chunks[r] == 1 and outs[r] > 0 and prompts[r] + outs[r] - kvs[r] == 1:
             kept = right[guessed[r] + outs[r]]
             outs[r] += kept

@@ -60,7 +60,22 @@ NEVER = 1 << 62
     BY_ARRIVAL,  # the request that comes after so many others
     HEAP,  # the ranks of those held
 ) = range(41)
-REQ_COLUMNS = 41
+FIRST_SHARED = 41
+
+# --- a request, where instances share prefixes: columns that are not there otherwise ---
+(
+    CACHED,  # tokens found when it was first admitted
+    FOUND,  # blocks found when it was admitted last
+    OWN,  # the last of the blocks it did not find, which form a ring; or -1
+    KEPT,  # how many of its blocks have their content noted
+    LAST_KEPT,  # the last of its own among these, or -1
+    KEY_TOKENS,  # tokens of its prompt to an entry of `State.keys`; 0: nothing is known of it
+    KEYS_AT,  # its first entry there
+    ALIKE,  # how many of its blocks others may have too
+    OWN_KEYS,  # the key its first block would have if it were nobody else's
+    PROMPT_TURN,  # its place among the prompts of the step under way, from 1; 0: it is not there
+) = range(FIRST_SHARED, FIRST_SHARED + 10)
+REQ_COLUMNS = FIRST_SHARED + 10
 
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
 GONE, QUEUED, BATCH, DETACHED, COMING = range(5)  # PLACE
@@ -120,6 +135,18 @@ BY_CLASS = STEP_ENDS + KEPT_ENDS
 CLASS_COLUMNS = 4
 HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how many, how many run
 
+# --- a block, where instances share prefixes ---
+(
+    HOLDERS,
+    CONTENT,  # the key of what is in it, or -1
+    AFTER,  # in its ring: that of the free blocks, of a request or of a reservation
+    BEFORE,
+    AFTER_ALIKE,  # among those with content that lie in one bucket; -1 behind the last
+    BEFORE_ALIKE,  # of the first of a bucket: the last
+    BUCKET,  # not of the block of this row: the first of the bucket of this number, or -1
+) = range(7)
+BLOCK_COLUMNS = 7
+
 # --- what was last reported, and what has been sent since; one row a living instance ---
 (
     CAPACITY,
@@ -162,10 +189,11 @@ COL_BY_CLASS = 15
     DRAFTING_NS,  # what guessing takes in a step
     COHORTS,  # 1: there may be some
     REQUESTS,
+    SHARES,  # 1: instances share prefixes
     SCALING,
     WIDTH,  # of an instance's part of `State.own`
-) = range(22)
-FIRST_HEADROOM = 22
+) = range(23)
+FIRST_HEADROOM = 23
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -191,8 +219,9 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     REPORTS,
     ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
     EARLIEST_OF_ALL,
-) = range(19)
-FIRST_NOTE = 19
+    DEMANDS,  # how often the demand of a line was summed up
+) = range(20)
+FIRST_NOTE = 20
 
 # --- notes, from FIRST_NOTE on: what a llumlet is to be told, in pairs (what, request) ---
 NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
@@ -218,6 +247,9 @@ class State(NamedTuple):
     cost: Any
     own: Any
     right: Any
+    blocks: Any
+    keys: Any
+    asked: Any
 
 
 def new_state(
@@ -237,7 +269,7 @@ def new_state(
     n, classes = len(prompt), limits.classes
     by_arrival = np.argsort(np.array(arrived, dtype=np.int64), kind="stable").tolist()
     by_rank = np.lexsort((indices, arrived, class_index)).tolist() if n else []
-    blank = _table(REQ_COLUMNS, n, arrays)
+    blank = _table(REQ_COLUMNS if limits.prefix_caching else FIRST_SHARED, n, arrays)
     for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
         blank[column][:n] = values
     for position, request in enumerate(by_rank):
@@ -250,10 +282,12 @@ def new_state(
     par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
     par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
     par[TOKEN_BUDGET], par[CLASSES] = limits.token_budget, classes
-    par[COHORTS], par[REQUESTS] = 1, n
+    par[COHORTS], par[REQUESTS] = int(not limits.prefix_caching), n
     par[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
     now = [0] * (FIRST_NOTE + 4 * limits.max_num_seqs)
     now[OPEN], now[HELD_BACK], now[ARRIVING] = n, -1, -1
+    sharers = instances if limits.prefix_caching else 0
+    par[SHARES] = int(limits.prefix_caching)
     return State(
         req=blank,
         ins=ins,
@@ -264,6 +298,9 @@ def new_state(
         cost=_vector(cost, arrays),
         own=_vector([0] * (instances * par[WIDTH]), arrays),
         right=whole_bytes(bytearray(1), arrays=arrays),
+        blocks=_table(BLOCK_COLUMNS, sharers * (par[TOTAL_BLOCKS] + 1), arrays),
+        keys=_vector([], arrays),
+        asked=_vector([], arrays),
     )
 
 

@@ -2,7 +2,8 @@
 
 Random fleets and workloads with all features on: classes, every dispatch policy, late binding,
 chunked prompts, preemption, rejection, staged migration with refusals, outages, cost models,
-steps scheduled ahead, speculation, fleets that grow and shrink.
+steps scheduled ahead, speculation, fleets that grow and shrink, and prefix caches too small for all
+they could keep.
 """
 
 import dataclasses
@@ -31,14 +32,16 @@ from simulator.fast.coming import who_came
 from simulator.fast.compiled import available
 from simulator.fast.drain import DrainedHooks
 from simulator.fast.fleet import FastFleet
+from simulator.fast.prefixes import start
 from simulator.fast.scaled_fleet import ScaledFastFleet
-from simulator.fast.state import State
+from simulator.fast.shared_blocks import drop
+from simulator.fast.state import FOUND, HOLDERS, PREEMPTIONS, State
 from simulator.fleets import fleet_for, machines_of
 from simulator.gpus import gpu_named
 from simulator.model_shape import read_shape
 from simulator.roofline import roofline
 from simulator.roofline_options import RooflineOptions
-from simulator.workload.request import TraceRequest
+from simulator.workload.request import PromptBlocks, TraceRequest
 from tests.simulator.simulated import SMALL, workload
 from tests.simulator.test_fast_runs import LLAMA_8B, TABLE
 
@@ -138,7 +141,7 @@ def case(seed: int) -> Case:
         for _ in range(draws.choice([0, 0, 1, 3]))
     ]
     drawn = Case(config, scheduler, migration, requests, outages, seed)
-    return scaled(speculating(drawn))
+    return with_prefixes(scaled(speculating(drawn)))
 
 
 def speculating(drawn: Case) -> Case:
@@ -199,6 +202,28 @@ def scaled(drawn: Case) -> Case:
     )
 
 
+def with_prefixes(drawn: Case) -> Case:
+    """Have prompts of half of the cases begin alike; memory is soon needed for something else."""
+    draws = random.Random(f"{drawn.seed}/prefixes")
+    if draws.random() < 0.5:
+        return drawn
+    size = draws.choice([8, 16, 16, 24, 64, 512])
+    families, pieces = draws.choice([1, 3, 10]), 1_200 // size + 1
+    requests = []
+    for one in drawn.requests:
+        family, known = draws.randrange(families), draws.randint(0, pieces)
+        ids = [family * pieces + number for number in range(known)]
+        ids += [1_000_000 + one.index * pieces + number for number in range(draws.randint(0, 9))]
+        told = draws.random() < 0.9
+        blocks = PromptBlocks.of(size, ids) if told else None
+        requests.append(dataclasses.replace(one, prompt_blocks=blocks))
+    capacity_tokens = draws.choice([drawn.config.capacity_tokens, 1_800, 3_000, 6_000])
+    config = dataclasses.replace(drawn.config, prefix_caching=True, capacity_tokens=capacity_tokens)
+    if config.preset != "toy":
+        requests = requests[:50]  # they would take too long to walk
+    return dataclasses.replace(drawn, config=config, requests=requests)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _presets() -> Iterator[None]:
     """Make presets of rooflines, slowed down to the speed of the others, and of a table."""
@@ -219,6 +244,8 @@ def _presets() -> Iterator[None]:
 @example(1_184)  # an instance dies while KV is copied from or to it, and comes back
 @example(129_476)  # an instance dies beside a copy, comes back, and takes part in another one
 @example(20_617)  # one ends between reports, sooner than it could at one token a step
+@example(1_094)  # a prompt and a decode end with one step: whose blocks are given away first
+@example(2_120)  # an instance dies while KV is copied to it, and comes back
 @given(st.integers(0, 10**9))
 def test_skipping_gives_what_stepping_gives(seed: int) -> None:
     drawn = case(seed)
@@ -251,6 +278,20 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("simulator.fast.site.who_came", noted)
     monkeypatch.setattr(DrainedHooks, "requeue", sent_back)
+
+    def start_and_tell(s: State, i: int, r: int) -> bool:
+        started = start(s, i, r)
+        if started and s.req[FOUND][r]:
+            seen.add("found again" if s.req[PREEMPTIONS][r] else "found")
+        return started
+
+    def drop_and_tell(s: State, i: int, block: int, place: int) -> int:
+        if s.blocks[HOLDERS][block] > 1:
+            seen.add("shared")
+        return drop(s, i, block, place)
+
+    monkeypatch.setattr("simulator.fast.planning.start", start_and_tell)
+    monkeypatch.setattr("simulator.fast.prefixes.drop", drop_and_tell)
     for seed in range(40):
         drawn = case(seed)
         said = drawn.fast(compile_it=False)
@@ -268,9 +309,12 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
             seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
             if drawn.config.draft_tokens:
                 seen |= guessed(life, drawn.config)
+            if life["cached_tokens"]:
+                seen |= {"cached and moved"} if life["moves"] else {"cached"}
     wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
     wanted |= {ROOFLINE, MIXTURE, MEASURED, "too late for a step", "lost before it was queued"}
     wanted |= {"ordered", "took requests", "given back", "drain", "sent back"}
+    wanted |= {"found", "found again", "shared", "cached", "cached and moved"}
     assert seen >= wanted | {"preempted", "restarted", "disturbed"}
     assert seen >= {"several at once", "guessed and preempted", "guessed and moved", "past memory"}
 
@@ -302,12 +346,12 @@ def told_of(machine: Machine) -> Iterator[str]:
 
 
 def test_a_fleet_that_cannot_skip_is_walked_and_a_kernel_that_cannot_is_refused() -> None:
-    config = dataclasses.replace(SMALL, prefix_caching=True)
+    config = dataclasses.replace(SMALL, report_interval_s=600.0)
     scheduler, migration = SchedulerConfig(), MigrationConfig()
     assert isinstance(fleet_for(config, scheduler, migration, requests=10), SimulatedFleet)
     assert isinstance(fleet_for(SMALL, scheduler, migration, requests=10), FastFleet)
     wanted = dataclasses.replace(config, kernel="plain")
-    with pytest.raises(ValueError, match=r"kernel plain .* prefixes"):
+    with pytest.raises(ValueError, match=r"kernel plain .* reports"):
         fleet_for(wanted, scheduler, migration, requests=10)
 
 
