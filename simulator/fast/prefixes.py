@@ -35,6 +35,7 @@ from simulator.fast.state import (
     SIZE,
     SUFFERED,
     TARGET,
+    TOTAL_BLOCKS,
     WIDTH,
     State,
 )
@@ -200,7 +201,7 @@ def line_demand(s: State, i: int) -> tuple[int, int, int]:
     for of_class in range(s.par[CLASSES]):
         r = s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
         while r >= 0:
-            needed, found_here = _demand(s, i, r, 2 * s.now[DEMANDS])
+            needed, found_here = _demand(s, i, r, s.now[DEMANDS])
             if first < 0:
                 first = needed
             all_of_them += needed
@@ -212,38 +213,50 @@ def line_demand(s: State, i: int) -> tuple[int, int, int]:
 def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
     """Blocks a request needs beside those in use and those asked for in this turn, and finds.
 
-    What is asked for in a turn is marked with its number, plus 1 where it is found. That goes for
-    the beginning of what this request asks for, and so need not be looked up again.
+    What a turn has looked up already is the beginning of what this request asks for, if anything.
     """
-    most = findable(s, r)
+    most, limit = findable(s, r), s.par[TOTAL_BLOCKS] + 1
     alike = min(s.req[ALIKE][r], most)
-    known = _marked(s, r, alike, turn)
-    found = _marked(s, r, known, turn + 1)
-    whole = found == known
+    known = _asked(s, r, alike, turn)
+    found = min(known, s.asked[_mark(s, r, known - 1)] % limit) if known else 0
     needed: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.par[BLOCK_TOKENS]) - known
-    for number in range(known, most):
-        if not whole and number >= alike:
+    for number in range(known, most if found == known else known):
+        block = find(s, i, key_of(s, r, number))
+        if block < 0:
             break
-        key = key_of(s, r, number)
-        if whole:
-            block = find(s, i, key)
-            whole = block >= 0
-            if whole:
-                found += 1
-                if s.blocks[HOLDERS][block]:
-                    needed -= 1
-        if number < alike:
-            s.asked[key] = turn + 1 if whole else turn
+        found += 1
+        if s.blocks[HOLDERS][block]:
+            needed -= 1
+    size = s.req[KEY_TOKENS][r]
+    while known < alike:
+        mark = _mark(s, r, known)
+        known = min(((_piece(s, r, known) + 1) * size) // s.par[BLOCK_TOKENS], alike)
+        s.asked[mark] = (turn * limit + known) * limit + min(found, known)
     return needed, found
 
 
-def _marked(s: State, r: int, most: int, mark: int) -> int:
-    """Say how many of a request's first keys have at least this mark."""
-    fewest = 0
+def _asked(s: State, r: int, most: int, turn: int) -> int:
+    """Say how many of a request's first blocks were asked for in a turn."""
+    fewest, limit = 0, s.par[TOTAL_BLOCKS] + 1
     while fewest < most:
         middle = (fewest + most) // 2
-        if s.asked[key_of(s, r, middle)] >= mark:
+        if s.asked[_mark(s, r, middle)] // limit > turn * limit + middle:
             fewest = middle + 1
         else:
             most = middle
     return fewest
+
+
+def _piece(s: State, r: int, number: int) -> int:
+    """The piece of a request's prompt in which one of its blocks ends."""
+    piece: int = ((number + 1) * s.par[BLOCK_TOKENS] - 1) // s.req[KEY_TOKENS][r]
+    return piece
+
+
+def _mark(s: State, r: int, number: int) -> int:
+    """Where in `State.asked` the blocks that end within one piece of a prompt are marked.
+
+    A mark holds the turn, up to which block was asked in it, and how many were found up to there.
+    """
+    first = _piece(s, r, number) * s.req[KEY_TOKENS][r] // s.par[BLOCK_TOKENS]
+    return key_of(s, r, first)
