@@ -65,8 +65,8 @@ DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE, SCALE, DRAIN = range(9)
 
 def run(s: State, python_at: int, python_priority: int) -> int:
     """Go on until all have ended, or Python's turn comes: its next event is at `python_at`."""
-    now = s.now
-    for _ in range(s.par[PATIENCE]):
+    now = s.fleet
+    for _ in range(s.fleet[PATIENCE]):
         if now[ARRIVING] >= 0:
             turn_away(s, now[ARRIVING])
             now[ARRIVING] = -1
@@ -75,7 +75,7 @@ def run(s: State, python_at: int, python_priority: int) -> int:
             if now[NOTES]:
                 return TELL
         at_ns, what, who = _next(s, python_at, python_priority)
-        if now[OPEN] and now[ARRIVALS_DONE] == s.par[REQUESTS] and now[HELD] == 0:
+        if now[OPEN] and now[ARRIVALS_DONE] == s.fleet[REQUESTS] and now[HELD] == 0:
             _end_all_by(s, at_ns)
         if now[OPEN] == 0:
             return DONE
@@ -88,7 +88,7 @@ def run(s: State, python_at: int, python_priority: int) -> int:
 
 def begin(s: State) -> None:
     """Have all that were woken begin a step."""
-    now = s.now
+    now = s.fleet
     for at in range(now[WOKEN_COUNT]):
         i = s.ins[TO_WAKE][at]
         s.ins[WOKEN][i] = 0
@@ -101,10 +101,10 @@ def begin(s: State) -> None:
 
 def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int]:
     """Give when the next thing happens, what it is, and which instance's step ends, or -1."""
-    now = s.now
+    now = s.fleet
     at_ns, priority, what, who = python_at, python_priority, OF_PYTHON, -1
     arrived = now[ARRIVALS_DONE]
-    if arrived < s.par[REQUESTS]:
+    if arrived < s.fleet[REQUESTS]:
         arrival_ns = s.req[ARRIVED][s.req[BY_ARRIVAL][arrived]]
         if arrival_ns < at_ns or (arrival_ns == at_ns and priority > ARRIVAL):
             at_ns, priority, what = arrival_ns, ARRIVAL, ARRIVAL
@@ -126,7 +126,7 @@ def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int
 
 def _happen(s: State, at_ns: int, what: int, who: int) -> int:
     """Do the next thing; says what Python is to do about it, or -1."""
-    now = s.now
+    now = s.fleet
     if what == OF_PYTHON:
         return EVENT
     if what == STEP:
@@ -146,23 +146,23 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
             now[SUBJECT] = i
             return DRAIN
         return _asked(take_report(s, i, at_ns))
-    now[NEXT_REBALANCE] += s.par[REBALANCE_EVERY]
+    now[NEXT_REBALANCE] += s.fleet[REBALANCE_EVERY]
     hear_of_ends(s, at_ns)
-    return SCALE if s.par[SCALING] else rebalance(s, at_ns)
+    return SCALE if s.fleet[SCALING] else rebalance(s, at_ns)
 
 
 def take_report(s: State, i: int, at_ns: int) -> int:
     """Take in an instance's report, and place what can be placed now; says as `place` does."""
     report(s, i, at_ns)
-    s.ins[REPORT_AT][i] = at_ns + s.par[REPORT_EVERY]
+    s.ins[REPORT_AT][i] = at_ns + s.fleet[REPORT_EVERY]
     next_report(s)
     return place(s, at_ns)
 
 
 def rebalance(s: State, at_ns: int) -> int:
     """Note who is to give requests away; REBALANCE if the scheduler is to be asked, or -1."""
-    pairs = s.par[MIGRATION] and find_pairs(s, at_ns)
-    return REBALANCE if pairs or s.now[ORDERS] or s.par[LOOKING] else -1
+    pairs = s.fleet[MIGRATION] and find_pairs(s, at_ns)
+    return REBALANCE if pairs or s.fleet[ORDERS] or s.fleet[LOOKING] else -1
 
 
 def _asked(code: int) -> int:
@@ -179,7 +179,7 @@ def next_report(s: State) -> None:
         this_ns = when[i]
         if this_ns < best_ns or (this_ns == best_ns and best >= 0 and rows[i] < rows[best]):
             best_ns, best = this_ns, i
-    s.now[NEXT_REPORT], s.now[NEXT_REPORTER] = best_ns, best
+    s.fleet[NEXT_REPORT], s.fleet[NEXT_REPORTER] = best_ns, best
 
 
 def _end_all_by(s: State, at_ns: int) -> None:

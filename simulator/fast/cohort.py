@@ -44,7 +44,7 @@ from simulator.fast.state import (
 def may_join(s: State, r: int) -> bool:
     """Whether a request with a token more than its blocks were for takes one by the rule."""
     spare = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[OUT][r]
-    rule: bool = 0 <= spare < s.par[BLOCK_TOKENS]
+    rule: bool = 0 <= spare < s.fleet[BLOCK_TOKENS]
     return rule
 
 
@@ -63,19 +63,19 @@ def join(s: State, i: int, r: int) -> None:
 
 def _crossing(s: State, i: int, r: int) -> int:
     """Where `crossings` counts a request."""
-    block_tokens = s.par[BLOCK_TOKENS]
+    block_tokens = s.fleet[BLOCK_TOKENS]
     tick = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[OFFSET][r]
     place: int = _crossings(s, i) + tick % block_tokens
     return place
 
 
 def _crossings(s: State, i: int) -> int:
-    base: int = i * s.par[WIDTH] + 2 * s.par[MAX_SEQS]
+    base: int = i * s.fleet[WIDTH] + 2 * s.fleet[MAX_SEQS]
     return base
 
 
 def _gaps(s: State, i: int) -> int:
-    base: int = _crossings(s, i) + s.par[BLOCK_TOKENS]
+    base: int = _crossings(s, i) + s.fleet[BLOCK_TOKENS]
     return base
 
 
@@ -91,13 +91,13 @@ def leave(s: State, i: int, r: int, grown: int) -> None:
     req[LONGEST][r] = max(req[LONGEST][r], _longest_since(s, i, req[JOINED][r]))
     more = req[PROMPT][r] + req[OFFSET][r] + grown - req[FITS][r]
     if more > 0:
-        req[FITS][r] += -(-more // s.par[BLOCK_TOKENS]) * s.par[BLOCK_TOKENS]
+        req[FITS][r] += -(-more // s.fleet[BLOCK_TOKENS]) * s.fleet[BLOCK_TOKENS]
 
 
 def dissolve(s: State, i: int) -> None:
     """Have all of a batch apart."""
-    ins, base = s.ins, i * s.par[WIDTH]
-    to_apart = s.par[MAX_SEQS]
+    ins, base = s.ins, i * s.fleet[WIDTH]
+    to_apart = s.fleet[MAX_SEQS]
     if ins[COHORT][i] == 0:
         return
     stepping = ins[STEPPING][i]
@@ -121,7 +121,7 @@ def take_crossing(s: State, i: int, ticks: int, after: int) -> None:
 
 def crossing(s: State, i: int, ticks: int, after: int) -> int:
     """Count the blocks taken in so many ticks, the first of which is `after` more than now."""
-    block_tokens = s.par[BLOCK_TOKENS]
+    block_tokens = s.fleet[BLOCK_TOKENS]
     rounds, rest = ticks // block_tokens, ticks % block_tokens
     blocks: int = rounds * s.ins[COHORT][i]
     base, first = _crossings(s, i), s.ins[TICKS][i] + after
@@ -145,7 +145,7 @@ def keep_gap(s: State, i: int, tick: int, gap_ns: int) -> None:
 
 def _settle_gaps(s: State, i: int) -> None:
     """Note the longest gap of each of the cohort so far, so that the list can begin anew."""
-    req, base = s.req, i * s.par[WIDTH]
+    req, base = s.req, i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.own[at]
         if req[IN_COHORT][r]:

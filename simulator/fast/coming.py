@@ -72,9 +72,9 @@ def keep_sent(s: State, i: int, now_ns: int) -> None:
     col[SENT_REQUESTS][row] = ins[CAME][i]
     r = ins[FIRST_CAME][i]
     for _ in range(ins[CAME][i]):
-        req[SENT_WHEN][r] = s.now[REPORTS]
+        req[SENT_WHEN][r] = s.fleet[REPORTS]
         col[SENT_TOKENS][row] += req[SENT_SIZE][r]
-        soonest = now_ns + (req[TARGET][r] - req[OUT][r]) * s.par[LEAST_STEP]
+        soonest = now_ns + (req[TARGET][r] - req[OUT][r]) * s.fleet[LEAST_STEP]
         ins[EARLIEST][i] = min(ins[EARLIEST][i], soonest)
         r = req[NEXT][r]
 

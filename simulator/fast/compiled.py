@@ -59,6 +59,8 @@ _MODULES: tuple[ModuleType, ...] = (
 """In the order in which they build on each other."""
 _MAKE_ARRAYS = (columns, deciding)
 """In all others numba need not count references, which would take longer than the work."""
+_INLINE = (roster, cohort, pace)
+"""Whose functions do so little that to call them would take longer."""
 
 
 _DONE = "complete"
@@ -128,7 +130,8 @@ def compiled() -> Kernel:
     for module in _MODULES:
         for function in vars(module).values():
             if getattr(function, "__module__", None) == module.__name__ and callable(function):
-                register_jitable(_nrt=module in _MAKE_ARRAYS)(function)
+                inline = {"forceinline": True} if module in _INLINE else {}
+                register_jitable(_nrt=module in _MAKE_ARRAYS, **inline)(function)
     jit: Any = partial(numba.njit, cache=True, _nrt=False)
     kernel = Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
     limits = EngineLimits(capacity_tokens=1, block_tokens=1)
@@ -148,8 +151,9 @@ def is_compiled() -> bool:
 
 def _cache_folder() -> Path:
     digest = hashlib.sha256(f"{version('numba')} {sys.version}".encode())
-    for module in (*_MODULES, importlib.import_module(State.__module__)):
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+    state = importlib.import_module(State.__module__)
+    for path in (__file__, state.__file__, *(module.__file__ for module in _MODULES)):
+        assert path is not None
+        digest.update(Path(path).read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "llumnix" / f"kernel-{digest.hexdigest()[:16]}"

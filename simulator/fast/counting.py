@@ -76,7 +76,7 @@ def complete(s: State, i: int) -> None:
     """End the step or run under way: count its tokens, and let go who has all of them."""
     ins = s.ins
     steps, start_ns, end_ns = ins[RUN][i], ins[START][i], ins[END][i]
-    if s.par[DRAFT_TOKENS]:
+    if s.fleet[DRAFT_TOKENS]:
         keep_right_guesses(s, i)
     _count(s, i, steps, end_ns, 0)
     ins[STEPPING][i] = 0
@@ -117,7 +117,7 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
         contexts = ins[CONTEXTS][i] + (steps - 1) * decodes
         longest_of_run = step_ns(s.cost, 0, 0, 0, 0, decodes, contexts)
     grown = steps - 1 + planned
-    if s.par[SHARES]:
+    if s.fleet[SHARES]:
         if grown:
             grow_all(s, i, grown)
         else:
@@ -133,7 +133,7 @@ def _count(s: State, i: int, steps: int, end_ns: int, planned: int) -> None:
     if ins[COHORT][i] and ins[TICKS][i] >= ins[FINISH_TICK][i]:
         _finish_cohort(s, i)
     if ins[APART][i]:
-        joining = s.par[COHORTS] and not planned and not ins[WATCHED][i]
+        joining = s.fleet[COHORTS] and not planned and not ins[WATCHED][i]
         _count_apart(s, i, steps, end_ns, grown, first_end_ns, longest_of_run, joining)
 
 
@@ -149,10 +149,10 @@ def _count_apart(
 ) -> None:
     """Count the tokens of each that is not of the cohort; `joining`: afterwards it may be."""
     ins, req, apart = s.ins, s.req, s.own
-    base = i * s.par[WIDTH] + s.par[MAX_SEQS]
+    base = i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
     lasts, longest, targets, fits = req[LAST], req[LONGEST], req[TARGET], req[FITS]
-    waits, block_tokens = req[WAITS_FOR], s.par[BLOCK_TOKENS]
+    waits, block_tokens = req[WAITS_FOR], s.fleet[BLOCK_TOKENS]
     kept, suffered = base, ins[SUFFERED][i]
     for r in apart[base : base + ins[APART][i]]:
         apart[kept] = r
@@ -196,7 +196,7 @@ def _count_apart(
 
 def _finish_cohort(s: State, i: int) -> None:
     """Let go who of the cohort has all its tokens."""
-    ins, req, batch, base = s.ins, s.req, s.own, i * s.par[WIDTH]
+    ins, req, batch, base = s.ins, s.req, s.own, i * s.fleet[WIDTH]
     tick, soonest, kept = ins[TICKS][i], NEVER, base
     together, targets, ahead = req[IN_COHORT], req[TARGET], req[OFFSET]
     for r in batch[base : base + ins[SIZE][i]]:
@@ -231,7 +231,7 @@ def _finish(s: State, i: int, r: int) -> None:
     free_blocks(s, i, r)
     s.req[PLACE][r] = GONE
     s.req[FATE][r] = FINISHED
-    s.now[OPEN] -= 1
+    s.fleet[OPEN] -= 1
     unsend(s, r)
     note(s, i, NOTE_FINISHED, r)
 

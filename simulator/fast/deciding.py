@@ -59,12 +59,12 @@ def decide(s: State, r: int) -> int:
     startable = columns.startable(col[CAPACITY], col[PHYSICAL], col[RESERVED_TOKENS], owed)
     allowed = col[TERMINATING] == 0
     ready = allowed
-    policy = s.par[POLICY]
+    policy = s.fleet[POLICY]
     if policy == BY_FREENESS:
         used = columns.used(col[PHYSICAL], col[RESERVED_TOKENS], col[HEADROOM], owed)
         room = (col[CAPACITY] - used).astype(np.float64)
         scores = columns.steps_to_full_shared(room, col[RUNS], batch)
-        if s.par[LATE_BINDING]:
+        if s.fleet[LATE_BINDING]:
             ready = columns.has_room(startable, batch, s.real[GROWTH_STEPS], tokens)
     elif policy == BY_LOAD:
         scores = columns.free_share(startable, col[CAPACITY])
@@ -73,15 +73,15 @@ def decide(s: State, r: int) -> int:
     else:
         rows = np.flatnonzero(allowed)
         scores = np.full(len(batch), -np.inf)
-        scores[rows[s.now[TURN] % len(rows)]] = 0.0
+        scores[rows[s.fleet[TURN] % len(rows)]] = 0.0
     idle, fits = batch == 0, col[CAPACITY] >= tokens
     pending = col[SENT_REQUESTS] + col[WAITS]
-    return columns.choose(scores, allowed, ready, idle, fits, pending, s.now[TURN])
+    return columns.choose(scores, allowed, ready, idle, fits, pending, s.fleet[TURN])
 
 
 def find_pairs(s: State, now_ns: int) -> bool:
     """Note who is to give requests away, and say whether anybody is there to take them."""
-    col, now, real = s.col, s.now, s.real
+    col, now, real = s.col, s.fleet, s.real
     if col.shape[1] == 0:
         return False
     head = col[HEAD_DEMAND].copy()

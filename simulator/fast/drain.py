@@ -57,7 +57,7 @@ class DrainedHooks(ColumnHooks):
     def _line(self) -> list[int]:
         """List who is queued, the most urgent class first."""
         line = []
-        for of_class in range(self.state.par[CLASSES]):
+        for of_class in range(self.state.fleet[CLASSES]):
             r = int(self.state.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][self.at])
             while r >= 0:
                 line.append(r)

@@ -125,7 +125,7 @@ class FastFleet:
         self.state = set_up(
             self.config, self.scheduler.config, self._shape, requests, arrays=self._compiled
         )
-        self.state.par[LOOKING] = int(self.looks is not None)
+        self.state.fleet[LOOKING] = int(self.looks is not None)
         self.lives = Lives(
             requests, self._names, self.state, capacity_tokens, self.config.queue_limit
         )
@@ -168,15 +168,15 @@ class FastFleet:
     def requeued(self, position: int) -> None:
         """See Names."""
         self._kernel.unsend(self.state, position)
-        if self.state.now[HELD_BACK] == position:
-            self.state.now[HELD_BACK] = -1
+        if self.state.fleet[HELD_BACK] == position:
+            self.state.fleet[HELD_BACK] = -1
         self._kernel.hold(self.state, position)
         self._go_on(self._kernel.place(self.state, self.events.now_ns))
 
     # --- the kernel's turns and ours ---
 
     def _go(self, progress: Callable[[int], None] | None) -> None:
-        run, now, turns = self._kernel.run, self.state.now, self._turns()
+        run, now, turns = self._kernel.run, self.state.fleet, self._turns()
         while True:
             code = run(self.state, *(self.events.next_at() or (NEVER, int(Priority.DECISION))))
             if code == clockwork.DONE:
@@ -222,11 +222,11 @@ class FastFleet:
     def _ask_policy(self) -> int:
         """Dispatch by a policy that only Python knows, and go on with the next request."""
         state = self.state
-        position = int(state.now[SUBJECT])
+        position = int(state.fleet[SUBJECT])
         request = self._request(position)
         decision = self.scheduler.dispatch(request, self._snapshot(), self.events.now_s)
         if isinstance(decision, Hold):
-            state.now[HELD_BACK], state.now[HELD_BACK_AT] = position, self.events.now_ns
+            state.fleet[HELD_BACK], state.fleet[HELD_BACK_AT] = position, self.events.now_ns
             return front.PLACED
         assert isinstance(decision, Dispatch), decision
         self.scheduler.forget(request.request_id)  # what is on its way stands in the columns
@@ -236,7 +236,7 @@ class FastFleet:
 
     def _submit(self) -> int:
         """Send a request that was at an instance before, where something may be left of it."""
-        position = int(self.state.now[SUBJECT])
+        position = int(self.state.fleet[SUBJECT])
         i = int(self.state.req[SENT][position]) - 1
         self._sites[i].submit(position)
         return self._kernel.place(self.state, self.events.now_ns)
@@ -322,11 +322,11 @@ class FastFleet:
             kv_tokens = fleet.physical_tokens.tolist()
             self.looks.append(Look(now_s, fleet.ids, freeness, kv_tokens))
         held = None
-        if state.now[HELD_BACK] >= 0:
-            request = self._request(int(state.now[HELD_BACK]))
-            held = (request, int(state.now[HELD_BACK_AT]) / NS_PER_S)
+        if state.fleet[HELD_BACK] >= 0:
+            request = self._request(int(state.fleet[HELD_BACK]))
+            held = (request, int(state.fleet[HELD_BACK_AT]) / NS_PER_S)
         sources = [self._names[int(i)] for i in state.col[SLOT][state.col[SOURCE] > 0]]
-        self.scheduler.take_over(sources, held, int(state.now[TURN]))
+        self.scheduler.take_over(sources, held, int(state.fleet[TURN]))
         for order in self.scheduler.rebalance(fleet, now_s):
             source = self.wiring.instances[order.source]
             self.network.post(partial(self._tell, source, self.moves.order(order)))

@@ -27,7 +27,7 @@ class Holding:
     @classmethod
     def of(cls, s: State, r: int) -> "Holding":
         """Read what a request holds."""
-        shared = _COLUMNS if s.par[SHARES] else ()
+        shared = _COLUMNS if s.fleet[SHARES] else ()
         return cls(
             int(s.req[KV][r]),
             int(s.req[FITS][r]),

@@ -101,7 +101,7 @@ class ColumnHooks(DirectMemory):
 
     @property
     def _shares(self) -> bool:
-        return bool(self.state.par[SHARES])
+        return bool(self.state.fleet[SHARES])
 
     def settle(self) -> None:
         """Bring the columns to this moment."""
@@ -185,7 +185,7 @@ class ColumnHooks(DirectMemory):
         acceptable = acceptable and self.reserve(migration_id, needed)
         r = self._names.position(state.request_id)
         acceptable &= state.request_id not in self._kept and not self._here(r)
-        acceptable &= blocks_for(total, block_tokens) <= self.state.par[TOTAL_BLOCKS]
+        acceptable &= blocks_for(total, block_tokens) <= self.state.fleet[TOTAL_BLOCKS]
         if not acceptable:
             self.free_reservation(migration_id)
             return False
@@ -250,7 +250,7 @@ class ColumnHooks(DirectMemory):
 
     def _watch(self, request_id: RequestId, more: int) -> None:
         self.state.req[MOVING][self._names.position(request_id)] += more
-        self.state.now[WATCHED_COUNT] += more
+        self.state.fleet[WATCHED_COUNT] += more
         self._add(WATCHED, more)
 
     def _cancel(self, request_id: RequestId) -> bool:
@@ -273,7 +273,7 @@ class ColumnHooks(DirectMemory):
         return True
 
     def _batch(self) -> list[int]:
-        base = self.at * int(self.state.par[WIDTH])
+        base = self.at * int(self.state.fleet[WIDTH])
         return [int(r) for r in self.state.own[base : base + self._get(SIZE)]]
 
     def _view(self, r: int) -> RequestView:

@@ -4,14 +4,22 @@ Prompts are told in pieces (`PromptBlocks`), so what they begin with is a tree o
 have one key if they end at one place within one piece of it.
 """
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.fast.state import ALIKE, BLOCK_TOKENS, KEY_TOKENS, KEYS_AT, OWN_KEYS, State
+from simulator.fast.state import (
+    ALIKE,
+    ASKED_AT,
+    BLOCK_TOKENS,
+    KEY_TOKENS,
+    KEYS_AT,
+    OWN_KEYS,
+    State,
+    tell,
+)
 from simulator.workload.request import ID_BYTES, PromptBlocks, TraceRequest
 
 _Numbers = NDArray[np.int64]
@@ -19,7 +27,7 @@ _Numbers = NDArray[np.int64]
 
 def with_keys(s: State, requests: Sequence[TraceRequest]) -> State:
     """Enter what a workload tells of its prompts."""
-    block_tokens = int(s.par[BLOCK_TOKENS])
+    block_tokens = int(s.fleet[BLOCK_TOKENS])
     told = [(at, one, one.prompt_blocks) for at, one in enumerate(requests) if one.prompt_blocks]
     sizes = _whole(prompt.block_tokens for _, _, prompt in told)
     shared = _whole(min(one.prompt_tokens, prompt.tokens) for _, one, prompt in told)
@@ -30,16 +38,14 @@ def with_keys(s: State, requests: Sequence[TraceRequest]) -> State:
     ids = _ids([prompt for _, _, prompt in told], pieces.tolist())
     keys, distinct = _number(ids, starts, pieces, sizes, block_tokens)
     own = distinct + np.cumsum(most - alike) - most
-    columns = {KEY_TOKENS: sizes, KEYS_AT: starts, ALIKE: alike, OWN_KEYS: own}
+    s, begins = tell(s, keys)
+    s, s.fleet[ASKED_AT] = tell(s, np.zeros(distinct, dtype=np.int64))
+    columns = {KEY_TOKENS: sizes, KEYS_AT: begins + starts, ALIKE: alike, OWN_KEYS: own}
     for column, values in columns.items():
         rows = s.req[column]
         for (at, _, _), value in zip(told, values.tolist(), strict=True):
             rows[at] = value
-    asked = np.zeros(distinct, dtype=np.int64)
-    if isinstance(s.par, np.ndarray):
-        return s._replace(keys=keys, asked=asked)
-    # Millions of numbers, maybe: a list would take four times the memory.
-    return s._replace(keys=array("q", keys.tobytes()), asked=array("q", asked.tobytes()))
+    return s
 
 
 def _number(

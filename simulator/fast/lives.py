@@ -160,7 +160,7 @@ class Lives(Mapping[RequestId, Life]):
             life.prefill_interference_ns,
             life.restarts,
         ) = facts
-        if self.state.par[SHARES]:
+        if self.state.fleet[SHARES]:
             life.cached_tokens = int(self.state.req[CACHED][r])
         move = life.moves[-1] if life.moves else None
         waits = self.state.req[WAITS_FOR][r] & AFTER_MOVE

@@ -25,7 +25,7 @@ IDLE_NS = 2_000_000_000
 
 def keep_ends(s: State, i: int, steps: int, end_ns: int) -> None:
     """Keep when the last few steps ended, for `step_ends`: of a long run, the run."""
-    if not s.par[MIGRATION]:
+    if not s.fleet[MIGRATION]:
         return
     ins = s.ins
     if steps >= KEPT_ENDS:

@@ -67,13 +67,13 @@ PER_MILLE = 1000
 def plan(s: State, i: int, now_ns: int) -> None:
     """Decide the next step, or the next run of steps, which begins now; there may be none."""
     detach_leaving(s, i)
-    ins, draft = s.ins, s.par[DRAFT_TOKENS]
+    ins, draft = s.ins, s.fleet[DRAFT_TOKENS]
     crowded = draft > 0 and make_room_for_guesses(s, i, now_ns)
     decodes, contexts, first_prompt, preempted = _plan_decodes(s, i, now_ns)
     preempted = preempted or crowded
     tokens = squares = ends = chunks = 0
     if first_prompt < ins[APART][i] or (ins[QUEUE_LENGTH][i] and not preempted):
-        budget = s.par[TOKEN_BUDGET] - decodes * (1 + draft)
+        budget = s.fleet[TOKEN_BUDGET] - decodes * (1 + draft)
         tokens, squares, ends, chunks = _plan_prefills(
             s, i, budget, first_prompt, not preempted, now_ns
         )
@@ -82,7 +82,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
         return
     cost_ns = _cost_ns(s, tokens, squares, ends, chunks, decodes, contexts)
     if ins[COPIES][i]:
-        cost_ns += cost_ns * s.par[SLOWDOWN] // PER_MILLE
+        cost_ns += cost_ns * s.fleet[SLOWDOWN] // PER_MILLE
     ins[STEPPING][i] = ins[RUN][i] = 1
     ins[START][i], ins[COST][i], ins[END][i] = now_ns, cost_ns, now_ns + cost_ns
     ins[DECODES][i], ins[CONTEXTS][i] = decodes, contexts
@@ -92,7 +92,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
         if decodes:
             alone_ns = _cost_ns(s, 0, 0, 0, 0, decodes, contexts)
             ins[SUFFERED][i] += cost_ns - alone_ns
-        if s.par[SHARES]:
+        if s.fleet[SHARES]:
             clear_prompts(s, i)
     elif not (preempted or draft or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
         _plan_run(s, i)
@@ -101,7 +101,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
 def _cost_ns(
     s: State, tokens: int, squares: int, ends: int, chunks: int, decodes: int, contexts: int
 ) -> int:
-    if s.par[DRAFT_TOKENS]:
+    if s.fleet[DRAFT_TOKENS]:
         return guessing_step_ns(s, tokens, squares, ends, chunks, decodes, contexts)
     return step_ns(s.cost, tokens, squares, ends, chunks, decodes, contexts)
 
@@ -112,9 +112,9 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
     Gives how many decode, their contexts, the place of the first apart that does not, and whether
     any was preempted. Where that could happen, all are taken one by one.
     """
-    req, ins, base = s.req, s.ins, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    req, ins, base = s.req, s.ins, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS], req[CHUNK]
-    block_tokens, sizes, free = s.par[BLOCK_TOKENS], ins[APART], ins[FREE]
+    block_tokens, sizes, free = s.fleet[BLOCK_TOKENS], ins[APART], ins[FREE]
     if ins[COHORT][i]:
         if crossing(s, i, 1, 0) + sizes[i] > free[i]:
             dissolve(s, i)
@@ -151,7 +151,7 @@ def _plan_prefills(
 
     Those begun are looked for from place `at` of those apart on.
     """
-    req, apart, base = s.req, s.own, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    req, apart, base = s.req, s.own, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     tokens = squares = ends = chunks = 0
     begun = s.ins[APART][i]
     while budget > 0:
@@ -174,11 +174,11 @@ def _plan_prefills(
         squares += chunk_sum(s.cost, start, end)
         ends += end
         chunks += 1
-        if s.par[SHARES]:
+        if s.fleet[SHARES]:
             note_kv(s, i, r, end)
             s.req[PROMPT_TURN][r] = chunks
             if req[ADMITTED][r] == 0:
-                s.req[CACHED][r] = s.req[FOUND][r] * s.par[BLOCK_TOKENS]
+                s.req[CACHED][r] = s.req[FOUND][r] * s.fleet[BLOCK_TOKENS]
         if req[ADMITTED][r] == 0:
             req[ADMITTED][r] = now_ns
     return tokens, squares, ends, chunks
@@ -189,7 +189,7 @@ def _admit(s: State, i: int) -> int:
     r = line_head(s, i)
     if r < 0 or free_slots(s, i) <= 0:
         return -1
-    if s.par[SHARES]:
+    if s.fleet[SHARES]:
         if not start(s, i, r):
             return -1
         line_remove(s, i, r)
@@ -205,7 +205,7 @@ def _admit(s: State, i: int) -> int:
 
 def _plan_run(s: State, i: int) -> None:
     """Lengthen a step of decodes to the run it begins."""
-    ins, req, base = s.ins, s.req, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    ins, req, base = s.ins, s.req, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     targets, outs = req[TARGET], req[OUT]
     decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
     steps = 1 << 40
@@ -227,7 +227,7 @@ def _plan_run(s: State, i: int) -> None:
 
 def _steps_in_memory(s: State, i: int, steps: int) -> int:
     """Say for how many of so many steps the free blocks last."""
-    free, block_tokens = s.ins[FREE][i], s.par[BLOCK_TOKENS]
+    free, block_tokens = s.ins[FREE][i], s.fleet[BLOCK_TOKENS]
     if s.ins[SIZE][i] * (1 + (steps - 1) // block_tokens) <= free:
         return steps
     if growth(s, i, steps) <= free:
@@ -244,8 +244,8 @@ def _steps_in_memory(s: State, i: int, steps: int) -> int:
 
 def growth(s: State, i: int, steps: int) -> int:
     """Blocks the batch takes from now until the last of so many steps is planned."""
-    req, base = s.req, i * s.par[WIDTH] + s.par[MAX_SEQS]
-    prompts, outs, fits, block_tokens = req[PROMPT], req[OUT], req[FITS], s.par[BLOCK_TOKENS]
+    req, base = s.req, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
+    prompts, outs, fits, block_tokens = req[PROMPT], req[OUT], req[FITS], s.fleet[BLOCK_TOKENS]
     growth = crossing(s, i, steps - 1, 1) if s.ins[COHORT][i] else 0
     for r in s.own[base : base + s.ins[APART][i]]:
         more = prompts[r] + outs[r] + steps - 1 - fits[r]

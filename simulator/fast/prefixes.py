@@ -8,6 +8,7 @@ from simulator.fast.state import (
     AFTER,
     ALIKE,
     ALLOCATED,
+    ASKED_AT,
     BEFORE,
     BLOCK_TOKENS,
     BY_CLASS,
@@ -48,8 +49,8 @@ def key_of(s: State, r: int, number: int) -> int:
     if number >= sharing[ALIKE][r]:
         first = sharing[OWN_KEYS][r]
     else:
-        last_token = (number + 1) * s.par[BLOCK_TOKENS] - 1
-        first = s.keys[sharing[KEYS_AT][r] + last_token // sharing[KEY_TOKENS][r]]
+        last_token = (number + 1) * s.fleet[BLOCK_TOKENS] - 1
+        first = s.told[sharing[KEYS_AT][r] + last_token // sharing[KEY_TOKENS][r]]
     return first + number
 
 
@@ -57,7 +58,7 @@ def findable(s: State, r: int) -> int:
     """Blocks a request may find: its last token is computed in any case, and yields the next."""
     if s.req[KEY_TOKENS][r] == 0:
         return 0
-    blocks: int = (s.req[PROMPT][r] + s.req[OUT][r] - 1) // s.par[BLOCK_TOKENS]
+    blocks: int = (s.req[PROMPT][r] + s.req[OUT][r] - 1) // s.fleet[BLOCK_TOKENS]
     return blocks
 
 
@@ -84,13 +85,13 @@ def take(s: State, i: int, r: int, blocks: int) -> None:
     """Give a request so many more blocks of its own, which must be free."""
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
-    s.req[FITS][r] += blocks * s.par[BLOCK_TOKENS]
+    s.req[FITS][r] += blocks * s.fleet[BLOCK_TOKENS]
     s.req[OWN][r] = hand_out(s, i, s.req[OWN][r], blocks, 1)
 
 
 def start(s: State, i: int, r: int) -> bool:
     """Give a request the blocks it needs to be admitted, with what KV is found; or do nothing."""
-    req, sharing, block_tokens, free = s.req, s.req, s.par[BLOCK_TOKENS], s.ins[FREE][i]
+    req, sharing, block_tokens, free = s.req, s.req, s.fleet[BLOCK_TOKENS], s.ins[FREE][i]
     needed = -(-(req[PROMPT][r] + req[OUT][r]) // block_tokens)
     if needed - findable(s, r) > free:
         return False
@@ -108,7 +109,7 @@ def start(s: State, i: int, r: int) -> bool:
 def note_kv(s: State, i: int, r: int, kv_tokens: int) -> None:
     """Have what a request's full blocks hold, with KV of so many tokens, be found from now on."""
     sharing, after = s.req, s.blocks[AFTER]
-    number, full = sharing[KEPT][r], kv_tokens // s.par[BLOCK_TOKENS]
+    number, full = sharing[KEPT][r], kv_tokens // s.fleet[BLOCK_TOKENS]
     if number >= full or sharing[KEY_TOKENS][r] == 0:
         return
     block = sharing[LAST_KEPT][r]
@@ -123,7 +124,7 @@ def note_kv(s: State, i: int, r: int, kv_tokens: int) -> None:
 
 def move_in(s: State, i: int, r: int, last: int) -> None:
     """Give a request the ring of blocks that was reserved for it; its KV is there already."""
-    commit(s, last, s.req[FITS][r] // s.par[BLOCK_TOKENS])
+    commit(s, last, s.req[FITS][r] // s.fleet[BLOCK_TOKENS])
     s.req[OWN][r] = last
     note_kv(s, i, r, s.req[KV][r])
 
@@ -135,7 +136,7 @@ def leave(s: State, i: int, r: int, kv_tokens: int) -> None:
     note_kv(s, i, r, kv_tokens)
     sharing, before = s.req, s.blocks[BEFORE]
     found, block, place = sharing[FOUND][r], sharing[OWN][r], free_ring(s, i)
-    for _ in range(s.req[FITS][r] // s.par[BLOCK_TOKENS] - found):
+    for _ in range(s.req[FITS][r] // s.fleet[BLOCK_TOKENS] - found):
         next_one = before[block]
         place = drop(s, i, block, place)
         block = next_one
@@ -150,7 +151,7 @@ def grow_all(s: State, i: int, steps: int) -> None:
 
     They are taken before anybody who ends with the last of these steps gives any back.
     """
-    req, base, block_tokens = s.req, i * s.par[WIDTH], s.par[BLOCK_TOKENS]
+    req, base, block_tokens = s.req, i * s.fleet[WIDTH], s.fleet[BLOCK_TOKENS]
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.own[at]
         more = req[PROMPT][r] + req[OUT][r] + steps - req[FITS][r]
@@ -160,7 +161,7 @@ def grow_all(s: State, i: int, steps: int) -> None:
 
 def clear_prompts(s: State, i: int) -> None:
     """Charge the prompts of a step with nothing that its decodes suffer by them."""
-    turns, base = s.req[PROMPT_TURN], i * s.par[WIDTH]
+    turns, base = s.req[PROMPT_TURN], i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
         if turns[s.own[at]]:
             s.req[CLEAR_UNTIL][s.own[at]] = s.ins[SUFFERED][i]
@@ -171,7 +172,7 @@ def leave_in_order(s: State, i: int) -> None:
 
     Their content is lost in that order, which is not that of the batch.
     """
-    req, turns, base = s.req, s.req[PROMPT_TURN], i * s.par[WIDTH]
+    req, turns, base = s.req, s.req[PROMPT_TURN], i * s.fleet[WIDTH]
     end = base + s.ins[SIZE][i]
     prompts = 0
     for at in range(base, end):
@@ -196,12 +197,12 @@ def line_demand(s: State, i: int) -> tuple[int, int, int]:
 
     Those in use are not needed; of all together, those asked for twice are needed once.
     """
-    s.now[DEMANDS] += 1
+    s.fleet[DEMANDS] += 1
     first, all_of_them, found = -1, 0, 0
-    for of_class in range(s.par[CLASSES]):
+    for of_class in range(s.fleet[CLASSES]):
         r = s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
         while r >= 0:
-            needed, found_here = _demand(s, i, r, s.now[DEMANDS])
+            needed, found_here = _demand(s, i, r, s.fleet[DEMANDS])
             if first < 0:
                 first = needed
             all_of_them += needed
@@ -215,11 +216,11 @@ def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
 
     What a turn has looked up already is the beginning of what this request asks for, if anything.
     """
-    most, limit = findable(s, r), s.par[TOTAL_BLOCKS] + 1
+    most, limit = findable(s, r), s.fleet[TOTAL_BLOCKS] + 1
     alike = min(s.req[ALIKE][r], most)
     known = _asked(s, r, alike, turn)
-    found = min(known, s.asked[_mark(s, r, known - 1)] % limit) if known else 0
-    needed: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.par[BLOCK_TOKENS]) - known
+    found = min(known, s.told[_mark(s, r, known - 1)] % limit) if known else 0
+    needed: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.fleet[BLOCK_TOKENS]) - known
     for number in range(known, most if found == known else known):
         block = find(s, i, key_of(s, r, number))
         if block < 0:
@@ -230,17 +231,17 @@ def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
     size = s.req[KEY_TOKENS][r]
     while known < alike:
         mark = _mark(s, r, known)
-        known = min(((_piece(s, r, known) + 1) * size) // s.par[BLOCK_TOKENS], alike)
-        s.asked[mark] = (turn * limit + known) * limit + min(found, known)
+        known = min(((_piece(s, r, known) + 1) * size) // s.fleet[BLOCK_TOKENS], alike)
+        s.told[mark] = (turn * limit + known) * limit + min(found, known)
     return needed, found
 
 
 def _asked(s: State, r: int, most: int, turn: int) -> int:
     """Say how many of a request's first blocks were asked for in a turn."""
-    fewest, limit = 0, s.par[TOTAL_BLOCKS] + 1
+    fewest, limit = 0, s.fleet[TOTAL_BLOCKS] + 1
     while fewest < most:
         middle = (fewest + most) // 2
-        if s.asked[_mark(s, r, middle)] // limit > turn * limit + middle:
+        if s.told[_mark(s, r, middle)] // limit > turn * limit + middle:
             fewest = middle + 1
         else:
             most = middle
@@ -249,14 +250,15 @@ def _asked(s: State, r: int, most: int, turn: int) -> int:
 
 def _piece(s: State, r: int, number: int) -> int:
     """The piece of a request's prompt in which one of its blocks ends."""
-    piece: int = ((number + 1) * s.par[BLOCK_TOKENS] - 1) // s.req[KEY_TOKENS][r]
+    piece: int = ((number + 1) * s.fleet[BLOCK_TOKENS] - 1) // s.req[KEY_TOKENS][r]
     return piece
 
 
 def _mark(s: State, r: int, number: int) -> int:
-    """Where in `State.asked` the blocks that end within one piece of a prompt are marked.
+    """Where in `State.told` the blocks that end within one piece of a prompt are marked.
 
     A mark holds the turn, up to which block was asked in it, and how many were found up to there.
     """
-    first = _piece(s, r, number) * s.req[KEY_TOKENS][r] // s.par[BLOCK_TOKENS]
-    return key_of(s, r, first)
+    first = _piece(s, r, number) * s.req[KEY_TOKENS][r] // s.fleet[BLOCK_TOKENS]
+    mark: int = s.fleet[ASKED_AT] + key_of(s, r, first)
+    return mark

@@ -18,7 +18,6 @@ from simulator.fast.state import (
     DETACHED,
     DETACHED_COUNT,
     EARLIEST,
-    FIRST_NOTE,
     FITS,
     FREE,
     GONE,
@@ -35,6 +34,7 @@ from simulator.fast.state import (
     NOTE_DETACHED,
     NOTE_PREEMPTED,
     NOTES,
+    NOTES_AT,
     ORDER,
     OUT,
     PLACE,
@@ -64,32 +64,32 @@ from simulator.fast.state import (
 def free_slots(s: State, i: int) -> int:
     """Places left in the batch; detached requests and reservations hold theirs."""
     ins = s.ins
-    left: int = s.par[MAX_SEQS] - ins[SIZE][i] - ins[DETACHED_COUNT][i] - ins[RESERVATIONS][i]
+    left: int = s.fleet[MAX_SEQS] - ins[SIZE][i] - ins[DETACHED_COUNT][i] - ins[RESERVATIONS][i]
     return left
 
 
 def demand_blocks(s: State, r: int) -> int:
     """Blocks that hold a request as long as it is now."""
-    blocks: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.par[BLOCK_TOKENS])
+    blocks: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.fleet[BLOCK_TOKENS])
     return blocks
 
 
 def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
     """Give a request so many more blocks, which must be free."""
-    if s.par[SHARES]:
+    if s.fleet[SHARES]:
         take(s, i, r, blocks)
         return
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
-    s.req[FITS][r] += blocks * s.par[BLOCK_TOKENS]
+    s.req[FITS][r] += blocks * s.fleet[BLOCK_TOKENS]
 
 
 def free_blocks(s: State, i: int, r: int) -> None:
     """Take all of a request's blocks."""
-    if s.par[SHARES]:
+    if s.fleet[SHARES]:
         leave(s, i, r, s.req[KV][r])
         return
-    held = s.req[FITS][r] // s.par[BLOCK_TOKENS]
+    held = s.req[FITS][r] // s.fleet[BLOCK_TOKENS]
     s.ins[FREE][i] += held
     s.ins[ALLOCATED][i] -= held
     s.req[FITS][r] = 0
@@ -102,7 +102,7 @@ def join(s: State, i: int, r: int) -> None:
     req = s.req
     req[AT][r], req[ORDER][r] = i, ins[ARRIVALS][i]
     req[CHUNK][r] = req[LEAVING][r] = 0
-    if s.par[SHARES]:
+    if s.fleet[SHARES]:
         begin_anew(s, r)
 
 
@@ -113,9 +113,9 @@ def clear(s: State, i: int) -> None:
         if column != TO_WAKE:
             ins[column][i] = 0
     ins[REPORT_AT][i] = ins[EARLIEST][i] = NEVER
-    s.now[REPORTS] += 1
-    ins[SEEN][i] = s.now[REPORTS]
-    for of_class in range(s.par[CLASSES]):
+    s.fleet[REPORTS] += 1
+    ins[SEEN][i] = s.fleet[REPORTS]
+    for of_class in range(s.fleet[CLASSES]):
         columns = BY_CLASS + CLASS_COLUMNS * of_class
         ins[columns + HEAD][i] = ins[columns + TAIL][i] = -1
 
@@ -128,7 +128,7 @@ def line_head(s: State, i: int) -> int:
     ins = s.ins
     if ins[QUEUE_LENGTH][i] == 0:
         return -1
-    for of_class in range(s.par[CLASSES]):
+    for of_class in range(s.fleet[CLASSES]):
         r: int = ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
         if r >= 0:
             return r
@@ -185,9 +185,9 @@ def line_remove(s: State, i: int, r: int) -> None:
 
 def enter_batch(s: State, i: int, r: int) -> None:
     """Put a request in its place in the batch, apart from any cohort."""
-    ins, base = s.ins, i * s.par[WIDTH]
+    ins, base = s.ins, i * s.fleet[WIDTH]
     _put(s, base, ins[SIZE][i], r)
-    _put(s, base + s.par[MAX_SEQS], ins[APART][i], r)
+    _put(s, base + s.fleet[MAX_SEQS], ins[APART][i], r)
     ins[SIZE][i] += 1
     ins[APART][i] += 1
     s.req[PLACE][r] = BATCH
@@ -209,7 +209,7 @@ def _put(s: State, base: int, size: int, r: int) -> None:
 
 def leave_batch(s: State, i: int, r: int) -> None:
     """Take a request that is apart out of the batch, wherever in it it is."""
-    ins, base = s.ins, i * s.par[WIDTH] + s.par[MAX_SEQS]
+    ins, base = s.ins, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     _drop(s, base, ins[APART][i], r)
     ins[APART][i] -= 1
     leave_places(s, i, r)
@@ -218,7 +218,7 @@ def leave_batch(s: State, i: int, r: int) -> None:
 def leave_places(s: State, i: int, r: int) -> None:
     """Take a request out of the batch which is no longer among those apart."""
     ins = s.ins
-    _drop(s, i * s.par[WIDTH], ins[SIZE][i], r)
+    _drop(s, i * s.fleet[WIDTH], ins[SIZE][i], r)
     ins[SIZE][i] -= 1
     s.req[PLACE][r] = GONE
     ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][r] + HERE][i] -= 1
@@ -252,7 +252,7 @@ def preempt_last(s: State, i: int) -> int:
     All of the batch must be apart.
     """
     size = s.ins[SIZE][i]
-    victim: int = s.own[i * s.par[WIDTH] + size - 1]
+    victim: int = s.own[i * s.fleet[WIDTH] + size - 1]
     s.ins[SIZE][i] = s.ins[APART][i] = size - 1
     s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][victim] + HERE][i] -= 1
     clear_up(s, i, victim)
@@ -279,14 +279,15 @@ def make_room(s: State, i: int, r: int, blocks: int, now_ns: int) -> bool:
 def note(s: State, i: int, what: int, r: int) -> None:
     """Leave word for an instance's llumlet, if it wants to hear of this request."""
     if s.ins[WATCHED][i] and s.req[MOVING][r]:
-        at = s.now[NOTES]
-        s.now[FIRST_NOTE + 2 * at], s.now[FIRST_NOTE + 2 * at + 1] = what, r
-        s.now[NOTES] = at + 1
+        at = s.fleet[NOTES]
+        first = s.fleet[NOTES_AT] + 2 * at
+        s.fleet[first], s.fleet[first + 1] = what, r
+        s.fleet[NOTES] = at + 1
 
 
 def detach_leaving(s: State, i: int) -> None:
     """Take those that are to be detached out of the batch; they keep their blocks."""
-    ins, req, base = s.ins, s.req, i * s.par[WIDTH]
+    ins, req, base = s.ins, s.req, i * s.fleet[WIDTH]
     if not ins[WATCHED][i]:
         return
     at = 0

@@ -43,7 +43,7 @@ class ScaledFastFleet(FastFleet):
         return self.pool.machines
 
     def _go(self, progress: Callable[[int], None] | None) -> None:
-        self.state.par[SCALING] = 1
+        self.state.fleet[SCALING] = 1
         super()._go(progress)
 
     def _turns(self) -> dict[int, Callable[[], object]]:
@@ -61,7 +61,7 @@ class ScaledFastFleet(FastFleet):
     # --- scaling ---
 
     def _scale(self) -> None:
-        held, tokens = int(self.state.now[HELD]), int(self._kernel.held_tokens(self.state))
+        held, tokens = int(self.state.fleet[HELD]), int(self._kernel.held_tokens(self.state))
         match self.pool.decide(self._snapshot(), held, tokens, self.events.now_s):
             case ScaleOut():
                 self._order()
@@ -92,7 +92,7 @@ class ScaledFastFleet(FastFleet):
 
     def _report_of_drained(self) -> None:
         """Send back what is queued; then give the machine back, or take the report in."""
-        site = self._sites[int(self.state.now[SUBJECT])]
+        site = self._sites[int(self.state.fleet[SUBJECT])]
         site.llumlet.bounce_queued()
         self.wiring.pump(site)
         if _empty(site):

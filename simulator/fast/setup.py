@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from policies.dispatch import FreenessParams, dispatch_policies
 from policies.scheduler import SchedulerConfig
 from simulator.cluster.instance import PER_MILLE, InstanceShape
@@ -40,7 +42,7 @@ from simulator.fast.state import (
     SLOWDOWN,
     State,
     new_state,
-    whole_bytes,
+    tell,
 )
 from simulator.speculation import MOST_GUESSES
 from simulator.workload.request import TraceRequest
@@ -106,7 +108,7 @@ def set_up(
     state = new_state(columns, indices, config.instances, shape.limits, cost, arrays=arrays)
     if config.prefix_caching:
         state = with_keys(state, requests)
-    par, real, rebalance = state.par, state.real, scheduler.rebalance
+    par, real, rebalance = state.fleet, state.real, scheduler.rebalance
     par[SLOWDOWN] = shape.slowdown_per_mille
     par[REPORT_EVERY] = round(config.report_interval_s * NS_PER_S)
     par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
@@ -117,35 +119,35 @@ def set_up(
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
         par[FIRST_HEADROOM + number] = known_class.headroom_tokens
-    state.now[NEXT_REBALANCE] = par[REBALANCE_EVERY]
+    state.fleet[NEXT_REBALANCE] = par[REBALANCE_EVERY]
     real[LOW_STEPS], real[RELEASE_STEPS] = rebalance.low_steps, rebalance.release_steps
     real[HIGH_STEPS], real[SHOWN_S] = rebalance.high_steps, scheduler.max_age_s
     _set_policy(state, scheduler)
-    return state if shape.guesses is None else _draw_guesses(state, shape, requests, arrays=arrays)
+    return state if shape.guesses is None else _draw_guesses(state, shape, requests)
 
 
-def _draw_guesses(
-    state: State, shape: InstanceShape, requests: Sequence[TraceRequest], *, arrays: bool
-) -> State:
+def _draw_guesses(state: State, shape: InstanceShape, requests: Sequence[TraceRequest]) -> State:
     """Say beforehand which guesses are right; nobody guesses for those that never fit."""
     guesses = shape.guesses
     assert guesses is not None
-    state.par[COHORTS] = 0
-    state.par[DRAFT_TOKENS] = guesses.speculation.draft_tokens
-    state.par[DRAFTING_NS] = guesses.speculation.drafting_ns
-    outputs, begins = [], 0
+    state.fleet[COHORTS] = 0
+    state.fleet[DRAFT_TOKENS] = guesses.speculation.draft_tokens
+    state.fleet[DRAFTING_NS] = guesses.speculation.drafting_ns
+    outputs, begins = [], 8 * len(state.told)
     for position, request in enumerate(requests):
         state.req[GUESSED][position] = begins
         if request.prompt_tokens + request.output_tokens <= shape.limits.usable_tokens:
             outputs.append((name_of(request), request.output_tokens))
             begins += request.output_tokens
-    return state._replace(right=whole_bytes(guesses.all_right(outputs), arrays=arrays))
+    right = guesses.all_right(outputs)
+    right.extend(bytes(-len(right) % 8))
+    return tell(state, np.frombuffer(right, dtype="<i8"))[0]
 
 
 def _set_policy(state: State, scheduler: SchedulerConfig) -> None:
     spec = scheduler.dispatch
-    state.par[POLICY] = KNOWN_POLICIES.get(spec.name, BY_PYTHON)
+    state.fleet[POLICY] = KNOWN_POLICIES.get(spec.name, BY_PYTHON)
     params = dispatch_policies.params(spec.name)(**spec.params)
     if isinstance(params, FreenessParams):
-        state.par[LATE_BINDING] = int(params.late_binding)
+        state.fleet[LATE_BINDING] = int(params.late_binding)
         state.real[GROWTH_STEPS] = params.growth_steps

@@ -23,7 +23,7 @@ from simulator.fast.state import (
 
 def lay_out(s: State, i: int) -> None:
     """Make all blocks of an instance free, and empty."""
-    first, end = i * (s.par[TOTAL_BLOCKS] + 1), free_ring(s, i)
+    first, end = i * (s.fleet[TOTAL_BLOCKS] + 1), free_ring(s, i)
     blocks, size = s.blocks, end + 1 - first
     blocks[HOLDERS][first : end + 1] = [0] * size
     blocks[CONTENT][first : end + 1] = [-1] * size
@@ -34,7 +34,7 @@ def lay_out(s: State, i: int) -> None:
 
 def free_ring(s: State, i: int) -> int:
     """The row between the last and the first of an instance's free blocks."""
-    row: int = i * (s.par[TOTAL_BLOCKS] + 1) + s.par[TOTAL_BLOCKS]
+    row: int = i * (s.fleet[TOTAL_BLOCKS] + 1) + s.fleet[TOTAL_BLOCKS]
     return row
 
 
@@ -151,7 +151,7 @@ def _forget(s: State, i: int, block: int) -> None:
 
 
 def _bucket(s: State, i: int, key: int) -> int:
-    total = s.par[TOTAL_BLOCKS]
+    total = s.fleet[TOTAL_BLOCKS]
     row: int = i * (total + 1) + key % total
     return row
 

@@ -69,7 +69,7 @@ class Site(DrainedHooks):
         self.llumlet.host.step = ReadSteps(self)
         clear(state, at)
         self._put(ALIVE, 1)
-        self._put(FREE, state.par[TOTAL_BLOCKS])
+        self._put(FREE, state.fleet[TOTAL_BLOCKS])
         if self._shares:
             lay_out(state, at)
 

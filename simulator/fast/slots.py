@@ -11,7 +11,7 @@ Table = NDArray[np.int64]
 
 def one_more(s: State, at: int) -> State:
     """Make room for instance `at`, which is one more than there are; it is yet to be started."""
-    width, blocks = int(s.par[WIDTH]), int(s.par[SHARES] * (s.par[TOTAL_BLOCKS] + 1))
+    width, blocks = int(s.fleet[WIDTH]), int(s.fleet[SHARES] * (s.fleet[TOTAL_BLOCKS] + 1))
     if isinstance(s.own, np.ndarray):
         s = s._replace(
             ins=_longer(s.ins, at + 1 - s.ins.shape[1]),

@@ -1,6 +1,6 @@
 """Steps that guess tokens ahead: `simulator.speculation`, on columns.
 
-What is right was drawn before the run: `State.right`. How many tokens a step yields lies on no
+What is right was drawn before the run: `State.told`. How many tokens a step yields lies on no
 line, so such steps are planned and counted one by one.
 """
 
@@ -31,10 +31,10 @@ def make_room_for_guesses(s: State, i: int, now_ns: int) -> bool:
 
     Gives whether any was preempted. Guesses that no memory could hold are past the last token.
     """
-    req, ins, base = s.req, s.ins, i * s.par[WIDTH]
+    req, ins, base = s.req, s.ins, i * s.fleet[WIDTH]
     prompts, outs, kvs, fits = req[PROMPT], req[OUT], req[KV], req[FITS]
-    draft, block_tokens, sizes = s.par[DRAFT_TOKENS], s.par[BLOCK_TOKENS], ins[SIZE]
-    most = s.par[TOTAL_BLOCKS] * block_tokens
+    draft, block_tokens, sizes = s.fleet[DRAFT_TOKENS], s.fleet[BLOCK_TOKENS], ins[SIZE]
+    most = s.fleet[TOTAL_BLOCKS] * block_tokens
     at, preempted = 0, False
     for r in s.own[base : base + sizes[i]]:
         if at >= sizes[i]:
@@ -56,10 +56,16 @@ def guessing_step_ns(
     s: State, tokens: int, squares: int, ends: int, chunks: int, decodes: int, contexts: int
 ) -> int:
     """Cost of a step as `runs.step_ns`, guesses included: each is a prompt of one token."""
-    more = s.par[DRAFT_TOKENS] * decodes
+    more = s.fleet[DRAFT_TOKENS] * decodes
     squares += more * chunk_sum(s.cost, 0, 1)
     ns = step_ns(s.cost, tokens + more, squares, ends + more, chunks + more, decodes, contexts)
-    return ns + s.par[DRAFTING_NS] if decodes else ns
+    return ns + s.fleet[DRAFTING_NS] if decodes else ns
+
+
+def right_guesses(s: State, byte: int) -> int:
+    """Read a byte of what was told."""
+    guesses: int = (s.told[byte >> 3] >> (8 * (byte & 7))) & 255
+    return guesses
 
 
 def keep_right_guesses(s: State, i: int) -> None:
@@ -67,13 +73,13 @@ def keep_right_guesses(s: State, i: int) -> None:
 
     All its tokens come at one moment: of when they come, the usual one tells all.
     """
-    req, base = s.req, i * s.par[WIDTH]
+    req, base = s.req, i * s.fleet[WIDTH]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
-    guessed, right = req[GUESSED], s.right
+    guessed = req[GUESSED]
     for r in s.own[base : base + s.ins[SIZE][i]]:
-        if s.par[SHARES] and req[PROMPT_TURN][r]:
+        if s.fleet[SHARES] and req[PROMPT_TURN][r]:
             continue  # of what it recomputes all but one token was found
         if chunks[r] == 1 and outs[r] > 0 and prompts[r] + outs[r] - kvs[r] == 1:
-            kept = right[guessed[r] + outs[r]]
+            kept = right_guesses(s, guessed[r] + outs[r])
             outs[r] += kept
             kvs[r] += kept

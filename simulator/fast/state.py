@@ -6,10 +6,12 @@ of a 2-D array. Both are read and written as `table[COLUMN][row]`. The names are
 which numba takes in. Times are in ns.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.roster import EngineLimits
 
@@ -54,7 +56,7 @@ NEVER = 1 << 62
     IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
     OFFSET,  # its output tokens less the ticks of its instance
     JOINED,  # the tick at which it joined
-    GUESSED,  # where `State.right` tells of it
+    GUESSED,  # the byte of `State.told` that tells how many guesses before any output are right
     # Not of the request of this row, but of all by themselves:
     BY_RANK,  # the request of this rank
     BY_ARRIVAL,  # the request that comes after so many others
@@ -69,7 +71,7 @@ FIRST_SHARED = 41
     OWN,  # the last of the blocks it did not find, which form a ring; or -1
     KEPT,  # how many of its blocks have their content noted
     LAST_KEPT,  # the last of its own among these, or -1
-    KEY_TOKENS,  # tokens of its prompt to an entry of `State.keys`; 0: nothing is known of it
+    KEY_TOKENS,  # tokens of its prompt to an entry of `State.told`; 0: nothing is known of it
     KEYS_AT,  # its first entry there
     ALIKE,  # how many of its blocks others may have too
     OWN_KEYS,  # the key its first block would have if it were nobody else's
@@ -167,7 +169,7 @@ BLOCK_COLUMNS = 7
 ) = range(15)
 COL_BY_CLASS = 15
 
-# --- parameters ---
+# --- parameters, and from FIRST_HEADROOM on headroom by class ---
 (
     BLOCK_TOKENS,
     TOTAL_BLOCKS,
@@ -192,8 +194,10 @@ COL_BY_CLASS = 15
     SHARES,  # 1: instances share prefixes
     SCALING,
     WIDTH,  # of an instance's part of `State.own`
-) = range(23)
-FIRST_HEADROOM = 23
+    ASKED_AT,  # where in `State.told` it is noted which blocks were asked for
+    NOTES_AT,  # where in `State.fleet` the notes begin
+) = range(20, 45)
+FIRST_HEADROOM = 45
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -221,35 +225,31 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     EARLIEST_OF_ALL,
     DEMANDS,  # how often the demand of a line was summed up
 ) = range(20)
-FIRST_NOTE = 20
 
-# --- notes, from FIRST_NOTE on: what a llumlet is to be told, in pairs (what, request) ---
+# --- notes: what a llumlet is to be told, in pairs (what, request) ---
 NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
 
 
 class State(NamedTuple):
     """A whole fleet.
 
-    `own` has a part for every instance: its batch in MAX_SEQS places, the most urgent first; those
-    of it who are in no cohort, in as many places and the same order; then the `crossings` and the
-    `gaps` of `simulator.fast.cohort`. `right`, one byte each, says for every output of every
-    request how many tokens guessed from it on are right; it is one byte in all where nothing is
-    guessed. Compiled functions hand a State on array by array, which takes longer than much of
-    what they do: the fewer, the better.
+    `fleet` has the moment, the parameters, and the notes. `own` has a part for every instance: its
+    batch in MAX_SEQS places, the most urgent first; those of it who are in no cohort, in as many
+    places and the same order; then the `crossings` and the `gaps` of `simulator.fast.cohort`.
+    `told` is what the workload told beforehand, by KEYS_AT and GUESSED, and what is noted of it.
+    Compiled functions hand a State on array by array, which takes longer than much of what they
+    do: the fewer, the better.
     """
 
     req: Any
     ins: Any
     col: Any
-    par: Any
-    now: Any
+    fleet: Any
     real: Any
     cost: Any
     own: Any
-    right: Any
+    told: Any
     blocks: Any
-    keys: Any
-    asked: Any
 
 
 def new_state(
@@ -278,42 +278,50 @@ def new_state(
     ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
     for column in (REPORT_AT, EARLIEST):
         ins[column][:] = [NEVER] * len(ins[column])
-    par = [0] * (FIRST_HEADROOM + classes)
-    par[BLOCK_TOKENS], par[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
-    par[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
-    par[TOKEN_BUDGET], par[CLASSES] = limits.token_budget, classes
-    par[COHORTS], par[REQUESTS] = int(not limits.prefix_caching), n
-    par[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
-    now = [0] * (FIRST_NOTE + 4 * limits.max_num_seqs)
-    now[OPEN], now[HELD_BACK], now[ARRIVING] = n, -1, -1
+    fleet = _fleet_numbers(n, limits)
     sharers = instances if limits.prefix_caching else 0
-    par[SHARES] = int(limits.prefix_caching)
     return State(
         req=blank,
         ins=ins,
         col=np.zeros((COL_BY_CLASS + 2 * classes, 0), dtype=np.int64),
-        par=_vector(par, arrays),
-        now=_vector(now, arrays),
+        fleet=_vector(fleet, arrays),
         real=np.zeros(5) if arrays else [0.0] * 5,
         cost=_vector(cost, arrays),
-        own=_vector([0] * (instances * par[WIDTH]), arrays),
-        right=whole_bytes(bytearray(1), arrays=arrays),
-        blocks=_table(BLOCK_COLUMNS, sharers * (par[TOTAL_BLOCKS] + 1), arrays),
-        keys=_vector([], arrays),
-        asked=_vector([], arrays),
+        own=_vector([0] * (instances * fleet[WIDTH]), arrays),
+        told=np.zeros(0, dtype=np.int64) if arrays else array("q"),
+        blocks=_table(BLOCK_COLUMNS, sharers * (fleet[TOTAL_BLOCKS] + 1), arrays),
     )
 
 
-def whole_bytes(values: bytearray, *, arrays: bool) -> Any:
-    """Make a column of numbers below 256, which takes no more memory than it has to."""
-    return np.frombuffer(values, dtype=np.uint8) if arrays else values
+def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
+    fleet = [0] * (FIRST_HEADROOM + limits.classes + 4 * limits.max_num_seqs)
+    fleet[BLOCK_TOKENS], fleet[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
+    fleet[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
+    fleet[TOKEN_BUDGET], fleet[CLASSES] = limits.token_budget, limits.classes
+    fleet[SHARES], fleet[COHORTS] = int(limits.prefix_caching), int(not limits.prefix_caching)
+    fleet[REQUESTS] = fleet[OPEN] = requests
+    fleet[HELD_BACK] = fleet[ARRIVING] = -1
+    fleet[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
+    fleet[NOTES_AT] = FIRST_HEADROOM + limits.classes
+    return fleet
+
+
+def tell(s: State, numbers: NDArray[np.int64]) -> tuple[State, int]:
+    """Note what the workload tells beforehand; says where in `told` it begins."""
+    begins = len(s.told)
+    if isinstance(s.told, np.ndarray):
+        return s._replace(told=np.concatenate([s.told, numbers])), begins
+    # Millions of numbers, maybe: a list would take four times the memory.
+    s.told.frombytes(numbers.tobytes())
+    return s, begins
 
 
 def take_notes(s: State) -> list[tuple[int, int]]:
     """Take the notes that were left: of those that are gone, then of those detached."""
-    left = int(s.now[NOTES])
-    s.now[NOTES] = 0
-    words = [int(word) for word in s.now[FIRST_NOTE : FIRST_NOTE + 2 * left]]
+    left = int(s.fleet[NOTES])
+    s.fleet[NOTES] = 0
+    first = s.fleet[NOTES_AT]
+    words = [int(word) for word in s.fleet[first : first + 2 * left]]
     notes = zip(words[::2], words[1::2], strict=True)
     return sorted(notes, key=lambda note: note[0] == NOTE_DETACHED)
 

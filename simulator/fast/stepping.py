@@ -40,14 +40,14 @@ def submit(s: State, i: int, r: int, now_ns: int) -> None:
     """Queue a request; one that has tokens already computes them again."""
     settle(s, i, now_ns)
     s.req[KV][r] = s.req[FITS][r] = 0
-    if s.par[AHEAD]:
+    if s.fleet[AHEAD]:
         come(s, i, r)
     else:
         join(s, i, r)
         line_push(s, i, r, False)
-    soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.par[LEAST_STEP]
+    soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.fleet[LEAST_STEP]
     s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
-    s.now[EARLIEST_OF_ALL] = min(s.now[EARLIEST_OF_ALL], soonest)
+    s.fleet[EARLIEST_OF_ALL] = min(s.fleet[EARLIEST_OF_ALL], soonest)
     wake(s, i)
 
 
@@ -56,9 +56,9 @@ def wake(s: State, i: int) -> None:
     ins = s.ins
     if ins[ALIVE][i] and not ins[STEPPING][i] and not ins[WOKEN][i]:
         ins[WOKEN][i] = 1
-        at = s.now[WOKEN_COUNT]
+        at = s.fleet[WOKEN_COUNT]
         s.ins[TO_WAKE][at] = i
-        s.now[WOKEN_COUNT] = at + 1
+        s.fleet[WOKEN_COUNT] = at + 1
 
 
 def advance(s: State, i: int, now_ns: int) -> None:

@@ -14,6 +14,7 @@ from simulator.costs import preset
 from simulator.engine import Engine, EngineLimits
 from simulator.fast.fleet import FastFleet
 from simulator.fast.setup import refusal, set_up
+from simulator.fast.speculating import right_guesses
 from simulator.fast.state import GUESSED
 from simulator.roofline import preset_for
 from simulator.speculation import MOST_GUESSES, Guesses, Speculation
@@ -252,5 +253,5 @@ def test_the_columns_know_what_each_request_guesses_right(arrays: bool) -> None:
         for output in range(request.output_tokens):
             right = guesses.right(RequestId(f"request-{request.index}"), output)
             kept = min(right, request.output_tokens - 1 - output)
-            assert state.right[state.req[GUESSED][position] + output] == kept
-    assert memoryview(state.right).nbytes == told
+            assert right_guesses(state, state.req[GUESSED][position] + output) == kept
+    assert memoryview(state.told).nbytes == told + -told % 8
