@@ -24,8 +24,8 @@ from simulator.events import NS_PER_S
 from simulator.fast.scaled_fleet import ScaledFastFleet
 from simulator.fleets import Fleet, fleet_for, machines_of
 from simulator.workload.request import TraceRequest
+from tests.simulator.fast_cases import facts
 from tests.simulator.simulated import SMALL, workload
-from tests.simulator.test_fast import facts
 
 SCALING = ScalingConfig(max_instances=6, low_steps=64, high_steps=256, window_s=1.0, cooldown_s=0.5)
 SCALED = dataclasses.replace(SMALL, instances=1, scaling=SCALING, start_delay_s=2.0)
