@@ -6,12 +6,10 @@ an instance that is drained.
 
 from collections.abc import Callable, Sequence
 
-from migration.config import MigrationConfig
 from policies.scaling import ScaleIn, ScaleOut
-from policies.scheduler import SchedulerConfig
 from policies.types import InstanceId
 from simulator.cluster.machines import Machine
-from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.cluster.options import Outage
 from simulator.cluster.pool import Pool
 from simulator.events import NS_PER_S, Priority
 from simulator.fast import clockwork
@@ -19,23 +17,20 @@ from simulator.fast.fleet import FastFleet
 from simulator.fast.site import Site
 from simulator.fast.slots import one_more
 from simulator.fast.state import HELD, SCALING, SUBJECT
+from simulator.workload.request import TraceRequest
 
 
 class ScaledFastFleet(FastFleet):
     """Runs one workload, as `FastFleet` does, on the machines of its `pool`."""
 
-    def __init__(
-        self,
-        config: SimulatorConfig,
-        scheduler: SchedulerConfig,
-        migration: MigrationConfig,
-        seed: int = 0,
-        outages: Sequence[Outage] = (),
-        *,
-        compile_it: bool | None = None,
+    pool: Pool
+
+    def serve(
+        self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> None:
-        super().__init__(config, scheduler, migration, seed, outages, compile_it=compile_it)
-        self.pool = Pool(config, scheduler)
+        """See FastFleet."""
+        self.pool = Pool(self.config, self.scheduler.config)
+        super().serve(requests, progress)
 
     @property
     def machines(self) -> Sequence[Machine]:
