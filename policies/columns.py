@@ -30,7 +30,7 @@ def steps_to_full(room: FloatColumn, running: IntColumn) -> FloatColumn:
 
 def steps_to_full_shared(room: FloatColumn, running: IntColumn, batch: IntColumn) -> FloatColumn:
     """Say the same where those on their way share the room, but no deficit."""
-    result: FloatColumn = room / np.where(room > 0, np.maximum(1, batch), np.maximum(1, running))
+    result: FloatColumn = room / np.maximum(1, np.where(room > 0, batch, running))
     return result
 
 

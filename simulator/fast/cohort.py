@@ -112,6 +112,13 @@ def dissolve(s: State, i: int) -> None:
     ins[GAPS][i] = 0
 
 
+def due_now(s: State, i: int) -> int:
+    """Count the blocks the cohort takes at this tick."""
+    place = i * s.fleet[WIDTH] + 2 * s.fleet[MAX_SEQS] + s.ins[TICKS][i] % s.fleet[BLOCK_TOKENS]
+    blocks: int = s.own[place]
+    return blocks
+
+
 def take_crossing(s: State, i: int, ticks: int, after: int) -> None:
     """Take the blocks of so many ticks, `after` so many."""
     blocks = crossing(s, i, ticks, after)

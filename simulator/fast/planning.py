@@ -4,7 +4,7 @@ When all it does is decode, and nothing else can come in between, the whole run 
 planned, until one request ends or memory is short.
 """
 
-from simulator.fast.cohort import crossing, dissolve, take_crossing
+from simulator.fast.cohort import crossing, dissolve, due_now
 from simulator.fast.prefixes import clear_prompts, note_kv, start
 from simulator.fast.roster import (
     demand_blocks,
@@ -20,6 +20,7 @@ from simulator.fast.runs import chunk_sum, line_at, run_ns, step_ns, straight_st
 from simulator.fast.speculating import guessing_step_ns, make_room_for_guesses
 from simulator.fast.state import (
     ADMITTED,
+    ALLOCATED,
     APART,
     BLOCK_TOKENS,
     BUSY,
@@ -116,10 +117,12 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
     prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS], req[CHUNK]
     block_tokens, sizes, free = s.fleet[BLOCK_TOKENS], ins[APART], ins[FREE]
     if ins[COHORT][i]:
-        if crossing(s, i, 1, 0) + sizes[i] > free[i]:
+        due = due_now(s, i)
+        if due + sizes[i] > free[i]:
             dissolve(s, i)
         else:
-            take_crossing(s, i, 1, 0)
+            free[i] -= due
+            ins[ALLOCATED][i] += due
     decodes, contexts, at = ins[COHORT][i], ins[COHORT_CONTEXTS][i], 0
     first_prompt, preempted = NEVER, False
     for r in s.own[base : base + sizes[i]]:
