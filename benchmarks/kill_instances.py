@@ -19,8 +19,8 @@ import aiohttp
 import uvloop
 
 from harness import Bar, Stream, finish, prompt_ids
-from llumnix.emulator.answer import expected_output
-from llumnix.frontend_process import launched_frontend
+from llumnix.emulator.model.answer import expected_output
+from llumnix.processes.frontend_process import launched_frontend
 
 INSTANCES = 4
 STREAMS = 40

@@ -21,7 +21,7 @@ import aiohttp
 import uvloop
 
 from harness import Bar, Stream, finish, prompt_ids
-from llumnix.frontend_process import launched_frontend
+from llumnix.processes.frontend_process import launched_frontend
 from migration.links.auth import sign_resume
 
 CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+from harness import Bar, finish
 from paper_parts.downtime import downtimes_ms
 from paper_parts.plan import plan
 from paper_parts.plots import draw_all
@@ -21,8 +23,6 @@ from paper_parts.results import Results, run_all
 from paper_parts.tables import Downtimes
 from paper_parts.text import document
 from paper_parts.verdicts import all_verdicts, tally
-
-from harness import Bar, finish
 
 
 def arguments() -> argparse.Namespace:

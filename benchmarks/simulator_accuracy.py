@@ -13,10 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import accuracy_fleet
-import accuracy_measured
-import accuracy_migrations
-
+from accuracy_parts import fleet, measured, migrations
 from harness import Bar, finish
 
 PARTS = ("fleet", "measured", "migrations")
@@ -30,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a little of each part, < 60 s")
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable (default: all)")
-    accuracy_fleet.add_arguments(parser)
+    fleet.add_arguments(parser)
     parser.add_argument(
         "--measured", type=Path, default=MEASURED, metavar="FILE", help="timestamps of a vLLM"
     )
@@ -48,16 +45,16 @@ def main() -> int:
     figures: dict[str, Any] = {}
     if "measured" in args.part:
         if args.measured.exists():
-            more, figures["measured"] = accuracy_measured.measure(args.measured)
+            more, figures["measured"] = measured.measure(args.measured)
             bars += more
         else:
             print(f"{args.measured} is not there: part `measured` is left out", file=sys.stderr)
     if "migrations" in args.part:
-        contexts = (256, 2048) if args.quick else accuracy_migrations.CONTEXTS
+        contexts = (256, 2048) if args.quick else migrations.CONTEXTS
         moves = 2 if args.quick else args.moves
-        figures["migrations"] = accuracy_migrations.compare(contexts, moves)
+        figures["migrations"] = migrations.compare(contexts, moves)
     if "fleet" in args.part:
-        more, figures["fleet"] = accuracy_fleet.measure(args)
+        more, figures["fleet"] = fleet.measure(args)
         bars += more
     return finish("simulator_accuracy", bars, figures)
 

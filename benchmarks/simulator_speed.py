@@ -21,15 +21,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import speed_dynamo
-import speed_vidur
-from speed_contestants import TINY, Contestant, Row, Track, race, run_ours
-from speed_preset import MANY_TOKENS, write_preset
-from speed_process import RunFailedError
-from speed_sweep import Swept, sweep
-from speed_workload import Workload, default_source, drawn
-
 from harness import Bar, finish
+from speed_parts import dynamo, vidur
+from speed_parts.contestants import TINY, Contestant, Row, Track, race, run_ours
+from speed_parts.preset import MANY_TOKENS, write_preset
+from speed_parts.process import RunFailedError
+from speed_parts.sweep import Swept, sweep
+from speed_parts.workload import Workload, default_source, drawn
 
 PLAIN_PER_S, COMPILED_PER_S, AIM_PER_S, AIM_TOKENS_PER_S = 5_000, 100_000, 200_000, 40_000_000
 PEAK_MIB = 2048.0
@@ -56,7 +54,7 @@ RACES = (
     Race(100_000, 96.0, 16, 1),
     Race(1_000_000, 384.0, 64, 1, MANY_TOKENS),
 )
-ROUTERS: tuple[speed_dynamo.Router, ...] = ("round_robin", "kv_router")
+ROUTERS: tuple[dynamo.Router, ...] = ("round_robin", "kv_router")
 EVERY = max(one.requests for one in RACES)
 
 
@@ -88,14 +86,14 @@ def contestants(track: Track, args: argparse.Namespace, notes: dict[str, str]) -
     if args.no_others:
         return found
     try:
-        python = speed_dynamo.installed()
+        python = dynamo.installed()
         found += [track.dynamo(python, router, 100_000) for router in ROUTERS]
     except RunFailedError as error:
         notes["dynamo"] = str(error)
     if args.quick:
         return found
     try:
-        found.append(track.vidur(speed_vidur.installed(), 20_000))
+        found.append(track.vidur(vidur.installed(), 20_000))
     except RunFailedError as error:
         notes["vidur"] = str(error)
     return found

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that nothing has to be installed
 
 from migration.vllm.arena import SHARED_MEMORY, SUFFIX, Arena
-from migration.vllm.copier import CacheShape, Copier, make_copier, self_test
+from migration.vllm.worker.copier import CacheShape, Copier, make_copier, self_test
 
 ORDERS = {  # memory orders of [layers, blocks, heads, tokens, content], as vLLM names them
     "LBHNC": (0, 1, 2, 3, 4),

@@ -25,12 +25,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vllm_others import OTHERS, Neighbours, summed_up
-from vllm_pairs import Cached, Pair, Sample, launched_pairs, moved, recomputed
-
 from harness import Bar, finish
 from llumnix.testbed import VERSIONS, ServerOptions, ensure_environment, write_model
 from llumnix.testbed.model import MID
+from vllm_parts.others import OTHERS, Neighbours, summed_up
+from vllm_parts.pairs import Cached, Pair, Sample, launched_pairs, moved, recomputed
 
 CONTEXTS = (256, 1024, 2048, 4096, 8192)
 BUSY_CONTEXT = 4096

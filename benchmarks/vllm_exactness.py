@@ -15,8 +15,8 @@ from pathlib import Path
 
 from harness import Bar, finish
 from llumnix.testbed import VERSIONS, ensure_environment, write_model
-from llumnix.testbed.exactness import Verdict
-from llumnix.testbed.plan import Measured, measure, settings
+from testbed.exactness import Verdict
+from testbed.plan import Measured, measure, settings
 
 
 def arguments() -> argparse.Namespace:

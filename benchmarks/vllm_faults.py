@@ -18,20 +18,12 @@ from pathlib import Path
 
 from harness import Bar, finish
 from llumnix.testbed import VERSIONS, Environment, ensure_environment, write_model
-from llumnix.testbed.cases import Case, all_cases, server_arguments
-from llumnix.testbed.chaos import ChaosProxy, chaos_in_front_of
-from llumnix.testbed.exactness import prompt_text
-from llumnix.testbed.faults import (
-    BLOCKS,
-    MAX_CONTEXT,
-    MOMENTS,
-    FaultCase,
-    FaultRun,
-    Outcome,
-    summary,
-)
 from llumnix.testbed.servers import fleet_options, free_port
-from llumnix.testbed.stack import Stack, launched_stack
+from testbed.cases import Case, all_cases, server_arguments
+from testbed.chaos import ChaosProxy, chaos_in_front_of
+from testbed.exactness import prompt_text
+from testbed.faults import BLOCKS, MAX_CONTEXT, MOMENTS, FaultCase, FaultRun, Outcome, summary
+from testbed.stack import Stack, launched_stack
 
 SERVERS = 3
 CHEAP = ("cut", "drop", "disconnect", "finish", "preempt", "fill memory", "drain")

@@ -29,7 +29,7 @@ import aiohttp
 import numpy as np
 
 from harness import Bar, Stream, finish
-from llumnix.frontend_process import launched_frontend
+from llumnix.processes.frontend_process import launched_frontend
 from llumnix.testbed import VERSIONS, ServerOptions, VllmServer, ensure_environment
 from llumnix.testbed.model import MID, TINY, write_model
 from llumnix.testbed.servers import launched_vllm

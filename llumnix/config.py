@@ -19,11 +19,11 @@ import yaml
 
 from llumnix.emulator.config import EmulatorConfig
 from llumnix.errors import ConfigError
-from llumnix.fleet_config import FleetConfig
 from llumnix.frontend.config import FrontendConfig
+from llumnix.instances.config import FleetConfig
 from migration.config import MigrationConfig
 from policies.scheduler import SchedulerConfig
-from simulator.cluster.options import SimulatorConfig
+from simulator.fleet.options import SimulatorConfig
 
 T = TypeVar("T")
 

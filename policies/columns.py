@@ -4,7 +4,7 @@ These lines decide in a live fleet, where they are handed a snapshot's columns, 
 simulator's inner loop, where numba compiles them. So they take arrays and numbers, nothing else,
 and use only what both numpy and numba have. Tokens are KV tokens; `running` counts the requests in
 a batch, `batch` those waiting and on their way as well. What the numbers mean is said in
-`policies.usage` and `policies.rebalance`.
+`policies.usage` and `policies.moves.rebalance`.
 """
 
 import numpy as np

@@ -13,8 +13,8 @@ import numpy as np
 from policies import columns
 from policies.dispatch import dispatch_policies
 from policies.ledger import InFlightLedger
-from policies.orders import OrderBook
-from policies.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.order_book import OrderBook
+from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
 from policies.registry import PolicySpec
 from policies.types import (
     Dispatch,

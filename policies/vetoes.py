@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from policies.orders import OrderBook
+from policies.moves.order_book import OrderBook
 from policies.types import (
     BoolColumn,
     DispatchRequest,

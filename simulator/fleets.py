@@ -6,16 +6,16 @@ from typing import Protocol
 from migration.config import MigrationConfig
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import InstanceId
-from simulator.cluster.fleet import Look, SimulatedFleet
-from simulator.cluster.life import Life
-from simulator.cluster.machines import Machine
-from simulator.cluster.moves import Moves
-from simulator.cluster.options import Outage, SimulatorConfig
-from simulator.cluster.scaled_fleet import ScaledFleet
-from simulator.fast.compiled import available, compiled, is_compiled
-from simulator.fast.fleet import FastFleet
-from simulator.fast.scaled_fleet import ScaledFastFleet
-from simulator.fast.setup import refusal
+from simulator.fleet.fleet import Look, SimulatedFleet
+from simulator.fleet.life import Life
+from simulator.fleet.machines import Machine
+from simulator.fleet.moves import Moves
+from simulator.fleet.options import Outage, SimulatorConfig
+from simulator.fleet.scaled_fleet import ScaledFleet
+from simulator.kernel.compiled import available, compiled, is_compiled
+from simulator.kernel.fleet import FastFleet
+from simulator.kernel.scaled_fleet import ScaledFastFleet
+from simulator.kernel.setup import refusal
 from simulator.workload.request import TraceRequest
 
 WORTH_LOADING, WORTH_COMPILING = 4_000, 200_000

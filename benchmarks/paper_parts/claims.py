@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llumnix.intervals import estimate
+from llumnix.planning.estimate import estimate
 
 LIKE_FACTOR = 1.5
 """A ratio within this factor of the paper's counts as of its size."""

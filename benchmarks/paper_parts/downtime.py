@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from migration.config import MigrationConfig
-from migration.orders import MigrateOut
+from migration.llumlet.fleet_messages import MigrateOut
 from paper_parts.plan import MEASURED_LINK_BYTES_PER_S, PRESET, fleet_config
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.types import Explanation, InstanceId, MigrateOrder, RequestId
-from simulator.cluster.fleet import SimulatedFleet
-from simulator.cluster.life import Fate, Life
-from simulator.cluster.options import Outage
-from simulator.costs import preset
+from simulator.costs.presets import preset
 from simulator.events import NS_PER_S, Priority
+from simulator.fleet.fleet import SimulatedFleet
+from simulator.fleet.life import Fate, Life
+from simulator.fleet.options import Outage
 from simulator.workload.request import TraceRequest
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)

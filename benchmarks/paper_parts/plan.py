@@ -13,13 +13,13 @@ import numpy as np
 
 from llumnix.config import Config
 from policies.dispatch import dispatch_policies
-from policies.rebalance import RebalanceConfig
+from policies.moves.rebalance import RebalanceConfig
 from policies.registry import NoParams, PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.usage import freeness
 from policies.view import DispatchView, Proposal
-from simulator.cluster.options import SimulatorConfig
-from simulator.costs import PRESETS, LinearCosts, preset
+from simulator.costs.presets import PRESETS, LinearCosts, preset
+from simulator.fleet.options import SimulatorConfig
 
 PRESET = "llama-7b-a10"
 MEASURED_LINK_BYTES_PER_S = 2_550_000_000

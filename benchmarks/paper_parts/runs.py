@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from llumnix.config import Config
-from llumnix.workload_sources import load_workload
+from llumnix.workloads import load_workload
 from paper_parts.plan import BASE, PRIORITY_SHARE, Run, config_of
 from policies.types import FleetSnapshot, FloatColumn
-from simulator.cluster.life import Life
 from simulator.events import NS_PER_S, Priority
-from simulator.fast.fleet import FastFleet
-from simulator.fast.state import FATE, IN_HEAP, OUT, PROMPT, WAITING
+from simulator.fleet.life import Life
+from simulator.kernel.fleet import FastFleet
+from simulator.kernel.state import FATE, IN_HEAP, OUT, PROMPT, WAITING
 from simulator.streams import stream
 from simulator.workload.arrivals import renewal_arrivals
 from simulator.workload.request import TraceRequest

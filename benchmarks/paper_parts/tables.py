@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llumnix.intervals import estimate
+from llumnix.planning.estimate import estimate
 from paper_parts.claims import (
     AGAINST_LOAD_AWARE,
     DOWNTIMES_MS,

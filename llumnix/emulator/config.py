@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from policies.types import PriorityClass
-from simulator.costs import Preset, preset
+from simulator.costs.presets import Preset, preset
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from llumnix.emulator.instance import EmulatedInstance
 from migration.engine import DirectMemory, EngineListener, RequestState
 from migration.layout import Layout
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
-from simulator.batch import Place
-from simulator.views import decoded_kv_tokens, request_views, requeueable
+from simulator.engine.batch import Place
+from simulator.engine.views import decoded_kv_tokens, request_views, requeueable
 
 REQUEUE = "migrate:requeue"
 

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Callable
 
 from llumnix.emulator.config import EmulatorConfig
-from llumnix.emulator.kv import KvPool
+from llumnix.emulator.model.kv import KvPool
 from llumnix.emulator.requests import EmulatedRequest, Finish, Sampling
 from migration.engine import EngineListener, Gone, RequestState
 from policies.types import MigrationId, RequestId
-from simulator.batch import EngineRequest, Place
-from simulator.engine import Engine, EngineLimits
+from simulator.engine.batch import EngineRequest, Place
+from simulator.engine.engine import Engine, EngineLimits
 
 _log = logging.getLogger(__name__)
 

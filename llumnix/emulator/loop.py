@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from llumnix.emulator.instance import EmulatedInstance
 from llumnix.emulator.lag import LagMeter
-from simulator.batch import EngineRequest, Place, StepPlan
+from simulator.engine.batch import EngineRequest, Place, StepPlan
 
 _HASH_TOKENS = 16
 _YIELD_AFTER_S = 0.004

@@ -16,8 +16,8 @@ from llumnix.emulator.hooks import EmulatorHooks
 from llumnix.emulator.instance import EmulatedInstance
 from llumnix.emulator.loop import StepLoop
 from llumnix.emulator.server import EmulatorServer
-from migration.agent import LlumletAgent
 from migration.config import MigrationConfig
+from migration.llumlet.agent import LlumletAgent
 from policies.types import InstanceId
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from llumnix.emulator.errors import ApiError
+from llumnix.emulator.model.vocabulary import VOCABULARY, chat_prompt, encode
 from llumnix.emulator.requests import Sampling, valid_tokens
-from llumnix.emulator.vocabulary import VOCABULARY, chat_prompt, encode
 
 _DEFAULT_COMPLETION_TOKENS = 16
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llumnix.emulator.kv import BlockTable
-from llumnix.emulator.vocabulary import END_ID, TEXT, VOCABULARY
+from llumnix.emulator.model.kv import BlockTable
+from llumnix.emulator.model.vocabulary import END_ID, TEXT, VOCABULARY
 from policies.types import RequestId
 
 

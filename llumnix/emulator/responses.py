@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator, Sequence
 
+from llumnix.emulator.model.vocabulary import JSON_TEXT, TEXT
 from llumnix.emulator.openai import Call, Kind
 from llumnix.emulator.requests import EmulatedRequest, Finish
-from llumnix.emulator.vocabulary import JSON_TEXT, TEXT
 
 DONE = "data: [DONE]\n\n"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from aiohttp import web
 
-from llumnix import fleet_view
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.openai import Refusal
-from llumnix.mover import Impossible
+from llumnix.fleet import view as fleet_view
+from llumnix.fleet.mover import Impossible
+from llumnix.frontend.context import Desk
+from llumnix.frontend.request.refusal import Refusal
 from policies.types import RequestId
 
 

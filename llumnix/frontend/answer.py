@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from llumnix.frontend import sse
-from llumnix.frontend.claim import Claims
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.headers import to_client
-from llumnix.frontend.logprobs import KeptTokens
-from llumnix.frontend.openai import Refusal
-from llumnix.frontend.request import ClientRequest
-from llumnix.frontend.route import Route
-from llumnix.frontend.sse import Redirect, Refused
-from llumnix.frontend.strand import hider
-from llumnix.frontend.upstream import Answer, Failure, Leg
+from llumnix.frontend.context import Desk
+from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.moves.claim import Claims
+from llumnix.frontend.moves.route import Route
+from llumnix.frontend.request.headers import to_client
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.request import ClientRequest
+from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.logprobs import KeptTokens
+from llumnix.frontend.splicing.sse import Redirect, Refused
+from llumnix.frontend.splicing.strand import hider
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 

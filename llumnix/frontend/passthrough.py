@@ -8,9 +8,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.headers import end_to_end, to_instance_as_is
-from llumnix.frontend.openai import Refusal
+from llumnix.frontend.context import Desk
+from llumnix.frontend.request.headers import end_to_end, to_instance_as_is
+from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 
 _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")

@@ -10,8 +10,8 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llumnix.fleet import Ask
-from llumnix.frontend.openai import Refusal
+from llumnix.fleet.fleet import Ask
+from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 from policies.types import Hold, Reject
 

@@ -3,11 +3,11 @@
 import asyncio
 from typing import Any
 
-from llumnix.frontend import sse
-from llumnix.frontend.ledger import Ledger
-from llumnix.frontend.logprobs import KeptTokens
-from llumnix.frontend.strand import Strand
-from llumnix.frontend.transcript import Reader, Transcript
+from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.ledger import Ledger
+from llumnix.frontend.splicing.logprobs import KeptTokens
+from llumnix.frontend.splicing.strand import Strand
+from llumnix.frontend.splicing.transcript import Reader, Transcript
 
 _AT_A_TIME = 20
 """Events read before others get their turn: under half a millisecond."""

@@ -3,16 +3,16 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from llumnix import fleet_view
-from llumnix.fleet import Fleet
+from llumnix.fleet import view as fleet_view
+from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.forward import serve
+from llumnix.frontend.context import Desk
+from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
-from llumnix.frontend.request import Classes
-from llumnix.frontend.upstream import Upstream
+from llumnix.frontend.request.request import Classes
+from llumnix.frontend.serving import serve
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 

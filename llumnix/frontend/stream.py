@@ -9,27 +9,27 @@ from typing import Literal
 
 from aiohttp import web
 
-from llumnix.frontend import sse
-from llumnix.frontend.carrying import Carrying
-from llumnix.frontend.claim import Claims, Impatient
-from llumnix.frontend.client import ClientStream
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.handover import HandOver
-from llumnix.frontend.headers import to_client
-from llumnix.frontend.idle import IdleWatch
-from llumnix.frontend.openai import Refusal
+from llumnix.fleet.requests import ActiveRequest
+from llumnix.frontend.context import Desk
+from llumnix.frontend.http.client import ClientStream
+from llumnix.frontend.http.idle import IdleWatch
+from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.moves.carrying import Carrying
+from llumnix.frontend.moves.claim import Claims, Impatient
+from llumnix.frontend.moves.handover import HandOver
+from llumnix.frontend.moves.route import Route
+from llumnix.frontend.moves.warm import Helper
 from llumnix.frontend.record import Record
-from llumnix.frontend.request import ClientRequest
-from llumnix.frontend.route import Route
-from llumnix.frontend.splice import Diverged
-from llumnix.frontend.sse import Redirect, Refused
-from llumnix.frontend.strand import Overlong, Strand
+from llumnix.frontend.request.headers import to_client
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.request import ClientRequest
+from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.splice import Diverged
+from llumnix.frontend.splicing.sse import Redirect, Refused
+from llumnix.frontend.splicing.strand import Overlong, Strand
+from llumnix.frontend.splicing.transcript import Transcript
 from llumnix.frontend.timing import Timing
-from llumnix.frontend.transcript import Transcript
-from llumnix.frontend.upstream import Answer, Failure, Leg
-from llumnix.frontend.warm import Helper
 from llumnix.instances.instance import Instance
-from llumnix.request_table import ActiveRequest
 
 _SILENT_S = 1.0
 

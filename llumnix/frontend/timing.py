@@ -1,7 +1,7 @@
 """Timing one client's stream: first token, pace, and the pauses its moves make."""
 
-from llumnix.frontend.desk import Desk
-from llumnix.frontend.ledger import Pace
+from llumnix.frontend.context import Desk
+from llumnix.frontend.splicing.ledger import Pace
 
 
 class Timing:

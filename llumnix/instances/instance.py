@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from migration.orders import MigrationEvent
+from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
 VLLM = "vllm"

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from llumnix.fleet_config import FleetConfig
+from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood, discover
 from llumnix.instances.instance import Identity, Instance, Link, Watcher
 

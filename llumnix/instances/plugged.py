@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from llumnix.fleet_config import FleetConfig
+from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, Move, Watcher
-from migration.control import ControlClient
 from migration.errors import MigrationError
-from migration.orders import Peer, Report
+from migration.llumlet.control import ControlClient
+from migration.llumlet.fleet_messages import Report
+from migration.protocol.peer import Peer
 from policies.types import RequestId
 
 

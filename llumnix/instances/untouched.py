@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from llumnix.fleet_config import FleetConfig
+from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood, fetch_models
 from llumnix.instances.exposition import LLUMLET, PREFIXES, info
 from llumnix.instances.instance import Identity, Instance, Move, Watcher

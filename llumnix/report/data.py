@@ -17,7 +17,7 @@ Size = tuple[float, int, int]
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One run: its result as JSON (llumnix.results.RunResult) and what was measured during it.
+    """One run: its result as JSON (of `RunResult`) and what was measured during it.
 
     Durations are fleet seconds, but `downtime_ms`. Freeness is in decode steps, KV in tokens.
     Anything may be empty: what is not known is not drawn.

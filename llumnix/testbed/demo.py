@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llumnix.errors import LaunchError
-from llumnix.frontend_process import launched_frontend
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
 from llumnix.loadgen.records import RequestRecord, Status
+from llumnix.processes.frontend_process import launched_frontend
 from llumnix.testbed.environment import ensure_environment
 from llumnix.testbed.model import ModelShape, write_model
 from llumnix.testbed.servers import MODEL_NAME, fleet_options, launched_vllm
-from llumnix.trial import PolicyChoice
+from llumnix.testbed.trial import PolicyChoice
 from simulator.workload.request import TraceRequest
 from simulator.workload.transforms import at_rate
 

@@ -9,10 +9,10 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from migration import wire as codec
 from migration.errors import LinkError, ProtocolError
 from migration.links import auth
 from migration.links.sockets import Wire
+from migration.protocol import wire as codec
 
 _LENGTH = struct.Struct("!I")
 MAX_POSTED = 4096

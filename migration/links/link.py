@@ -7,10 +7,9 @@ to an `Inbox`, which is the other llumlet's driver.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from migration.arrivals import Landing
-from migration.effects import Sender
-from migration.messages import Blocks, Message
-from migration.orders import Peer
+from migration.protocol.landing import Landing
+from migration.protocol.messages import Blocks, Message
+from migration.protocol.peer import Peer, Sender
 
 Deliver = Callable[[Message], None]
 Lost = Callable[[], None]

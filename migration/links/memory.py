@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from migration.errors import LinkError
 from migration.links.link import Deliver, Inbox, Lost
-from migration.messages import Blocks, Message
-from migration.orders import Peer
+from migration.protocol.messages import Blocks, Message
+from migration.protocol.peer import Peer
 from policies.types import InstanceId
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from migration.errors import LinkError
 from migration.links.link import Deliver, Link, Transport
-from migration.messages import Message
-from migration.orders import Peer
+from migration.protocol.messages import Message
+from migration.protocol.peer import Peer
 
 MAX_PENDING = 256
 """Messages that may wait for a link to be made."""

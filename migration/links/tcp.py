@@ -4,15 +4,15 @@ import asyncio
 import zlib
 from collections.abc import Callable, Sequence
 
-from migration import messages
-from migration.arrivals import Landing
 from migration.config import MigrationConfig
 from migration.errors import LinkError, ProtocolError
 from migration.links import frames
 from migration.links.link import Deliver, Inbox, Lost
 from migration.links.sockets import BREATH_BYTES, MAX_PARTS, SLICE_BYTES, Wire, dial
-from migration.messages import Blocks, Message
-from migration.orders import Peer
+from migration.protocol import messages
+from migration.protocol.landing import Landing
+from migration.protocol.messages import Blocks, Message
+from migration.protocol.peer import Peer
 
 SCRATCH = memoryview(bytearray(SLICE_BYTES))
 """Where payloads go that nobody wants any more; never read."""

@@ -23,15 +23,15 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 
 from migration.layout import Layout
 from migration.vllm import collector, compat
-from migration.vllm.agent_thread import AgentThread
 from migration.vllm.announce import show
 from migration.vllm.arena import Arena, Slots
-from migration.vllm.bridge import Bridge
-from migration.vllm.core import EngineCore
-from migration.vllm.engine_side import EngineSide
-from migration.vllm.orders import RankInfo, StepOrders
+from migration.vllm.engine.agent_thread import AgentThread
+from migration.vllm.engine.bridge import Bridge
+from migration.vllm.engine.core import EngineCore
+from migration.vllm.engine.engine_side import EngineSide
 from migration.vllm.settings import read_secret, read_settings
-from migration.vllm.worker_side import WorkerSide
+from migration.vllm.step_orders import RankInfo, StepOrders
+from migration.vllm.worker.worker_side import WorkerSide
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -78,7 +78,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         from vllm.distributed.parallel_state import get_tp_group
 
         if self._runner == "v1":
-            from migration.vllm import runner_v1
+            from migration.vllm.worker import runner_v1
 
             runner_v1.patch(vllm_config.model_config.get_vocab_size())
         rank = get_tp_group().rank_in_group

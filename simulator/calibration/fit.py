@@ -28,7 +28,7 @@ from simulator.calibration.timeline import (
     prompt_steps,
     started_ahead,
 )
-from simulator.cost_model import LinearCosts
+from simulator.costs.model import LinearCosts
 
 ROUNDS = 4
 LEAST_ROWS = 8

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies.types import RequestId
-from simulator.batch import EngineRequest, StepResult
 from simulator.calibration.measured import Ints, Measured
-from simulator.cost_model import CostModel
-from simulator.engine import Engine
-from simulator.roster import EngineLimits
+from simulator.costs.model import CostModel
+from simulator.engine.batch import EngineRequest, StepResult
+from simulator.engine.engine import Engine
+from simulator.engine.roster import EngineLimits
 
 NS_PER_S = 1e9
 

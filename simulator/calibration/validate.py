@@ -14,7 +14,7 @@ import numpy as np
 from simulator.calibration.fit import Fit, Mask, fit
 from simulator.calibration.measured import Measured
 from simulator.calibration.rerun import rerun
-from simulator.roster import EngineLimits
+from simulator.engine.roster import EngineLimits
 
 MEASURES = ("e2e", "tpot", "ttft")
 # A request that waited longer than so many steps found the batch full.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from llumnix.commands.emulate import child_arguments
 from llumnix.config import Config, build, describe, load_config
-from llumnix.emulate import child_arguments
 from llumnix.errors import ConfigError
 from policies.registry import PolicySpec
 

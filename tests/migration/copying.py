@@ -6,11 +6,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from migration import destination, effects, events, instructions, messages, orders, source
 from migration.config import MigrationConfig
 from migration.engine import Gone, RequestState
 from migration.layout import Layout
-from migration.trip import Trip
+from migration.llumlet import effects
+from migration.llumlet import fleet_messages as orders
+from migration.protocol import destination, events, instructions, messages, source
+from migration.protocol.trip import Trip
 
 _SHARED: dict[int, object] = {}
 

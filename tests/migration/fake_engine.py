@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from migration.engine import DirectMemory, EngineListener, Gone, RequestState
 from migration.layout import Layout
-from migration.pacing import blocks_for
+from migration.protocol.pacing import blocks_for
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
 from tests.migration.chain import ROW_BYTES, earlier_position, kv_row, read_token
 from tests.migration.fake_request import FakeRequest, StreamSink

@@ -5,13 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from migration.agent import LlumletAgent
 from migration.config import MigrationConfig
 from migration.links.link import Transport
-from migration.orders import MigrateOut, MigrationEvent, Peer
+from migration.llumlet.agent import LlumletAgent
+from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
+from migration.protocol.peer import Peer
 from policies.types import InstanceId, MigrationId, RequestId
 from tests.migration.fake_engine import FakeEngine
-from tests.migration.frontend_model import Frontend
+from tests.migration.protocol.frontend_model import Frontend
 
 SECRET = b"a secret"
 PATIENCE_S = 20.0

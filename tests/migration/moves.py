@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from migration.effects import TimerKey
+from migration.llumlet.effects import TimerKey
 from policies.types import InstanceId, MigrationId, RequestId
-from tests.migration.world import Site, World
+from tests.migration.protocol.world import Site, World
 
 NOWHERE = InstanceId("")
 

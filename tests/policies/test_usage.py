@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import InstanceLoad, IntColumn
-from policies.usage import (
-    Queue,
-    UsageRow,
-    freeness,
-    row_freeness,
-    startable_tokens,
-    virtual_usage,
-)
+from policies.usage import Queue, UsageRow, freeness, row_freeness, startable_tokens, virtual_usage
 from tests.policies.fleets import fleet, law, load, loads
 
 NO_HEADROOM: IntColumn = np.array([0, 0])

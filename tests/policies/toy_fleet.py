@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from policies.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.victims import choose_victim
 from policies.types import (
     FleetSnapshot,
     InstanceId,
@@ -15,7 +16,6 @@ from policies.types import (
     RequestId,
     RequestView,
 )
-from policies.victims import choose_victim
 
 CAPACITY = 10_000
 

@@ -7,9 +7,9 @@ from migration.config import MigrationConfig
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.types import PriorityClass
-from simulator.cluster.fleet import SimulatedFleet
-from simulator.cluster.life import Life
-from simulator.cluster.options import Outage, SimulatorConfig
+from simulator.fleet.fleet import SimulatedFleet
+from simulator.fleet.life import Life
+from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.streams import stream
 from simulator.workload.request import TraceRequest
 

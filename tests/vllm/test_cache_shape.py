@@ -8,7 +8,7 @@ torch = pytest.importorskip(
     "torch", reason="torch is not installed here: layouts are not tested (make test-vllm does)"
 )
 
-from migration.vllm.cache_shape import CacheShape, LayoutUnknown  # noqa: E402
+from migration.vllm.worker.cache_shape import CacheShape, LayoutUnknown  # noqa: E402
 from tests.vllm.kv_layouts import views  # noqa: E402
 
 

@@ -11,8 +11,8 @@ torch = pytest.importorskip(
     "torch", reason="torch is not installed here: the copier is not tested (make test-vllm does)"
 )
 
-from migration.vllm.cache_shape import CacheShape, LayoutUnknown  # noqa: E402
-from migration.vllm.copier import (  # noqa: E402
+from migration.vllm.worker.cache_shape import CacheShape, LayoutUnknown  # noqa: E402
+from migration.vllm.worker.copier import (  # noqa: E402
     Copier,
     HostCopier,
     SelfTestFailed,
@@ -22,7 +22,7 @@ from migration.vllm.copier import (  # noqa: E402
     runs,
     self_test,
 )
-from migration.vllm.cuda_copier import DeviceCopier  # noqa: E402
+from migration.vllm.worker.cuda_copier import DeviceCopier  # noqa: E402
 from tests.vllm.host_streams import HostStreams  # noqa: E402
 from tests.vllm.kv_layouts import LAYOUTS, Caches, halves, views  # noqa: E402
 

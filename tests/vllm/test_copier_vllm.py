@@ -11,8 +11,8 @@ interface = pytest.importorskip(
     "vllm.v1.kv_cache_interface", reason="vLLM is not installed here: its layouts are not tested"
 )
 
-from migration.vllm.cache_shape import CacheShape  # noqa: E402
-from migration.vllm.copier import HostCopier, self_test  # noqa: E402
+from migration.vllm.worker.cache_shape import CacheShape  # noqa: E402
+from migration.vllm.worker.copier import HostCopier, self_test  # noqa: E402
 from tests.vllm.kv_layouts import LAYOUTS, Caches, noise  # noqa: E402
 
 BLOCKS, LAYERS, TOKENS = 7, 3, 64

@@ -11,7 +11,7 @@ from llumnix.emulator.loop import StepLoop
 from llumnix.emulator.requests import EmulatedRequest, Sampling
 from migration.engine import Gone, RequestState
 from policies.types import MigrationId, RequestId
-from simulator.batch import EngineRequest
+from simulator.engine.batch import EngineRequest
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from llumnix.emulator.config import EmulatorConfig
-from llumnix.emulator.kv import KvPool
+from llumnix.emulator.model.kv import KvPool
 from policies.types import PriorityClass
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llumnix.emulator.answer import expected_output
+from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.requests import Sampling
 from tests.llumnix.emulator.engines import HandStepped, copy_blocks, detach, some_prompt
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llumnix.emulator.answer import expected_output
 from llumnix.emulator.hooks import EmulatorHooks
+from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.requests import Finish, Sampling
 from migration.engine import EngineHooks, Gone
 from policies.types import MigrationId, RequestId

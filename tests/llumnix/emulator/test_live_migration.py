@@ -8,9 +8,10 @@ from itertools import count
 
 import pytest
 
-from llumnix.emulator.answer import expected_output
-from migration.control import ControlClient
-from migration.orders import MigrationEvent, Peer, Report
+from llumnix.emulator.model.answer import expected_output
+from migration.llumlet.control import ControlClient
+from migration.llumlet.fleet_messages import MigrationEvent, Report
+from migration.protocol.peer import Peer
 from policies.types import InstanceId, RequestId
 from tests.llumnix.emulator.engines import some_prompt
 from tests.llumnix.emulator.servers import (

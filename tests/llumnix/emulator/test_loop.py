@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llumnix.emulator import loop as loop_module
-from llumnix.emulator.answer import expected_output
 from llumnix.emulator.loop import StepLoop
+from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.requests import Sampling
-from simulator.costs import preset
+from simulator.costs.presets import preset
 from tests.llumnix.emulator.engines import HandStepped, some_prompt
 
 COSTS = preset("toy").costs

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from llumnix.emulator.errors import ApiError
+from llumnix.emulator.model.vocabulary import chat_prompt, encode
 from llumnix.emulator.openai import Call, Kind, Resume, read_call
 from llumnix.emulator.requests import Sampling
-from llumnix.emulator.vocabulary import chat_prompt, encode
 
 LIMIT = 100
 MESSAGES = [{"role": "user", "content": "hi"}]

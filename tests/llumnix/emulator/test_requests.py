@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from llumnix.emulator.kv import KvPool
+from llumnix.emulator.model.kv import KvPool
+from llumnix.emulator.model.vocabulary import END_ID, TEXT
 from llumnix.emulator.requests import EmulatedRequest, Finish, Sampling
-from llumnix.emulator.vocabulary import END_ID, TEXT
 from policies.types import RequestId
 
 TABLE = KvPool(1, 16, 8).table()

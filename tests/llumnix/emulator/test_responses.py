@@ -6,11 +6,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.emulator.kv import KvPool
+from llumnix.emulator.model.kv import KvPool
+from llumnix.emulator.model.vocabulary import END_ID, FIRST_WORD_ID, TEXT, decode
 from llumnix.emulator.openai import Call, Kind
 from llumnix.emulator.requests import EmulatedRequest, Finish, Sampling
 from llumnix.emulator.responses import StreamWriter, usage_of, whole_answer
-from llumnix.emulator.vocabulary import END_ID, FIRST_WORD_ID, TEXT, decode
 from policies.types import RequestId
 
 TABLE = KvPool(1, 16, 8).table()

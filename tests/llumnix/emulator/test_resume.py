@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llumnix.emulator.answer import expected_output
 from llumnix.emulator.hooks import EmulatorHooks
+from llumnix.emulator.model.answer import expected_output
+from llumnix.emulator.model.vocabulary import decode
 from llumnix.emulator.requests import Sampling
-from llumnix.emulator.vocabulary import decode
 from migration.engine import Gone, RequestState
 from policies.types import MigrationId, RequestId
 from tests.llumnix.emulator.servers import (

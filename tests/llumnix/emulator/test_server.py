@@ -6,10 +6,10 @@ import json
 import aiohttp
 import pytest
 
-from llumnix.emulator.answer import expected_output
 from llumnix.emulator.config import EmulatorConfig
 from llumnix.emulator.main import run_emulator
-from llumnix.emulator.vocabulary import chat_prompt, decode
+from llumnix.emulator.model.answer import expected_output
+from llumnix.emulator.model.vocabulary import chat_prompt, decode
 from tests.llumnix.emulator.engines import some_prompt
 from tests.llumnix.emulator.servers import (
     CHAT,

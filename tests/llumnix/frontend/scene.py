@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from policies.types import RequestId
+from tests.llumnix.frontend.splicing.vllm_chunks import VllmWriter
 from tests.llumnix.frontend.stage import Stage, until
 from tests.llumnix.frontend.stub import TOKENS
-from tests.llumnix.frontend.vllm_chunks import VllmWriter
 from tests.llumnix.frontend.vllm_stub import Stay, VllmInstance
 
 REQUEST = RequestId("r")

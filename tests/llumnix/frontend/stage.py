@@ -8,15 +8,15 @@ from typing import Any, Self
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from llumnix.clock import FleetClock
-from llumnix.fleet import Fleet
-from llumnix.fleet_config import FleetConfig
+from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
+from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, Link, Move
-from llumnix.metrics import FleetMetrics
-from llumnix.tally import Tally
-from migration.orders import MigrationEvent
+from llumnix.metrics.catalogue import FleetMetrics
+from llumnix.metrics.tally import Tally
+from migration.llumlet.fleet_messages import MigrationEvent
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.types import Explanation, InstanceId, InstanceLoad, MigrationId, RequestId

@@ -12,7 +12,7 @@ from multidict import CIMultiDictProxy
 
 from llumnix.instances.instance import Move
 from migration.links.auth import verify_resume
-from tests.llumnix.frontend.chunks import DONE, Writer, full_text, token
+from tests.llumnix.frontend.splicing.chunks import DONE, Writer, full_text, token
 
 SECRET = b"a secret for tests"
 TOKENS = 12

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import openai
 import pytest
 
-from tests.llumnix.frontend.chunks import full_text
+from tests.llumnix.frontend.splicing.chunks import full_text
 from tests.llumnix.frontend.stage import Stage
 from tests.llumnix.frontend.stub import TOKENS, Script
 

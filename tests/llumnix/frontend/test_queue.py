@@ -6,18 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.fleet import Ask
-from llumnix.frontend.openai import Refusal
+from llumnix.fleet.fleet import Ask
 from llumnix.frontend.queue import HoldQueue
+from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
-from policies.types import (
-    DispatchRequest,
-    Explanation,
-    Hold,
-    InstanceId,
-    Reject,
-    RequestId,
-)
+from policies.types import DispatchRequest, Explanation, Hold, InstanceId, Reject, RequestId
 
 SOMEWHERE = Instance.at("http://somewhere")
 NOWHERE = Hold(Explanation("test"))

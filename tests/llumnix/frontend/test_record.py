@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from llumnix.frontend.record import Record
-from llumnix.frontend.strand import Strand, as_it_is
-from llumnix.frontend.transcript import read
-from tests.llumnix.frontend.vllm_chunks import VllmWriter
+from llumnix.frontend.splicing.strand import Strand, as_it_is
+from llumnix.frontend.splicing.transcript import read
+from tests.llumnix.frontend.splicing.vllm_chunks import VllmWriter
 
 WRITER = VllmWriter({"messages": [], "return_token_ids": True})
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.llumnix.frontend.chunks import DONE, Writer, full_text, text_of
+from tests.llumnix.frontend.splicing.chunks import DONE, Writer, full_text, text_of
 from tests.llumnix.frontend.stage import Stage
 from tests.llumnix.frontend.stub import TOKENS, Script
 

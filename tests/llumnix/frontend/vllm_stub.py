@@ -7,9 +7,9 @@ from typing import Any
 from aiohttp import web
 
 from migration.links.auth import verify_resume
-from tests.llumnix.frontend.chunks import DONE, event, text
+from tests.llumnix.frontend.splicing.chunks import DONE, event, text
+from tests.llumnix.frontend.splicing.vllm_chunks import PROMPT, VllmWriter
 from tests.llumnix.frontend.stub import SECRET, Heard, StubInstance
-from tests.llumnix.frontend.vllm_chunks import PROMPT, VllmWriter
 
 
 def prompt_of(body: dict[str, Any]) -> list[int]:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from migration.vllm.bridge import Bridge
+from migration.vllm.engine.bridge import Bridge
 
 LONG_S = 30.0
 

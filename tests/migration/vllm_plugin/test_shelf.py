@@ -7,7 +7,7 @@ import pytest
 
 from migration.engine import RequestState
 from migration.vllm.arena import Slots
-from migration.vllm.staged import Shelf
+from migration.vllm.engine.staged import Shelf
 from policies.types import MigrationId, RequestId
 
 M = MigrationId("m")

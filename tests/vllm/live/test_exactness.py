@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llumnix.testbed import Environment
-from llumnix.testbed.plan import Setting, measure, settings
+from testbed.plan import Setting, measure, settings
 
 CORE = ("plain", "pressed")
 LEAST_MOVES = 60

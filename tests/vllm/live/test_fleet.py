@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 
 from llumnix.testbed import Environment
-from llumnix.testbed.cases import Case, all_cases, server_arguments
-from llumnix.testbed.exactness import prompt_text
-from llumnix.testbed.moves import Cut
-from llumnix.testbed.recorder import differences
 from llumnix.testbed.servers import MODEL_NAME, fleet_options
-from llumnix.testbed.stack import Stack, launched_stack
 from migration.links.auth import sign_resume
+from testbed.cases import Case, all_cases, server_arguments
+from testbed.exactness import prompt_text
+from testbed.moves import Cut
+from testbed.recorder import differences
+from testbed.stack import Stack, launched_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from migration.config import MigrationConfig
-from migration.control import ControlClient
 from migration.engine import RequestState
 from migration.errors import LinkError
 from migration.layout import Layout
-from migration.vllm.agent_thread import AgentThread, fitted
+from migration.llumlet.control import ControlClient
 from migration.vllm.announce import Announcement, path_for
-from migration.vllm.hooks import VllmHooks
+from migration.vllm.engine.agent_thread import AgentThread, fitted
+from migration.vllm.engine.hooks import VllmHooks
 from migration.vllm.settings import PluginSettings
 from policies.types import InstanceId, MigrationId, RequestId
 from tests.vllm.unit.toy_engine import BLOCK_TOKENS, SECRET, ToyEngine

@@ -15,17 +15,13 @@ from vllm.sampling_params import SamplingParams  # noqa: E402
 from vllm.utils.hashing import sha256  # noqa: E402
 from vllm.v1.core import kv_cache_utils  # noqa: E402
 from vllm.v1.core.kv_cache_manager import KVCacheManager  # noqa: E402
-from vllm.v1.kv_cache_interface import (  # noqa: E402
-    FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
-)
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec  # noqa: E402
 from vllm.v1.request import Request  # noqa: E402
 
 from policies.types import RequestId  # noqa: E402
-from simulator.batch import EngineRequest, Place  # noqa: E402
-from simulator.prefix_cache import PrefixCache  # noqa: E402
-from simulator.shared_blocks import SharedBlocks  # noqa: E402
+from simulator.engine.batch import EngineRequest, Place  # noqa: E402
+from simulator.engine.prefix_cache import PrefixCache  # noqa: E402
+from simulator.engine.shared_blocks import SharedBlocks  # noqa: E402
 from simulator.workload.request import PromptBlocks  # noqa: E402
 
 BLOCK, BLOCKS = 4, 24

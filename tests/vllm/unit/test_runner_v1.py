@@ -9,8 +9,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
-from migration.vllm import runner_v1
 from migration.vllm.tags import RESUME
+from migration.vllm.worker import runner_v1
 
 VOCABULARY = 300
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migration.vllm.copier import Ticket
-from migration.vllm.copies import Copies
-from migration.vllm.orders import CopyJob, StepOrders, StepResults
+from migration.vllm.engine.copies import Copies
 from migration.vllm.settings import PluginSettings, SettingsError
-from migration.vllm.worker_side import IDLE_BLOCKS, WorkerSide
+from migration.vllm.step_orders import CopyJob, StepOrders, StepResults
+from migration.vllm.worker.copier import Ticket
+from migration.vllm.worker.worker_side import IDLE_BLOCKS, WorkerSide
 from tests.vllm.unit.toy_model import ToyArena, ToyCopier
 
 STEP_S, BLOCK_S, SHARE = 0.1, 0.001, 0.1

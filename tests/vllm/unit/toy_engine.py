@@ -29,13 +29,13 @@ from vllm.v1.structured_output import StructuredOutputManager
 
 from migration.links.auth import sign_resume
 from migration.vllm.arena import Slots
-from migration.vllm.bridge import Bridge
 from migration.vllm.connector import LlumnixConnector
-from migration.vllm.core import EngineCore
-from migration.vllm.engine_side import EngineSide
+from migration.vllm.engine.bridge import Bridge
+from migration.vllm.engine.core import EngineCore
+from migration.vllm.engine.engine_side import EngineSide
 from migration.vllm.settings import PluginSettings
 from migration.vllm.tags import RESUME, TAG
-from migration.vllm.worker_side import WorkerSide
+from migration.vllm.worker.worker_side import WorkerSide
 from tests.vllm.unit.toy_model import ToyArena, ToyCopier, ToyRunner
 
 SECRET = b"a secret"

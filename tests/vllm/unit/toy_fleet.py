@@ -5,13 +5,14 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from migration.agent import LlumletAgent
 from migration.config import MigrationConfig
 from migration.layout import Layout
 from migration.links.memory import MemoryTransport
-from migration.orders import MigrateOut, MigrationEvent, Peer
-from migration.vllm.agent_thread import fitted, listen
-from migration.vllm.hooks import VllmHooks
+from migration.llumlet.agent import LlumletAgent
+from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
+from migration.protocol.peer import Peer
+from migration.vllm.engine.agent_thread import fitted, listen
+from migration.vllm.engine.hooks import VllmHooks
 from policies.types import InstanceId, MigrationId, RequestId
 from tests.vllm.unit.toy_engine import BLOCK_TOKENS, SECRET, Stream, ToyEngine
 from tests.vllm.unit.toy_model import continuation

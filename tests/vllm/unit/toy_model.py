@@ -8,8 +8,8 @@ import numpy as np
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 
-from migration.vllm.copier import Ticket
-from migration.vllm.runner_v1 import resumed_outputs
+from migration.vllm.worker.copier import Ticket
+from migration.vllm.worker.runner_v1 import resumed_outputs
 
 VOCABULARY = 50
 _MASK = (1 << 64) - 1

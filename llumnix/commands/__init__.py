@@ -1,0 +1,1 @@
+"""The `llumnix` command line: one verb a file."""

@@ -1,0 +1,188 @@
+"""`llumnix replay`: send a workload to any OpenAI server and say how it was served."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+import uvloop
+from rich.console import Console
+
+from llumnix.emulator.model.answer import expected_output
+from llumnix.emulator.model.vocabulary import decode
+from llumnix.errors import ConfigError
+from llumnix.flags import add_slo, slo_of
+from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
+from llumnix.loadgen.probe import ServerState, between, probe
+from llumnix.loadgen.records import RequestRecord
+from llumnix.results.json_output import write_json
+from llumnix.results.progress import RunProgress
+from llumnix.results.result import RunResult, summarise
+from llumnix.results.table import results_table
+from llumnix.workloads import SOURCE_HELP, add_drawing, load_workload
+from simulator.workload.request import TraceRequest
+
+CHECKERS = 2
+"""Processes that compute what outputs must be, after the run."""
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `replay` command."""
+    parser = commands.add_parser(
+        "replay",
+        help="replay a workload against any OpenAI server, and measure",
+        description="Send the requests of a workload to /v1/completions of an OpenAI-compatible "
+        "server, each when it is due, whatever became of the others (open loop), and report "
+        "TTFT, TPOT, end-to-end latency and goodput. Latencies count from the scheduled arrival. "
+        "Exit status: 0 all served, 1 something failed or the run is not valid, 2 not run.",
+    )
+    parser.add_argument(
+        "--url", required=True, help="the server's base URL, such as http://localhost:8000"
+    )
+    parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
+    add_drawing(parser)
+    parser.add_argument(
+        "--speed",
+        type=float,
+        help="fleet seconds per wall second (default: what an emulated server says, else 1)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare every output token by token (emulated servers only)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    add_slo(parser)
+    _add_server_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="the model to ask for (default: the first one served)")
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="a header for every request, such as 'Authorization: Bearer …'; may be repeated",
+    )
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="wall seconds a request may take in all (default 600)",
+    )
+    parser.add_argument(
+        "--max-open",
+        type=int,
+        default=0,
+        metavar="N",
+        help="bound on requests open at once (default: none)",
+    )
+    parser.add_argument(
+        "--prompt-ids",
+        default="256:4095",
+        metavar="LOW:HIGH",
+        help="range of token ids prompts are drawn from (default 256:4095)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, print a table (and JSON), and return the exit status."""
+    try:
+        endpoint = Endpoint.parse(args.url)
+        headers = _headers(args.header)
+        options = LoadOptions(
+            model=args.model or "",
+            speed=args.speed or 1.0,
+            prompts=_prompts(args),
+            return_token_ids=args.check,
+            timeout_s=args.timeout_s,
+            max_open=args.max_open,
+            headers=headers,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    requests = load_workload(args.trace, args.requests, args.rate, args.seed, args.high_share)
+    result = uvloop.run(_replay(args, endpoint, options, requests))
+    _print(result, args.json)
+    return 0 if result.ok else 1
+
+
+async def _replay(
+    args: argparse.Namespace,
+    endpoint: Endpoint,
+    options: LoadOptions,
+    requests: Sequence[TraceRequest],
+) -> RunResult:
+    before = await probe(endpoint, options.headers)
+    if args.check and not before.emulated:
+        raise ConfigError(
+            f"--check needs emulated engines, whose outputs can be computed: {endpoint.url} is none"
+        )
+    options = dataclasses.replace(
+        options, model=options.model or before.model, speed=_speed(args, before)
+    )
+    with RunProgress(f"replay of {args.trace}") as progress:
+        records = await run_load(requests, endpoint, options, progress)
+    after = await probe(endpoint, options.headers)
+    return _summarise(args, options, records, before, after)
+
+
+def _summarise(
+    args: argparse.Namespace,
+    options: LoadOptions,
+    records: Sequence[RequestRecord],
+    before: ServerState,
+    after: ServerState,
+) -> RunResult:
+    fleet = between(before, after)
+    check = None
+    if args.check:
+        checker = OutputChecker(options.prompts, expected_output, decode, processes=CHECKERS)
+        check = checker.check(records)
+    return summarise(
+        records,
+        policy=fleet.policy,
+        seed=args.seed,
+        speed=options.speed,
+        fleet=fleet,
+        check=check,
+        slo=slo_of(args),
+    )
+
+
+def _speed(args: argparse.Namespace, server: ServerState) -> float:
+    if server.speed is not None and args.speed not in (None, server.speed):
+        raise ConfigError(
+            f"the server is emulated at speed {server.speed:g}: leave --speed {args.speed:g} out, "
+            "or start the server at that speed"
+        )
+    return float(server.speed or args.speed or 1.0)
+
+
+def _prompts(args: argparse.Namespace) -> PromptSource:
+    low, _, high = args.prompt_ids.partition(":")
+    if not (low.isdigit() and high.isdigit()):
+        raise ValueError(f"--prompt-ids wants LOW:HIGH, like 256:4095, not {args.prompt_ids!r}")
+    return PromptSource(args.seed, int(low), int(high))
+
+
+def _headers(texts: Sequence[str]) -> dict[str, str]:
+    headers = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise ValueError(f"--header wants 'NAME: VALUE', not {text!r}")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _print(result: RunResult, json_to: str | None) -> None:
+    table_to = Console(stderr=json_to == "-")
+    table_to.print(results_table([result]))
+    for reason in result.invalid_reasons:
+        table_to.print(f"not valid: {reason}", highlight=False)
+    for error in result.errors:
+        table_to.print(f"error: {error}", highlight=False, markup=False)
+    write_json(json_to, result.to_json())

@@ -1,0 +1,129 @@
+"""`llumnix serve`: the frontend and the fleet driver."""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from llumnix.commands.emulate import child_arguments
+from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.errors import ConfigError
+from llumnix.frontend.config import FrontendConfig
+from llumnix.instances.config import FleetConfig
+from llumnix.processes.event_loop import run_async
+from llumnix.processes.exit_with_parent import exit_with_parent
+from llumnix.service import Service, run_frontend
+from policies.dispatch import dispatch_policies
+from policies.registry import PolicyError, PolicySpec
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `serve` command."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a fleet behind one OpenAI endpoint",
+        description="Serve a fleet of instances behind one OpenAI-compatible endpoint: dispatch "
+        "each request to the freest instance, move running requests between instances that have a "
+        "llumlet, and keep every stream whole. Settings come from --config, then --set, then the "
+        "flags below; `llumnix config` prints them all.",
+    )
+    parser.add_argument("--config", type=Path, help="a YAML file (see `llumnix config`)")
+    parser.add_argument(
+        "--instance",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="base URL of a running server; repeatable",
+    )
+    parser.add_argument(
+        "--policy", metavar="NAME", help=f"dispatch policy: {', '.join(dispatch_policies.names())}"
+    )
+    parser.add_argument(
+        "--migration",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="move running requests between instances (default: yes)",
+    )
+    add_flags(parser, FleetConfig)
+    add_flags(parser, FrontendConfig)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--announce", action="store_true", help="print one line of JSON when ready (for launchers)"
+    )
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="stop when standard input closes (used by launchers)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    config = settings(args)
+    if args.exit_with_parent:
+        exit_with_parent()
+    if not config.fleet.emulate and not config.fleet.instances:
+        raise ConfigError(
+            "there is nothing to serve: name running servers with --instance URL, or start "
+            "emulated ones with --emulate 4"
+        )
+    try:
+        service = Service(
+            config.fleet, config.scheduler, config.frontend, emulator_args=child_arguments(config)
+        )
+    except (PolicyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    try:
+        return run_async(
+            run_frontend(service, lambda url: _ready(url, config, args.announce), asyncio.Event())
+        )
+    except OSError as error:
+        where = f"{config.frontend.host}:{config.frontend.port}"
+        raise ConfigError(
+            f"cannot listen on {where}: {error.strerror or error}; choose another with --port"
+        ) from error
+
+
+def settings(args: argparse.Namespace) -> Config:
+    """Merge the file, `--set` and the flags into one configuration; raises ConfigError."""
+    config = load_config(args.config, args.set)
+    fleet: dict[str, Any] = flags_given(args, FleetConfig)
+    frontend: dict[str, Any] = flags_given(args, FrontendConfig)
+    scheduler: dict[str, Any] = {}
+    if args.instance:
+        fleet["instances"] = tuple(url.rstrip("/") for url in args.instance)
+    if args.policy is not None:
+        same = config.scheduler.dispatch.name == args.policy
+        params = config.scheduler.dispatch.params if same else {}
+        scheduler["dispatch"] = PolicySpec(args.policy, params)
+    if args.migration is not None:
+        scheduler["migration"] = args.migration
+    try:
+        return dataclasses.replace(
+            config,
+            fleet=dataclasses.replace(config.fleet, **fleet),
+            frontend=dataclasses.replace(config.frontend, **frontend),
+            scheduler=dataclasses.replace(config.scheduler, **scheduler),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _ready(url: str, config: Config, announce: bool) -> None:
+    if announce:
+        sys.stdout.write(json.dumps({"url": url}) + "\n")
+        sys.stdout.flush()
+        return
+    moving = "with" if config.scheduler.migration else "without"
+    count = config.fleet.emulate + len(config.fleet.instances)
+    sys.stdout.write(
+        f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
+        f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
+        '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
+        f"  watch: llumnix top --url {url}\n"
+    )
+    sys.stdout.flush()

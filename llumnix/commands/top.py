@@ -1,0 +1,123 @@
+"""`llumnix top`: a running fleet, live in the terminal."""
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from llumnix.admin.answers import FleetView
+from llumnix.admin.client import DEFAULT_URL, AdminClient
+from llumnix.admin.live_view import Rates, render
+from llumnix.errors import ConfigError, LlumnixError
+
+_EVENTS_KEPT: Final = 200
+_RATE_WINDOW_POLLS: Final = 20
+_TIMEOUT_S: Final = 2.0
+
+
+def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the `top` command to the CLI."""
+    parser = subparsers.add_parser(
+        "top",
+        help="watch a running fleet live in the terminal",
+        description="Watch a running fleet live: its instances and how much room they have, "
+        "requests on the move, and what happened lately. Leave with Ctrl-C.",
+    )
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help="the fleet's frontend (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--interval-s",
+        type=float,
+        default=0.5,
+        metavar="N",
+        help="seconds between two looks (default: %(default)g)",
+    )
+    parser.add_argument("--once", action="store_true", help="print one frame and leave")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch until interrupted, which is how it ends well; raises LlumnixError with --once only."""
+    if args.interval_s <= 0:
+        raise ConfigError(f"--interval-s must be positive, not {args.interval_s:g}")
+    console = Console()
+    watch = Watch(AdminClient(args.url, _TIMEOUT_S))
+    if args.once or not console.is_terminal:
+        watch.look()
+        console.print(watch.frame(console.width, console.height))
+        return 0
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                problem = watch.try_to_look()
+                live.update(watch.frame(console.width, console.height, problem), refresh=True)
+                time.sleep(args.interval_s)
+    except KeyboardInterrupt:
+        return 0
+
+
+class Watch:
+    """Looks at a fleet again and again, and remembers what a frame needs."""
+
+    def __init__(self, client: AdminClient) -> None:
+        self._client = client
+        self._answer: dict[str, Any] | None = None
+        self._events: deque[Mapping[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._after = 0
+        self._meter = RateMeter()
+
+    def look(self) -> None:
+        """Ask for the fleet and its news; raises LlumnixError."""
+        self._answer = self._client.fleet()
+        self._meter.add(FleetView.of(self._answer))
+        after, news = self._client.events(self._after)
+        if after < self._after:
+            # A new frontend at the same address counts its events from 1 again.
+            self._events.clear()
+            after, news = self._client.events(0)
+        self._after = after
+        self._events.extend(news)
+
+    def try_to_look(self) -> str:
+        """Look, and say what went wrong, if anything."""
+        try:
+            self.look()
+        except LlumnixError as error:
+            return f"Trying again … {error}"
+        return ""
+
+    def frame(self, width: int, height: int, problem: str = "") -> RenderableType:
+        """Draw what was seen last."""
+        rates = self._meter.rates()
+        return render(self._answer, list(self._events), width, height, rates, problem)
+
+
+class RateMeter:
+    """Turns totals seen at several times into rates over the last few looks."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int, int]] = deque(maxlen=_RATE_WINDOW_POLLS)
+
+    def add(self, fleet: FleetView) -> None:
+        """Note the totals; a fleet clock that went back (a new frontend) starts over."""
+        if self._seen and fleet.now_s < self._seen[-1][0]:
+            self._seen.clear()
+        names = ("requests", "finished", "migrations_committed")
+        arrived, finished, moved = (fleet.totals.get(name, 0) for name in names)
+        self._seen.append((fleet.now_s, arrived, finished, moved))
+
+    def rates(self) -> Rates | None:
+        """Give the rates; None before there are two looks at different times."""
+        if len(self._seen) < 2:
+            return None
+        first, last = self._seen[0], self._seen[-1]
+        span_s = last[0] - first[0]
+        if span_s <= 0:
+            return None
+        arrived, finished, moved = (b - a for a, b in zip(first[1:], last[1:], strict=True))
+        return Rates(arrived / span_s, finished / span_s, 60 * moved / span_s)

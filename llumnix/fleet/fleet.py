@@ -1,0 +1,272 @@
+"""The fleet driver: snapshots in, decisions carried out.
+
+It owns the instances, the scheduler and the memory of migrations. Frontends ask it where a request
+goes (`dispatch`) and where a moved one went, and tell it what they find out about instances. It
+decides nothing itself but the obvious: what is down gets nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.events import EventRing
+from llumnix.fleet.mover import Mover
+from llumnix.fleet.requests import Decision, RequestTable
+from llumnix.instances.config import FleetConfig
+from llumnix.instances.discovery import NotUnderstood
+from llumnix.instances.instance import Identity, Instance, Kind, Link, State
+from llumnix.instances.keeper import Keeper, Linker
+from llumnix.instances.plugged import PluggedLink
+from llumnix.instances.table import InstanceTable
+from llumnix.instances.untouched import UntouchedLink
+from llumnix.metrics.tally import Tally
+from migration.llumlet.fleet_messages import MigrationEvent
+from policies.scheduler import GlobalScheduler, SchedulerConfig
+from policies.types import (
+    Dispatch,
+    DispatchRequest,
+    Hold,
+    InstanceId,
+    MigrationId,
+    Reject,
+    RequestId,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request looking for an instance.
+
+    Instances in `avoided` failed it and are taken only for want of others; those in `barred` are
+    never taken. `plugged_only` is set for streams that only such an instance can carry on; with
+    `or_vllm` a vLLM without our plugin can as well.
+    """
+
+    request: DispatchRequest
+    model: str | None = None
+    avoided: frozenset[InstanceId] = frozenset()
+    barred: frozenset[InstanceId] = frozenset()
+    plugged_only: bool = False
+    or_vllm: bool = False
+
+    def fits(self, instance: Instance) -> bool:
+        """Say whether an instance can do what is asked, whatever else speaks against it."""
+        able = instance.plugged or (self.or_vllm and instance.vllm)
+        return able or not self.plugged_only
+
+
+class Fleet:
+    """Instances, scheduler, and the loop between them. Its clock starts at 0 with it.
+
+    `changed` is called whenever a request that is held might now find a place. `linker` opens links
+    to instances; it is given by tests alone.
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        scheduler: SchedulerConfig,
+        secret: bytes,
+        tally: Tally,
+        clock: FleetClock,
+        seed: int = 0,
+        linker: Linker | None = None,
+    ) -> None:
+        self.config = config
+        self.secret = secret
+        self.clock = clock
+        self.tally = tally
+        self.scheduler = GlobalScheduler(scheduler, seed)
+        self.instances = InstanceTable(len(scheduler.classes), self.now_s)
+        self.requests = RequestTable()
+        self.events = EventRing()
+        self.changed: Callable[[], None] = lambda: None
+        self.mover = Mover(
+            self.scheduler,
+            self.instances,
+            self.requests,
+            self.events,
+            tally,
+            self.now_s,
+            config.order_timeout_s * clock.speed,
+        )
+        names = [known.name for known in scheduler.classes]
+        self._default_class = names.index(scheduler.default_class)
+        self._started_at_s = clock.now_s()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: aiohttp.ClientSession | None = None
+        self._linker = linker or self._link
+        self._news = asyncio.Event()
+
+    def now_s(self) -> float:
+        """Read the fleet's clock: fleet seconds since it was made."""
+        return self.clock.now_s() - self._started_at_s
+
+    async def start(self, urls: tuple[str, ...]) -> None:
+        """Begin to link up with the servers at these URLs, and to rebalance."""
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        keeper = Keeper(self.config, self.secret, self._session, self._linker, self)
+        for url in urls:
+            instance = Instance.at(url)
+            self.instances.add(instance)
+            self._spawn(keeper.keep(instance), f"keep {url}")
+        self._spawn(self.mover.run(self.clock), "rebalance")
+
+    async def close(self) -> None:
+        """Let go of all instances."""
+        self.mover.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def wait_up(self, count: int, timeout_s: float) -> bool:
+        """Wait (wall seconds) until this many instances take requests; say whether they do."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self.instances.up()) < count:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def dispatch(self, ask: Ask) -> Instance | Hold | Reject:
+        """Find a place for a request now; Hold means to ask again after `changed`."""
+        rows, left_out = self._candidates(ask)
+        decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
+        why = decision.explanation
+        if left_out:
+            why = replace(why, vetoed={**left_out, **why.vetoed})
+        kind = type(decision).__name__.lower()
+        target = decision.instance_id if isinstance(decision, Dispatch) else None
+        request_id = ask.request.request_id
+        self.requests.decided(request_id, Decision(self.now_s(), kind, target, why))
+        if not isinstance(decision, Dispatch):
+            return replace(decision, explanation=why)
+        self.tally.dispatched(why.policy, decision.instance_id)
+        instance = self.instances.get(decision.instance_id)
+        assert instance is not None, "the scheduler chose from our own snapshot"
+        return instance
+
+    def forget(self, request_id: RequestId) -> None:
+        """Note that a request is over, or will be placed anew."""
+        self.scheduler.forget(request_id)
+
+    def suspect(self, instance: Instance, reason: str) -> None:
+        """Take an instance out at once: it refused a connection. Its keeper tries again."""
+        link = instance.link
+        instance.lose()
+        if link is not None:
+            link.give_up(reason)
+
+    def serves(self, model: str) -> bool:
+        """Say whether a model is worth waiting for: somebody has it, or nobody is there to ask."""
+        known = any(model in each.model_ids for each in self.instances)
+        return known or not self.instances.alive()
+
+    def only_model(self) -> str | None:
+        """Name the model that requests which name none mean, where there is but one."""
+        models = {model for each in self.instances for model in each.model_ids}
+        return next(iter(models)) if len(models) == 1 else None
+
+    def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
+        """Find where a migration is taking, or has just taken, a request; None when none is."""
+        migration_id = self.mover.book.of_request(request_id)
+        return None if migration_id is None else self.claim_at(migration_id)
+
+    def claim_at(self, migration_id: MigrationId) -> tuple[MigrationId, Instance] | None:
+        """Find the instance a migration went to; None when it is unknown or not alive."""
+        instance = self.instances.get(self.mover.book.destination_of(migration_id))
+        return (migration_id, instance) if instance is not None and instance.alive else None
+
+    def came_up(self, instance: Instance) -> None:
+        """Note that an instance answers."""
+        told = instance.identity.speed if instance.identity else None
+        self.events.add(self.now_s(), "instance_up", f"{instance.id} answers at {instance.url}")
+        if told is not None and told != self.clock.speed:
+            text = f"{instance.id} runs at speed {told:g}, the fleet at {self.clock.speed:g}"
+            log.warning("speed_mismatch %s", text)
+            self.events.add(self.now_s(), "speed_mismatch", text)
+
+    def went_down(self, instance: Instance, reason: str) -> None:
+        """Note that an instance answers no more."""
+        log.warning("instance_down instance=%s reason=%s", instance.id, reason)
+        self.events.add(self.now_s(), "instance_down", f"{instance.id} is down: {reason}")
+        self.mover.instance_gone(instance.id)
+        for request in self.requests.at(instance.id):
+            request.cut()
+        self.changed()
+
+    def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
+        """Take in a report."""
+        if new_request_ids is not None:
+            self.scheduler.confirm(instance.id, list(new_request_ids))
+        elif instance.load is not None:
+            self.scheduler.confirm_until(instance.id, instance.load.reported_at_s)
+        self._news.set()
+        self.changed()
+
+    def heard(self, event: MigrationEvent) -> None:
+        """Take in what a llumlet tells of a migration."""
+        self.mover.heard(event)
+
+    def _candidates(self, ask: Ask) -> tuple[list[Instance], dict[InstanceId, str]]:
+        """List the instances to choose from, and why the others are none."""
+        rows: list[Instance] = []
+        spare: list[Instance] = []
+        left_out: dict[InstanceId, str] = {}
+        for each in self.instances:
+            if each.state is not State.UP:
+                left_out[each.id] = str(each.state)
+            elif each.id in ask.barred:
+                left_out[each.id] = "it refused this request"
+            elif not ask.fits(each):
+                left_out[each.id] = "it cannot carry on a stream that has begun"
+            elif ask.model is not None and ask.model not in each.model_ids:
+                left_out[each.id] = f"it does not serve {ask.model}"
+            elif each.id in ask.avoided:
+                left_out[each.id] = "it failed this request"
+                spare.append(each)
+            else:
+                rows.append(each)
+        return (rows, left_out) if rows or not spare else (spare, {})
+
+    async def _link(self, instance: Instance, identity: Identity) -> Link:
+        other = self.instances.get(identity.instance_id)
+        if other is not None and other is not instance:
+            raise NotUnderstood(f"{other.url} calls itself {identity.instance_id} as well")
+        if identity.kind is Kind.UNTOUCHED:
+            assert self._session is not None
+            return UntouchedLink(
+                instance,
+                identity,
+                self._session,
+                self.config,
+                self,
+                self.now_s,
+                lambda: len(self.requests.at(instance.id)),
+                self._default_class,
+                wants_llumlet=bool(self.secret),
+            )
+        link = PluggedLink(instance, identity, self.secret, self.config, self, self.now_s)
+        await link.open()
+        return link
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_crashed)
+        self._tasks.append(task)
+
+
+def _crashed(task: asyncio.Task[None]) -> None:
+    """Say loudly that a loop which should never end has ended."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("task_crashed name=%s", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,106 @@
+"""The fleet as others see it: JSON for the admin API, gauges for Prometheus."""
+
+import math
+from typing import Any
+
+from llumnix.fleet.fleet import Fleet
+from llumnix.instances.instance import Instance
+from llumnix.metrics.catalogue import FleetMetrics
+
+
+def fleet_json(fleet: Fleet, queue_length: int, queue_limit: int) -> dict[str, Any]:
+    """Describe the whole fleet at this moment; times are fleet seconds."""
+    config = fleet.scheduler.config
+    freeness = _freeness(fleet)
+    return {
+        "policy": config.dispatch.name,
+        "migration": config.migration,
+        "speed": fleet.clock.speed,
+        "now_s": round(fleet.now_s(), 6),
+        "classes": [known.name for known in config.classes],
+        "queue": {"length": queue_length, "limit": queue_limit},
+        "instances": [_instance_json(fleet, each, freeness) for each in fleet.instances],
+        "migrations": [each.as_json() for each in fleet.mover.book],
+        "totals": fleet.tally.totals(),
+    }
+
+
+def requests_json(fleet: Fleet) -> list[dict[str, Any]]:
+    """List the requests being served."""
+    now_s = fleet.now_s()
+    return [
+        {
+            "request_id": each.request_id,
+            "instance_id": each.instance_id,
+            "class": each.class_name,
+            "state": each.state,
+            "age_s": round(now_s - each.since_s, 6),
+            "tokens": each.tokens(),
+        }
+        for each in fleet.requests.active.values()
+    ]
+
+
+def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
+    """Bring the gauges up to date; done when somebody asks for them."""
+    metrics = fleet.tally.metrics
+    metrics.queue_limit.set(queue_limit)
+    for known, length in zip(fleet.scheduler.config.classes, queued, strict=True):
+        metrics.queue_length.labels(class_name=known.name).set(length)
+    freeness = _freeness(fleet)
+    for each in fleet.instances:
+        _set_instance_gauges(metrics, each, freeness.get(each.id), fleet.now_s())
+
+
+def _set_instance_gauges(
+    metrics: FleetMetrics, instance: Instance, freeness: float | None, now_s: float
+) -> None:
+    name, load = instance.id, instance.load
+    metrics.instance_up.labels(instance_id=name).set(instance.alive)
+    if load is None:
+        return
+    # An instance being drained has a freeness of minus infinity: Prometheus can say so, JSON not.
+    metrics.instance_freeness.labels(instance_id=name).set(
+        -math.inf if freeness is None else freeness
+    )
+    metrics.instance_running.labels(instance_id=name).set(sum(load.running))
+    metrics.instance_waiting.labels(instance_id=name).set(sum(load.waiting))
+    metrics.snapshot_age_seconds.labels(instance_id=name).set(now_s - load.reported_at_s)
+    for kind, tokens in (
+        ("physical", load.physical_tokens),
+        ("reserved", load.reserved_tokens),
+        ("capacity", load.capacity_tokens),
+    ):
+        metrics.instance_kv_tokens.labels(instance_id=name, kind=kind).set(tokens)
+
+
+def _freeness(fleet: Fleet) -> dict[str, float | None]:
+    alive = fleet.instances.alive()
+    if not alive:
+        return {}
+    values = fleet.scheduler.freeness(fleet.instances.snapshot(alive)).tolist()
+    return {
+        each.id: value if math.isfinite(value) else None
+        for each, value in zip(alive, values, strict=True)
+    }
+
+
+def _instance_json(
+    fleet: Fleet, instance: Instance, freeness: dict[str, float | None]
+) -> dict[str, Any]:
+    load, identity = instance.load, instance.identity
+    told = identity.capacity_tokens if identity else None
+    return {
+        "id": instance.id,
+        "url": instance.url,
+        "state": str(instance.state),
+        "kind": str(identity.kind) if identity else "",
+        "engine": identity.engine if identity else "",
+        "capacity_tokens": load.capacity_tokens if load else told or 0,
+        "physical_tokens": load.physical_tokens if load else 0,
+        "freeness": freeness.get(instance.id),
+        "running": sum(load.running) if load else 0,
+        "waiting": sum(load.waiting) if load else 0,
+        "reserved_tokens": load.reserved_tokens if load else 0,
+        "age_s": round(fleet.now_s() - load.reported_at_s, 6) if load else None,
+    }

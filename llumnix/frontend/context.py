@@ -1,0 +1,30 @@
+"""What every request being served needs at hand."""
+
+from dataclasses import dataclass
+
+from llumnix.fleet.fleet import Fleet
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.upstream import Upstream
+from llumnix.frontend.queue import HoldQueue
+from llumnix.frontend.request.request import Classes
+from llumnix.metrics.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The fleet, the queue in front of it, and the connections to its instances."""
+
+    config: FrontendConfig
+    fleet: Fleet
+    queue: HoldQueue
+    upstream: Upstream
+    classes: Classes
+
+    @property
+    def tally(self) -> Tally:
+        """Give the place where everything is counted."""
+        return self.fleet.tally
+
+    def fleet_seconds(self, wall_s: float) -> float:
+        """Convert a duration."""
+        return wall_s * self.fleet.clock.speed

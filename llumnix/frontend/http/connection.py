@@ -1,0 +1,213 @@
+"""Connections to instances: one request at a time each, kept open for the next."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import cast
+from urllib.parse import urlsplit
+
+from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
+
+# Below the five seconds after which uvicorn closes idle connections on its side.
+_IDLE_S = 4.0
+_IDLE_PER_HOST = 512
+_PAUSE_BYTES = 256 * 1024
+
+Sink = Callable[[bytes], bool]
+"""Takes body bytes as they are read from the socket; False asks for no more."""
+
+
+class Unreachable(OSError):  # noqa: N818 - an outcome, acted on by the route
+    """No connection could be opened."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection and the response being read from it."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self.closed = False
+        self._transport: asyncio.Transport | None = None
+        self._reader = ResponseReader()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._broken: OSError | None = None
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._idle = True
+
+    def ask(self, request: bytes) -> None:
+        """Send a request; only one at a time."""
+        assert self._transport is not None
+        self._reader = ResponseReader()
+        self._idle = False
+        self._transport.write(request)
+
+    async def head(self) -> Head:
+        """Wait for the response's head. Raises OSError."""
+        while self._reader.head is None:
+            await self._news()
+        return self._reader.head
+
+    async def read(self) -> bytes:
+        """Wait for body bytes; b"" at the end. Raises OSError when it is cut off."""
+        while not self._body:
+            if self._reader.done:
+                return b""
+            await self._news()
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._body_bytes > _PAUSE_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._body_bytes = 0
+        return data
+
+    async def pour(self, sink: Sink) -> None:
+        """Give body bytes to `sink` as they come, until it wants no more or the response is over.
+
+        Never raises for a broken connection: the next `read` does.
+        """
+        if self._body or self._reader.done or self._broken is not None:
+            return
+        self._sink = sink
+        try:
+            await self._wait()
+        finally:
+            self._sink = None
+
+    @property
+    def reusable(self) -> bool:
+        """Say whether the response is over and the connection good for another."""
+        head = self._reader.head
+        done = self._reader.done and not self._body
+        return done and head is not None and head.keeps and not self.closed
+
+    def rest(self) -> None:
+        """Note that no response is expected for now."""
+        self._idle = True
+        self.idle_since = time.monotonic()
+
+    def close(self) -> None:
+        """Close at once; whoever waits for bytes gets an error."""
+        self._break(BadResponse("closed by us"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the transport (called by the event loop)."""
+        # Not an instance of it under uvloop, but the same in all we use.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes (called by the event loop)."""
+        if self._idle:  # nobody asked for anything
+            self.close()
+            return
+        try:
+            body = self._reader.feed(data)
+        except BadResponse as error:
+            self._break(error)
+            self.close()
+            return
+        if self._sink is not None and not self._reader.done:
+            if not body or self._sink(body):
+                return
+            self._sink = None
+        elif body:
+            self._keep(body)
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note of the end (called by the event loop)."""
+        try:
+            self._reader.end()
+        except BadResponse as error:
+            self._break(exc if isinstance(exc, OSError) else error)
+        self.closed = True
+        self._wake()
+
+    def _keep(self, body: bytes) -> None:
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > _PAUSE_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _break(self, error: OSError) -> None:
+        self.closed = True
+        self._broken = self._broken or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _news(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+class ConnectionPool:
+    """Opens connections, and keeps those that ended well for the next request."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: dict[str, list[Connection]] = {}
+
+    async def ask(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> Connection:
+        """Post to a server. Raises Unreachable when no connection can be opened in time."""
+        split = urlsplit(url)
+        connection = self._take(url) or await self._connect(url)
+        lines = [f"POST {split.path}{path} HTTP/1.1", f"Host: {split.netloc}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"Content-Length: {len(body)}", "", ""]
+        head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
+        connection.ask(head + body)
+        return connection
+
+    def give_back(self, url: str, connection: Connection) -> None:
+        """Keep a connection whose response is over; cut any other at once."""
+        idle = self._idle.setdefault(url, [])
+        if connection.reusable and len(idle) < _IDLE_PER_HOST:
+            connection.rest()
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+
+    def _take(self, url: str) -> Connection | None:
+        idle = self._idle.get(url)
+        fresh_since = time.monotonic() - _IDLE_S
+        while idle:
+            connection = idle.pop()
+            if not connection.closed and connection.idle_since > fresh_since:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, url: str) -> Connection:
+        split = urlsplit(url)
+        secure = ssl.create_default_context() if split.scheme == "https" else None
+        port = split.port or (443 if secure else 80)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    Connection, split.hostname or "", port, ssl=secure
+                )
+        except (OSError, TimeoutError) as error:
+            raise Unreachable(f"{error!r}") from error
+        return connection

@@ -1,0 +1,152 @@
+"""Sending a request to an instance, up to the first bytes of its answer."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from llumnix.fleet.requests import Cuttable, nothing
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.connection import Connection, ConnectionPool, Sink, Unreachable
+from llumnix.frontend.http.response import Head
+from llumnix.instances.instance import Instance
+
+_DETAIL_CHARACTERS = 300
+_NOW = 0.0
+"""A deadline that has passed at any time of the event loop's clock."""
+_NO_HEAD = Head(0, CIMultiDictProxy(CIMultiDict()), keeps=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an instance gave no usable answer.
+
+    `refused`: it takes no connection. `broken`: the connection broke. `stalled`: it kept silent
+    beyond the deadline. `answered`: it said no itself, with this HTTP status.
+    """
+
+    kind: Literal["refused", "broken", "stalled", "answered"]
+    detail: str
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, not streamed."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    instance: Instance
+
+
+class Leg:
+    """A stream on one instance, begun: `first` are its first bytes."""
+
+    def __init__(
+        self, instance: Instance, pool: ConnectionPool, connection: Connection, head: Head
+    ) -> None:
+        self.instance = instance
+        self.head = head
+        self.first = b""
+        self._pool = pool
+        self._connection = connection
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """Wait for more; b"" at the end. Raises OSError when it is cut off."""
+        return await self._connection.read()
+
+    async def pour(self, sink: Sink) -> None:
+        """Give all that comes to `sink`, until that wants no more or the stream is over."""
+        await self._connection.pour(sink)
+
+    def close(self) -> None:
+        """Cut the connection at once, unless the stream has ended: that cancels the request."""
+        if not self._closed:
+            self._closed = True
+            self._pool.give_back(self.instance.url, self._connection)
+
+
+class Upstream:
+    """The way to all instances, for completions; `session` is for everything else."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        self._first_byte_timeout_s = config.first_byte_timeout_s
+        self._answer_timeout_s = config.answer_timeout_s
+        self._pool = ConnectionPool(config.connect_timeout_s)
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=60),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+        await self.session.close()
+
+    async def send(
+        self,
+        instance: Instance,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        streams: bool,
+        waiting: Cuttable,
+    ) -> Leg | Answer | Failure:
+        """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
+
+        Server errors (5xx) are failures: somebody else may do better. `waiting` learns how to end
+        the wait.
+        """
+        deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
+        leg: Leg | None = None
+        result: Leg | Answer | Failure | None = None
+        try:
+            async with asyncio.timeout(deadline_s) as deadline:
+                waiting.cut_by(partial(_cut, deadline))
+                connection = await self._pool.ask(instance.url, path, headers, body)
+                leg = Leg(instance, self._pool, connection, _NO_HEAD)
+                leg.head = await connection.head()
+                result = await _receive(leg)
+                return result
+        except Unreachable as error:
+            return Failure("refused", f"{instance.id} takes no connection: {error}")
+        except TimeoutError:
+            if deadline.when() == _NOW:
+                return Failure("broken", f"{instance.id} went down")
+            return Failure("stalled", f"{instance.id} sent nothing for {deadline_s:g} s")
+        except OSError as error:
+            return Failure("broken", f"{instance.id} broke off: {error!r}")
+        finally:
+            waiting.cut_by(nothing)
+            if leg is not None and result is not leg:
+                leg.close()
+
+
+def _cut(deadline: asyncio.Timeout) -> None:
+    deadline.reschedule(_NOW)
+
+
+async def _receive(leg: Leg) -> Leg | Answer | Failure:
+    status, instance = leg.head.status, leg.instance
+    if status == 200 and leg.head.content_type == "text/event-stream":
+        leg.first = await leg.read()
+        if leg.first:
+            return leg
+        return Failure("broken", f"{instance.id} ended its stream before it began")
+    parts: list[bytes] = []
+    while part := await leg.read():
+        parts.append(part)
+    body = b"".join(parts)
+    if status < 500:
+        return Answer(status, leg.head.headers, body, instance)
+    text = body.decode(errors="replace")[:_DETAIL_CHARACTERS]
+    return Failure("answered", f"{instance.id} answered {status}: {text}", status)

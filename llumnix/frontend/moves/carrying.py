@@ -1,0 +1,122 @@
+"""Carrying a stream on: who can do it, and how what they send is joined to what the client has."""
+
+from collections.abc import Sequence
+
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.upstream import Failure, Leg
+from llumnix.frontend.moves.warm import REPLACEMENT, Helper
+from llumnix.frontend.request.request import ClientRequest
+from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.graft import Grafter
+from llumnix.frontend.splicing.logprobs import KeptTokens
+from llumnix.frontend.splicing.splice import Diverged, Splicer
+from llumnix.frontend.splicing.strand import Strand, hider
+from llumnix.frontend.splicing.transcript import Transcript, only_choice, strings
+from llumnix.instances.instance import Instance
+
+_CHANNELS = {"text", "content"}
+
+
+class Carrying:
+    """The joints of one request's stream: replays at plugged instances, grafts at other vLLMs."""
+
+    def __init__(self, config: FrontendConfig, request: ClientRequest, helper: Helper) -> None:
+        self._config = config
+        self._request = request
+        self._helper = helper
+
+    def by_replay(self, source: Instance, had: Transcript) -> bool:
+        """Say whether a plugged instance can carry the stream on."""
+        told = source.plugged or (bool(had.token_ids) and not had.bare)
+        return self._request.resumable and told
+
+    def by_graft(self, had: Transcript, ids: Sequence[int]) -> bool:
+        """Say whether a vLLM without our plugin can, from these tokens on."""
+        recipe = self._request.recipe
+        return (
+            recipe is not None
+            and bool(had.prompt_ids and ids)
+            and not had.bare
+            and not recipe.exhausted(len(ids))
+            and {name for name, text in had.texts.items() if text} <= _CHANNELS
+        )
+
+    async def strand(
+        self, leg: Leg, had: Transcript, kept: KeptTokens, ids: Sequence[int]
+    ) -> Strand | Failure:
+        """Make the strand of a leg that carries on, with these tokens known, what the client has.
+
+        Raises Diverged when the client has other text than these tokens are.
+        """
+        joiner: Splicer | Grafter | None = None
+        if leg.instance.plugged or not had.events:
+            joiner = Splicer(had, kept) if had.events else None
+        else:
+            made = await self._grafter(leg, had, ids)
+            if isinstance(made, Failure):
+                return made
+            joiner = made
+        return Strand(
+            joiner,
+            plugged=leg.instance.plugged,
+            hide=hider(leg.instance, asked=self._request.asks_ids(leg.instance)),
+            event_limit_bytes=self._config.event_limit_bytes,
+        )
+
+    async def _grafter(self, leg: Leg, had: Transcript, ids: Sequence[int]) -> Grafter | Failure:
+        recipe = self._request.recipe
+        assert recipe is not None, "grafted only where it can be"
+        sent = "".join(had.texts.get(channel, "") for channel in sorted(_CHANNELS))
+        text = await self._text(leg, had, ids)
+        held, seam = "", None
+        if text is None:
+            if recipe.stops or len(ids) > len(had.token_ids):
+                return Failure("broken", f"{leg.instance.id} does not decode token ids")
+        else:
+            whole = text.rstrip(REPLACEMENT)
+            if not text.startswith(sent):
+                raise Diverged(f"what was sent is not the text of its {len(ids)} tokens")
+            if whole == text:
+                held = text[len(sent) :]
+            else:
+                seam = await self._seam(leg, had, ids, len(sent))
+                if seam is None:
+                    return Failure("broken", f"{leg.instance.id} ended within a character")
+        return Grafter(
+            had, recipe, ids, held=held, seam=seam, wants_usage=self._request.wants_usage
+        )
+
+    async def _seam(self, leg: Leg, had: Transcript, ids: Sequence[int], sent: int) -> str | None:
+        """Read on to the first text there is, and give it as it is with the known tokens before it.
+
+        The known tokens end within a character, of which the server has not seen the beginning.
+        """
+        while (until_text := _until_text(leg.first)) is None:
+            try:
+                more = await leg.read()
+            except OSError:
+                return None
+            if not more:
+                return None
+            leg.first += more
+        fresh = sse.token_ids(until_text)
+        text = await self._text(leg, had, [*ids, *fresh])
+        return None if text is None else text[sent:]
+
+    async def _text(self, leg: Leg, had: Transcript, ids: Sequence[int]) -> str | None:
+        return await self._helper.output_text(
+            leg.instance, had.prompt_ids, ids, self._config.helper_timeout_s
+        )
+
+
+def _until_text(data: bytes) -> bytes | None:
+    """Give the events up to the first with text, or the last; None before that has come."""
+    size = 0
+    for event in sse.events(data[: sse.complete(data)]):
+        size += len(event)
+        choice = only_choice(sse.payload(event) or {})
+        if choice is None:
+            continue
+        if choice.get("finish_reason") is not None or any(h[k] for _, h, k in strings(choice)):
+            return data[:size]
+    return None

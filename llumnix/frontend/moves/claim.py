@@ -1,0 +1,204 @@
+"""Early claims: the continuation of a request, posted to where a migration is about to take it.
+
+An engine that binds a migrated request late (vLLM) allocates its memory, tokenizes, compiles and
+replays for it while it still runs at its source. So the claim goes out when the migration starts;
+when the source's stream ends with the redirect, the claim's answer is there to go on with. Nobody
+reads from it before, so that what waits unread is bounded by socket buffers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+from llumnix.fleet.requests import ActiveRequest, Cuttable, nothing
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.moves.handover import HandOver
+from llumnix.frontend.moves.route import Route
+from llumnix.instances.instance import Instance
+from policies.types import InstanceId, MigrationId
+
+Ask = Callable[[Cuttable], Awaitable[Leg | Answer | Failure]]
+
+
+async def _nothing_to_do() -> None:
+    return
+
+
+class Impatient(Exception):  # noqa: N818 - an outcome, acted on by the relay
+    """What was claimed early has brought nothing new in time."""
+
+
+class EarlyClaim:
+    """One claim, on its way or answered. Closing it cancels its request at the destination."""
+
+    def __init__(self, migration_id: MigrationId, instance: Instance, ask: Ask) -> None:
+        self.migration_id = migration_id
+        self.instance = instance
+        self._cut: Callable[[], None] = nothing
+        self._closed = False
+        self._task = asyncio.ensure_future(ask(self))
+        self._task.add_done_callback(self._answered)
+
+    async def answer(self, until: float | None) -> Leg | Answer | Failure:
+        """Wait for the answer, up to a time of the event loop's clock."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await asyncio.shield(self._task)
+        except TimeoutError:
+            return Failure("stalled", f"{self.instance.id} has not taken the request up in time")
+
+    def cut_by(self, cut: Callable[[], None]) -> None:
+        """Learn how to end the wait for the answer."""
+        self._cut = cut
+
+    def cut(self) -> None:
+        """End the wait for the answer: its instance was found dead."""
+        self._cut()
+
+    def close(self) -> None:
+        """Give the claim up, whatever has become of it."""
+        self._closed = True
+        if not self._task.cancel():
+            self._answered(self._task)
+
+    def _answered(self, task: "asyncio.Future[Leg | Answer | Failure]") -> None:
+        if not self._closed or task.cancelled():
+            return
+        answer = task.result()
+        if isinstance(answer, Leg):
+            answer.close()
+
+
+class Claims:
+    """The early claims of one request: one at most is waiting, one at most is being followed.
+
+    `token_ids` gives the output so far; `prepare` does ahead of a move what can be done. It hears
+    of migrations from the mover. A claim that is followed is `unproven` until it brings something
+    new: patience with it is short, and it is kept open while the destination is asked anew, since
+    closing it would cancel what it may have.
+    """
+
+    def __init__(self, config: FrontendConfig, route: Route, active: ActiveRequest) -> None:
+        self.token_ids: Callable[[], Sequence[int]] = list
+        self.prepare: Callable[[], Coroutine[None, None, None]] = _nothing_to_do
+        self._config = config
+        self._route = route
+        self._active = active
+        self._waiting: EarlyClaim | None = None
+        self._followed: EarlyClaim | None = None
+        self._failed: EarlyClaim | None = None
+        self._hand_over: HandOver | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._patient_until = 0.0
+        self._over: set[str] = set()
+
+    @property
+    def unproven(self) -> bool:
+        """Say whether a claim is being followed that has brought nothing new yet."""
+        return self._followed is not None
+
+    def hand_over_by(self, hand_over: HandOver) -> None:
+        """Learn how the request's stream is handed over without a llumlet."""
+        self._hand_over = hand_over
+
+    def can_be_handed_to(self, target: Instance) -> bool:
+        """Say whether the request can be carried on by recompute at an instance, by us."""
+        return self._hand_over is not None and self._hand_over.can_go_to(target)
+
+    async def hand_over(self, target: Instance) -> bool:
+        """Carry the request on there, from now on; say whether it has come to that."""
+        return self._hand_over is not None and await self._hand_over.go(target)
+
+    def started(self, migration_id: MigrationId, source: InstanceId) -> None:
+        """Claim the request where it is about to go, if it still runs where it is taken from."""
+        runs = self._active.state in ("starting", "running")
+        if migration_id in self._over or not runs or self._active.instance_id != source:
+            return
+        destination = self._route.early_destination(migration_id)
+        if destination is None or (self._waiting and self._waiting.migration_id == migration_id):
+            return
+        self._drop_waiting()
+        ids = self.token_ids()
+        self._waiting = EarlyClaim(
+            migration_id,
+            destination,
+            lambda claim: self._route.claim_early(migration_id, destination, ids, claim),
+        )
+        self._preparing = asyncio.create_task(self.prepare())
+
+    def ended(self, migration_id: MigrationId) -> None:
+        """Note that a migration came to nothing: the request stays where it is."""
+        if self._waiting is not None and self._waiting.migration_id == migration_id:
+            self._drop_waiting()
+
+    async def follow(self, migration_id: str | None, *, patient: bool) -> Leg | Answer | None:
+        """Go on with what was claimed for a migration that has moved the request.
+
+        None when nothing was, or when it failed, which the route knows then. `patient`: wait as
+        long as it takes.
+        """
+        claim = self._take(migration_id)
+        if claim is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        self._patient_until = now + self._config.claim_patience_s
+        self._followed = claim
+        self._route.follow(claim.instance)
+        self._active.cut = claim.cut
+        answer = await claim.answer(None if patient else self._patient_until)
+        if isinstance(answer, Failure):
+            self.fail(answer)
+            return None
+        return answer
+
+    async def read(self, leg: Leg) -> bytes:
+        """Read on from a leg, with little patience while it is unproven. Raises Impatient too."""
+        if self._followed is None:
+            return await leg.read()
+        try:
+            async with asyncio.timeout_at(self._patient_until) as patience:
+                return await leg.read()
+        except TimeoutError:
+            if patience.expired():
+                raise Impatient(f"{leg.instance.id} has brought nothing new in time") from None
+            raise
+
+    def prove(self) -> None:
+        """Note that the claim being followed, if there is one, has brought something new."""
+        if self._followed is not None:
+            self._route.arrived(self._followed.migration_id)
+            self._followed = None
+
+    def fail(self, failure: Failure) -> None:
+        """Note that the claim being followed has failed; it is kept open until `close`."""
+        claim, self._followed = self._followed, None
+        assert claim is not None, "one is followed"
+        self._failed = claim
+        self._route.salvage(claim.migration_id, claim.instance, failure)
+
+    def close(self) -> None:
+        """Give up every claim but those that have been proved."""
+        self._drop_waiting()
+        for claim in (self._followed, self._failed):
+            if claim is not None:
+                claim.close()
+        self._followed = self._failed = None
+
+    def _take(self, migration_id: str | None) -> EarlyClaim | None:
+        if migration_id is None:
+            return None
+        self._over.add(migration_id)
+        claim = self._waiting
+        if claim is None or claim.migration_id != migration_id:
+            return None
+        self._waiting = None
+        return claim
+
+    def _drop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._over.add(self._waiting.migration_id)
+            self._waiting.close()
+            self._waiting = None
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing = None

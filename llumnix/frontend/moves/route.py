@@ -1,0 +1,297 @@
+"""A request's way through the fleet: where it goes first, and where next when that ends.
+
+Three things end a stay: the request is migrated (its new instance is asked for it by the
+migration's id), it is sent back to the queue, or its instance fails it. In the last two cases any
+instance can carry it on from the token ids the client's stream had so far.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from multidict import CIMultiDict
+
+from llumnix.fleet.fleet import Ask
+from llumnix.fleet.requests import ActiveRequest, Cuttable
+from llumnix.frontend.context import Desk
+from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.request.body import RESUME_FIELD, TAG_FIELD, with_transfer
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.request import ClientRequest
+from llumnix.instances.instance import Instance
+from migration.links.auth import sign_resume
+from policies.types import DispatchRequest, InstanceId, MigrationId
+
+_BACKOFF_S = 0.05
+_BACKOFF_MAX_S = 1.0
+_STALLS = 2
+_BOUNCES = 64
+
+
+class Route:
+    """Opens one leg after the other. Failures are bounded, counted since the last `progressed`."""
+
+    def __init__(
+        self, desk: Desk, request: ClientRequest, headers: CIMultiDict[str], active: ActiveRequest
+    ) -> None:
+        self._desk = desk
+        self._request = request
+        self._headers = headers
+        self._active = active
+        self._arrived_at_s = active.since_s
+        self._claim: tuple[MigrationId | None, Instance] | None = None
+        self._moving: str | None = None
+        self._avoided: set[InstanceId] = set()
+        self._barred: set[InstanceId] = set()
+        self._failures = 0
+        self._stalls = 0
+        self._bounces = 0
+
+    async def open(
+        self,
+        token_ids: Sequence[int] | None,
+        *,
+        begun: bool = False,
+        prompt_ids: Sequence[int] | None = None,
+    ) -> Leg | Answer | Refusal:
+        """Find an instance, send it the request and wait for its first bytes.
+
+        `token_ids` are the output so far of a request to be carried on, None for one that starts
+        afresh. `begun` says that the client has part of the stream; then a server without our
+        plugin can carry it on only if `prompt_ids` are given.
+        """
+        while True:
+            claim, self._claim = self._claim, None
+            known, grafts = len(token_ids or ()), prompt_ids is not None
+            target = claim[1] if claim else await self._place(known, begun=begun, grafts=grafts)
+            if isinstance(target, Refusal):
+                return self._opened(target)
+            self._active.state = "moving" if begun else "starting"
+            self._active.instance_id = target.id
+            if begun and not target.plugged:
+                body = self._graft_body(token_ids, prompt_ids)
+            else:
+                body = self._body(target, claim[0] if claim else None, token_ids)
+            result = await self._send(target, body, self._active)
+            if begun:
+                result = _only_stream(target, result)
+            if not isinstance(result, Failure):
+                if claim and claim[0] is not None:
+                    self._desk.fleet.mover.book.claimed(self._active.request_id, claim[0])
+                self._active.state = "running"
+                return self._opened(result)
+            refusal = self._failed(target, result)
+            if refusal is not None:
+                return self._opened(refusal)
+            await self._back_off()
+
+    def early_destination(self, migration_id: MigrationId) -> Instance | None:
+        """Say where a request about to be migrated is to be claimed early; None for nowhere."""
+        claim = self._desk.fleet.claim_at(migration_id) if self._request.resumable else None
+        return claim[1] if claim and claim[1].plugged and claim[1].vllm else None
+
+    async def claim_early(
+        self,
+        migration_id: MigrationId,
+        target: Instance,
+        token_ids: Sequence[int],
+        waiting: Cuttable,
+    ) -> Leg | Answer | Failure:
+        """Claim the request where a migration is taking it, while it still runs elsewhere."""
+        body = self._body(target, migration_id, token_ids, early=True)
+        result = await self._send(target, body, waiting)
+        if self._request.streams:
+            return _only_stream(target, result)
+        if isinstance(result, Answer) and result.status != 200:
+            return _failure(target, result)
+        return result
+
+    def follow(self, instance: Instance) -> None:
+        """Note that the request goes on where it was claimed early."""
+        self._active.instance_id = instance.id
+        self._active.state = "moving"
+
+    def arrived(self, migration_id: MigrationId) -> None:
+        """Note that the request gives output where it was claimed early."""
+        self._desk.fleet.mover.book.claimed(self._active.request_id, migration_id)
+        self._claim = None
+        self._active.state = "running"
+        self._carried_on(ok=True)
+
+    def handed_over(self, target: Instance) -> None:
+        """Note that the stream was cut on purpose, to be carried on there."""
+        self._leave("migrated")
+        self._claim = (None, target) if target.alive else None
+
+    def salvage(self, migration_id: MigrationId, instance: Instance, failure: Failure) -> None:
+        """Note that an early claim gave nothing: the destination is asked anew, then all others.
+
+        It may hold the request's KV all the same; but one that refuses is not asked again.
+        """
+        self._leave("migrated")
+        self._claim = None
+        if failure.kind == "answered" and failure.status != 503:
+            self._barred.add(instance.id)
+        elif failure.kind != "refused":
+            self._claim = self._desk.fleet.claim_at(migration_id)
+
+    def progressed(self) -> None:
+        """Note that new output has arrived: whatever failed before is behind us."""
+        if self._failures:
+            self._failures = self._stalls = 0
+            self._avoided.clear()
+
+    def migrated(self, migration_id: str) -> None:
+        """Note that the request was moved; the next leg claims it where it went."""
+        self._leave("migrated")
+        self._claim = self._desk.fleet.claim_at(MigrationId(migration_id))
+
+    def requeued(self) -> Refusal | None:
+        """Note that the request was sent back to be placed anew; a Refusal when that never ends."""
+        self._leave("requeued")
+        if self._active.instance_id is not None:
+            self._avoided.add(self._active.instance_id)
+        self._bounces += 1
+        if self._bounces <= _BOUNCES:
+            return None
+        return self._given_up(
+            Refusal(503, f"instances sent it back {self._bounces} times", "overloaded")
+        )
+
+    def broke(self, failure: Failure) -> Refusal | None:
+        """Note that the instance failed a stream that had begun; a Refusal when it was the last.
+
+        If a migration was about to move the request, or just has, its destination is asked first.
+        """
+        self._leave("instance_died")
+        instance = self._desk.fleet.instances.get(self._active.instance_id)
+        if instance is None:
+            return self._given_up(self._count_failure(failure))
+        return self._given_up(self._failed(instance, failure))
+
+    def _leave(self, reason: str) -> None:
+        self._moving = reason
+        self._active.state = "moving"
+        self._desk.fleet.forget(self._active.request_id)
+
+    def _failed(self, instance: Instance, failure: Failure) -> Refusal | None:
+        fleet = self._desk.fleet
+        if failure.kind == "refused":
+            fleet.suspect(instance, failure.detail)
+        if failure.kind == "answered" and failure.status != 503:
+            self._barred.add(instance.id)
+            if all(each.id in self._barred for each in fleet.instances.up()):
+                return Refusal(502, f"every instance failed: {failure.detail}", "upstream_error")
+        self._avoided.add(instance.id)
+        claim = fleet.claim_of(self._active.request_id)
+        if claim and claim[1].id not in self._avoided | self._barred:
+            self._claim = claim
+        self._moving = self._moving or "instance_died"
+        fleet.forget(self._active.request_id)
+        self._active.instance_id = None
+        return self._count_failure(failure)
+
+    def _count_failure(self, failure: Failure) -> Refusal | None:
+        self._failures += 1
+        self._stalls += failure.kind == "stalled"
+        if self._stalls >= _STALLS:
+            return Refusal(504, failure.detail, "upstream_timeout")
+        if self._failures >= self._desk.config.max_attempts:
+            return Refusal(
+                502, f"{self._failures} attempts failed: {failure.detail}", "bad_gateway"
+            )
+        return None
+
+    async def _place(self, output_tokens: int, *, begun: bool, grafts: bool) -> Instance | Refusal:
+        ask = Ask(
+            DispatchRequest(
+                self._active.request_id,
+                self._request.class_index,
+                self._request.prompt_tokens + output_tokens,
+                self._arrived_at_s,
+            ),
+            self._request.model or self._desk.fleet.only_model(),
+            frozenset(self._avoided),
+            frozenset(self._barred),
+            plugged_only=begun,
+            or_vllm=grafts,
+        )
+        if not begun:
+            self._active.state = "queued"
+        asked_at = time.monotonic()
+        placed = await self._desk.queue.place(ask)
+        if self._moving is None:
+            waited_s = self._desk.fleet_seconds(time.monotonic() - asked_at)
+            self._desk.tally.waited(self._request.class_name, waited_s)
+        return placed
+
+    async def _send(
+        self, target: Instance, body: bytes, waiting: Cuttable
+    ) -> Leg | Answer | Failure:
+        return await self._desk.upstream.send(
+            target,
+            self._request.path,
+            body,
+            self._headers,
+            streams=self._request.streams,
+            waiting=waiting,
+        )
+
+    def _body(
+        self,
+        target: Instance,
+        migration_id: MigrationId | None,
+        token_ids: Sequence[int] | None,
+        *,
+        early: bool = False,
+    ) -> bytes:
+        request = self._request
+        if not target.plugged or not request.resumable:
+            return request.original(target)
+        request_id = self._active.request_id
+        tag = {"request_id": request_id, "class_index": request.class_index}
+        fields: dict[str, object] = {TAG_FIELD: tag}
+        if migration_id is not None or token_ids:
+            resume = {
+                "request_id": request_id,
+                "migration_id": migration_id,
+                "output_token_ids": list(token_ids or ()),
+                "issued_at": time.time(),
+                "early": early,
+            }
+            fields[RESUME_FIELD] = sign_resume(self._desk.fleet.secret, resume)
+        return with_transfer(request.original(target), fields, amid=request.has_params)
+
+    def _graft_body(
+        self, token_ids: Sequence[int] | None, prompt_ids: Sequence[int] | None
+    ) -> bytes:
+        recipe = self._request.recipe
+        assert recipe is not None, "a server without our plugin was asked for"
+        return recipe.body(self._request.body, prompt_ids or (), token_ids or ())
+
+    def _given_up(self, refusal: Refusal | None) -> Refusal | None:
+        if refusal is not None:
+            self._opened(refusal)
+        return refusal
+
+    def _opened(self, result: Leg | Answer | Refusal) -> Leg | Answer | Refusal:
+        self._carried_on(ok=not isinstance(result, Refusal))
+        return result
+
+    def _carried_on(self, *, ok: bool) -> None:
+        if self._moving is not None:
+            self._desk.tally.carried_on(self._moving, ok=ok)
+            self._moving = None
+
+    async def _back_off(self) -> None:
+        # The first failure costs no wait: somebody else is there as a rule.
+        if self._failures > 1:
+            await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))
+
+
+def _only_stream(target: Instance, result: Leg | Answer | Failure) -> Leg | Failure:
+    return _failure(target, result) if isinstance(result, Answer) else result
+
+
+def _failure(target: Instance, answer: Answer) -> Failure:
+    return Failure("answered", f"{target.id} answered {answer.status}", answer.status)

@@ -1,0 +1,198 @@
+"""What the frontend knows of a client's request: parsed once, its body kept as it came."""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llumnix.frontend.request.body import TRANSFER_PARAMS, with_member, without_forged
+from llumnix.frontend.request.recompute import Recipe, recipe
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.instances.instance import Instance
+
+CLASS_HEADERS = ("X-Llumnix-Class", "X-Request-Priority")
+_CHARACTERS_PER_TOKEN = 4
+_CHAT_TOKENS_PER_MESSAGE = 4
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The fleet's priority classes, most urgent first, and the one requests get by default."""
+
+    names: tuple[str, ...]
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """A completion or chat completion to be served.
+
+    `body` is the client's, byte for byte, save forged fields of ours (then `forged`); `body_ids`
+    the same with token ids asked for, which the client did not ask for if `hides_ids`. Only a
+    `resumable` one (see `_movable`) can be carried on by another instance. `prompt_tokens` is exact
+    for token ids, else an estimate. `has_params`: the client gives transfer parameters of its own.
+    `recipe` says how a server without our plugin can carry it on; None when it cannot.
+    """
+
+    path: str
+    body: bytes
+    body_ids: bytes
+    forged: bool
+    model: str | None
+    streams: bool
+    class_index: int
+    class_name: str
+    prompt_tokens: int
+    resumable: bool
+    hides_ids: bool
+    wants_usage: bool
+    has_params: bool
+    recipe: Recipe | None
+
+    def asks_ids(self, instance: Instance) -> bool:
+        """Say whether an instance is asked for token ids that the client did not ask for.
+
+        An emulated engine's whole answer moves with the request; a vLLM's is asked for anew. A
+        server without our plugin is asked where it is known to understand, and it helps.
+        """
+        if instance.plugged:
+            return self.hides_ids and (self.streams or instance.vllm)
+        return self.hides_ids and instance.vllm and self.recipe is not None
+
+    def original(self, instance: Instance) -> bytes:
+        """Give the body of a request that starts at an instance."""
+        return self.body_ids if self.asks_ids(instance) else self.body
+
+
+def parse(
+    path: str, raw: bytes, headers: Mapping[str, str], classes: Classes
+) -> ClientRequest | Refusal:
+    """Read a request's body and headers; a Refusal says what the client did wrong."""
+    try:
+        parsed = json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        return Refusal(400, f"the body is not valid JSON: {error}", "invalid_json")
+    if not isinstance(parsed, dict):
+        return Refusal(400, "the body must be a JSON object", "invalid_json")
+    wrong = _wrong(parsed)
+    if wrong is not None:
+        return wrong
+    class_name = _class_of(headers, parsed, classes)
+    if isinstance(class_name, Refusal):
+        return class_name
+    body, forged = without_forged(raw, parsed)
+    streams = parsed.get("stream") is True
+    resumable = _movable(parsed)
+    hides_ids = resumable and not parsed.get("return_token_ids")
+    options = parsed.get("stream_options")
+    return ClientRequest(
+        path=path,
+        body=body,
+        body_ids=with_member(body, "return_token_ids", value=True) if hides_ids else body,
+        forged=forged,
+        model=parsed.get("model"),
+        streams=streams,
+        class_index=classes.names.index(class_name),
+        class_name=class_name,
+        prompt_tokens=_prompt_tokens(parsed),
+        resumable=resumable,
+        hides_ids=hides_ids,
+        wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        has_params=TRANSFER_PARAMS in parsed,
+        recipe=recipe(parsed) if streams and resumable else None,
+    )
+
+
+def request_id(wanted: str | None, in_use: Mapping[Any, object]) -> str:
+    """Keep the id a client chose, if it is a plain one and not in use; else make one."""
+    if wanted and _SAFE_ID.fullmatch(wanted) and wanted not in in_use:
+        return wanted
+    return secrets.token_hex(12)
+
+
+def _wrong(parsed: dict[str, Any]) -> Refusal | None:
+    model = parsed.get("model")
+    if model is not None and not isinstance(model, str):
+        return Refusal(400, "model must be a string", "invalid_value", "model")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = parsed.get(name)
+        if isinstance(value, int | float) and value < 0:
+            return Refusal(400, f"{name} must be at least 0, not {value:g}", "invalid_value", name)
+    return None
+
+
+def _class_of(
+    headers: Mapping[str, str], parsed: dict[str, Any], classes: Classes
+) -> str | Refusal:
+    for header in CLASS_HEADERS:
+        name = headers.get(header)
+        if name is None:
+            continue
+        if name in classes.names:
+            return name
+        known = ", ".join(classes.names)
+        return Refusal(
+            400, f"{header}: there is no class {name!r}; known: {known}", "unknown_class"
+        )
+    priority = parsed.get("priority")
+    urgent = isinstance(priority, int) and priority < 0  # vLLM: lower is sooner, 0 the default
+    return (
+        classes.names[0] if urgent or parsed.get("service_tier") == "priority" else classes.default
+    )
+
+
+def _movable(parsed: dict[str, Any]) -> bool:
+    """Say whether an answer can be joined from two instances' parts.
+
+    Not so with several prompts or choices, or beam search; with a prompt that is echoed (asking for
+    token ids changes the echo) or scored, which the second instance does not do again; and where
+    the server hides token ids, as it does with reasoning that is not to be shown.
+    """
+    return (
+        _single(parsed)
+        and parsed.get("prompt_logprobs") is None
+        and not (parsed.get("echo") and "messages" not in parsed)
+        and parsed.get("include_reasoning") is not False
+    )
+
+
+def _single(parsed: dict[str, Any]) -> bool:
+    prompt = parsed.get("prompt")
+    batch = isinstance(prompt, list) and (
+        len(prompt) != 1 if prompt and isinstance(prompt[0], str | list) else False
+    )
+    choices = {parsed.get(name) for name in ("n", "best_of") if _hashable(parsed.get(name))}
+    return choices <= {None, 1} and not batch and not parsed.get("use_beam_search")
+
+
+def _hashable(value: object) -> bool:
+    return value is None or isinstance(value, int | float | str)
+
+
+def _prompt_tokens(parsed: dict[str, Any]) -> int:
+    if "messages" in parsed:
+        messages = parsed["messages"]
+        if not isinstance(messages, list):
+            return 1
+        return max(1, sum(_message_tokens(message) for message in messages))
+    prompt = parsed.get("prompt")
+    prompts: Sequence[object] = prompt if isinstance(prompt, list) else [prompt]
+    if prompts and isinstance(prompts[0], int):
+        return len(prompts)
+    return max(1, sum(_text_tokens(item) for item in prompts))
+
+
+def _message_tokens(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return _CHAT_TOKENS_PER_MESSAGE + sum(_text_tokens(text) for text in texts)
+
+
+def _text_tokens(prompt: object) -> int:
+    if isinstance(prompt, str):
+        return -(-len(prompt) // _CHARACTERS_PER_TOKEN)
+    return len(prompt) if isinstance(prompt, list) else 0

@@ -1,0 +1,114 @@
+"""Serving one completion request: read it, find its class, send it on its way, count its end."""
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from llumnix.fleet.requests import NOBODY, ActiveRequest
+from llumnix.frontend import answer as answers
+from llumnix.frontend.context import Desk
+from llumnix.frontend.http.upstream import Leg
+from llumnix.frontend.moves.claim import Claims
+from llumnix.frontend.moves.route import Route
+from llumnix.frontend.request.headers import REQUEST_ID, to_instance
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.stream import StreamRelay
+from policies.types import RequestId
+
+
+async def serve(desk: Desk, http: web.Request) -> web.StreamResponse:
+    """Serve a completion or chat completion, streamed or not."""
+    arrived_at = time.monotonic()
+    desk.tally.request_arrived()
+    request = await _read(desk, http)
+    if isinstance(request, Refusal):
+        desk.tally.request_ended(desk.classes.default, "rejected")
+        return request.response()
+    active = ActiveRequest(
+        RequestId(request_id(http.headers.get(REQUEST_ID), desk.fleet.requests.active)),
+        request.class_name,
+        desk.fleet.now_s(),
+    )
+    desk.fleet.requests.open(active)
+    outcome = "failed"
+    try:
+        response, outcome = await _relay(desk, http, request, active, arrived_at)
+    except (asyncio.CancelledError, ConnectionError):
+        outcome = "cancelled"
+        raise
+    finally:
+        desk.fleet.requests.close(active.request_id)
+        desk.fleet.forget(active.request_id)
+        desk.tally.request_ended(request.class_name, outcome)
+        desk.queue.retry()
+    return response
+
+
+async def _read(desk: Desk, http: web.Request) -> ClientRequest | Refusal:
+    limit = desk.config.body_limit_bytes
+    too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
+    if (http.content_length or 0) > limit:
+        return too_large
+    try:
+        raw = await http.read()
+    except web.HTTPRequestEntityTooLarge:
+        return too_large
+    request = parse(http.path, raw, http.headers, desk.classes)
+    if isinstance(request, Refusal):
+        return request
+    if request.forged:
+        desk.tally.forged("client_resume_field")
+    if request.model is not None and not desk.fleet.serves(request.model):
+        message = f"The model `{request.model}` does not exist."
+        return Refusal(404, message, "model_not_found", "model")
+    return request
+
+
+async def _relay(
+    desk: Desk,
+    http: web.Request,
+    request: ClientRequest,
+    active: ActiveRequest,
+    arrived_at: float,
+) -> tuple[web.StreamResponse, str]:
+    headers = to_instance(http.headers, active.request_id, request.class_name)
+    route = Route(desk, request, headers, active)
+    claims = Claims(desk.config, route, active)
+    active.follower = claims
+    try:
+        return await _answer(desk, http, request, route, active, claims, arrived_at)
+    finally:
+        active.follower = NOBODY
+        claims.close()
+
+
+async def _answer(
+    desk: Desk,
+    http: web.Request,
+    request: ClientRequest,
+    route: Route,
+    active: ActiveRequest,
+    claims: Claims,
+    arrived_at: float,
+) -> tuple[web.StreamResponse, str]:
+    opened = await route.open(None)
+    if isinstance(opened, Leg):
+        desk.tally.stream_opened()
+        try:
+            relay = StreamRelay(desk, http, request, route, active, claims, arrived_at)
+            return await relay.run(opened)
+        finally:
+            opened.close()
+            desk.tally.stream_closed()
+    if not isinstance(opened, Refusal):
+        opened = await answers.AnswerRelay(desk, route, claims).settle(opened)
+    if isinstance(opened, Refusal):
+        # Never admitted, as opposed to admitted and let down.
+        return opened.response(), "rejected" if opened.status == 503 else "failed"
+    outcome = answers.outcome(opened)
+    if outcome == "finished":
+        spent_s = desk.fleet_seconds(time.monotonic() - arrived_at)
+        desk.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
+    return answers.response(opened, active.request_id, request=request), outcome

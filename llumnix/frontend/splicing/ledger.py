@@ -1,0 +1,89 @@
+"""A stream's ledger: the raw bytes an instance sent for it, and when the first and last came.
+
+Bytes are kept as they came, older ones compressed (a stream's events differ in little more than
+their text, so they shrink about fifteen-fold), and parsed only if the stream has to move.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from llumnix.frontend.splicing import sse
+
+_PACK_BYTES = 64 * 1024
+
+
+class Ledger:
+    """What one instance sent for one stream, in whole events. Times are wall seconds."""
+
+    __slots__ = ("_loose", "_loose_bytes", "_packed", "_packed_tokens", "last")
+
+    def __init__(self) -> None:
+        self.last = b""
+        self._loose: list[bytes] = []
+        self._loose_bytes = 0
+        self._packed: list[tuple[int, bytes]] = []
+        self._packed_tokens = 0
+
+    def add(self, data: bytes) -> None:
+        """Keep whole events; called for every token, so it does next to nothing."""
+        self.last = data
+        self._loose.append(data)
+        self._loose_bytes += len(data)
+        if self._loose_bytes > _PACK_BYTES:
+            self._pack()
+
+    def raw(self) -> bytes:
+        """Give back everything, byte for byte."""
+        return self.after(0)
+
+    def after(self, size: int) -> bytes:
+        """Give back all but so many first bytes."""
+        parts, start = [], 0
+        for length, block in self._packed:
+            if start + length > size:
+                parts.append(zlib.decompress(block)[max(0, size - start) :])
+            start += length
+        loose = b"".join(self._loose)
+        return b"".join([*parts, loose[max(0, size - start) :]])
+
+    def token_ids(self) -> list[int]:
+        """List the output token ids these events carry."""
+        return sse.token_ids(self.raw())
+
+    def tokens(self) -> int:
+        """Count the output tokens these events carry, by their ids."""
+        return self._packed_tokens + sse.count_token_ids(b"".join(self._loose))
+
+    def __bool__(self) -> bool:
+        return bool(self._loose or self._packed)
+
+    def _pack(self) -> None:
+        block = b"".join(self._loose)
+        self._packed.append((len(block), zlib.compress(block, level=1)))
+        self._packed_tokens += sse.count_token_ids(block)
+        self._loose.clear()
+        self._loose_bytes = 0
+
+
+@dataclass(slots=True)
+class Pace:
+    """When a client's stream began, how fast it came, and how long it has stood still for moves.
+
+    Wall seconds. A *gap* is the time between the last bytes from one instance and the first new
+    ones from the next; the token's own compute is in it.
+    """
+
+    first_at: float = 0.0
+    last_at: float = 0.0
+    gaps_s: float = 0.0
+    moves: int = 0
+
+    def mean_interval_s(self, tokens: int) -> float:
+        """Give the mean time between tokens, gaps left out; 0 with fewer than two tokens."""
+        steps = tokens - 1 - self.moves
+        return max(0.0, self.last_at - self.first_at - self.gaps_s) / steps if steps > 0 else 0.0
+
+    def add_gap(self, gap_s: float) -> None:
+        """Note a move's gap."""
+        self.gaps_s += gap_s
+        self.moves += 1

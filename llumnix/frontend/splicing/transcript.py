@@ -1,0 +1,136 @@
+"""What a client already has, read off the raw bytes it was sent; needed only when a stream moves.
+
+Text is kept by *channel*: the text of a completion, each string of a chat delta (`content`,
+`reasoning`, …), each tool call's name and arguments. Which chunk carried what depends on timing and
+merging; the text of a channel does not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llumnix.frontend.splicing import sse
+
+Channel = str
+_NOT_TEXT = ("role",)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The content of a stream so far.
+
+    `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was;
+    `call_ids` the ids of tool calls, by index.
+    `prompt_ids` are the prompt's, where the server told; `bare` says that some text came without
+    token ids. `finished` and `usage` say whether the finish reason and the usage chunk were among
+    the events.
+    """
+
+    texts: dict[Channel, str] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
+    events: int = 0
+    head: dict[str, Any] = field(default_factory=dict)
+    call_ids: dict[int, str] = field(default_factory=dict)
+    prompt_ids: list[int] = field(default_factory=list)
+    bare: bool = False
+    finished: bool = False
+    usage: bool = False
+
+    def size(self) -> tuple[int, int, bool, bool, int]:
+        """Order transcripts of one stream by how far they got."""
+        text = sum(map(len, self.texts.values()))
+        return (text, len(self.token_ids), self.finished, self.usage, self.events)
+
+    def joined(self, more: "Transcript") -> "Transcript":
+        """Give this with what came after it."""
+        channels = [*self.texts, *(each for each in more.texts if each not in self.texts)]
+        return Transcript(
+            texts={each: self.texts.get(each, "") + more.texts.get(each, "") for each in channels},
+            token_ids=[*self.token_ids, *more.token_ids],
+            events=self.events + more.events,
+            head=self.head or more.head,
+            call_ids={**more.call_ids, **self.call_ids},
+            prompt_ids=self.prompt_ids or more.prompt_ids,
+            bare=self.bare or more.bare,
+            finished=self.finished or more.finished,
+            usage=self.usage or more.usage,
+        )
+
+
+class Reader:
+    """Reads a stream's events bit by bit; what is no chunk counts as an event, no more."""
+
+    def __init__(self) -> None:
+        self._seen = Transcript()
+        self._texts: dict[Channel, list[str]] = {}
+
+    def feed(self, raw: bytes) -> None:
+        """Read whole events."""
+        for event in sse.events(raw):
+            self._seen.events += 1
+            chunk = sse.payload(event)
+            if chunk is not None:
+                self._chunk(chunk)
+
+    def transcript(self) -> Transcript:
+        """Give what has been read so far."""
+        texts = {channel: "".join(parts) for channel, parts in self._texts.items()}
+        return replace(self._seen, texts=texts, token_ids=list(self._seen.token_ids))
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        seen = self._seen
+        if not seen.head:
+            seen.head = {key: chunk[key] for key in ("id", "created") if key in chunk}
+        choice = only_choice(chunk)
+        if not seen.prompt_ids:
+            told = chunk.get("prompt_token_ids") or (choice or {}).get("prompt_token_ids")
+            seen.prompt_ids = told or []
+        if choice is None:
+            seen.usage = seen.usage or chunk.get("usage") is not None
+            return
+        for channel, holder, key in strings(choice):
+            self._texts.setdefault(channel, []).append(holder[key])
+            seen.bare = seen.bare or bool(holder[key] and choice.get("token_ids") is None)
+        for index, call_id in _call_ids(choice):
+            seen.call_ids.setdefault(index, call_id)
+        seen.token_ids += choice.get("token_ids") or ()
+        seen.finished = seen.finished or choice.get("finish_reason") is not None
+
+
+def read(raw: bytes) -> Transcript:
+    """Read the events of a stream."""
+    reader = Reader()
+    reader.feed(raw)
+    return reader.transcript()
+
+
+def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    """Give a chunk's choice; None where it has none (usage, errors)."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    return choices[0]
+
+
+def _call_ids(choice: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    delta = choice.get("delta")
+    for call in (delta.get("tool_calls") or ()) if isinstance(delta, dict) else ():
+        if isinstance(call.get("id"), str):
+            yield call.get("index", 0), call["id"]
+
+
+def strings(choice: dict[str, Any]) -> Iterator[tuple[Channel, dict[str, Any], str]]:
+    """List the places in a choice that hold text: (channel, the object it is in, its key there)."""
+    if isinstance(choice.get("text"), str):
+        yield "text", choice, "text"
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        return
+    for key, value in delta.items():
+        if isinstance(value, str) and key not in _NOT_TEXT:
+            yield key, delta, key
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        for key in ("name", "arguments"):
+            if isinstance(function.get(key), str):
+                yield f"tool_calls.{call.get('index', 0)}.{key}", function, key

@@ -1,0 +1,1 @@
+"""Simulations for planners: `llumnix simulate`, `compare`, `sweep` and `tune`."""

@@ -1,0 +1,1 @@
+"""Child processes and event loops: starting them, stopping them, ending with the parent."""

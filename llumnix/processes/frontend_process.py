@@ -1,0 +1,29 @@
+"""A frontend with its emulated fleet as a child process, for the demo and the benchmarks."""
+
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from llumnix.processes.launch import start_child, stop_process
+
+COMMAND = (sys.executable, "-m", "llumnix", "serve", "--announce", "--exit-with-parent")
+START_TIMEOUT_S = 90.0
+STOP_GRACE_S = 10.0
+
+
+@asynccontextmanager
+async def launched_frontend(
+    serve_arguments: Sequence[str], log_dir: Path | None = None
+) -> AsyncIterator[str]:
+    """Run `llumnix serve` with these arguments within the context; yields its URL.
+
+    Raises LaunchError, with the end of its log, when it does not start.
+    """
+    logs = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-"))
+    child = await start_child("frontend", [*COMMAND, *serve_arguments], START_TIMEOUT_S, logs)
+    try:
+        yield str(child.told["url"])
+    finally:
+        await stop_process(child.process, STOP_GRACE_S)

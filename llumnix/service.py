@@ -1,0 +1,117 @@
+"""The whole service in one process: emulated instances if asked for, the fleet, the frontend."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from llumnix.errors import ConfigError, LaunchError
+from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.fleet import Fleet
+from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.server import FrontendServer
+from llumnix.instances.config import FleetConfig
+from llumnix.metrics.catalogue import FleetMetrics
+from llumnix.metrics.tally import Tally
+from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
+from policies.scheduler import SchedulerConfig
+
+
+def fleet_secret(config: FleetConfig) -> bytes:
+    """Find the fleet's shared secret: its file, else LLUMNIX_SECRET; none at all is b"".
+
+    A fleet that only starts its own instances gets a fresh one. Raises ConfigError when the file
+    cannot be read or is empty.
+    """
+    if config.secret_file:
+        try:
+            secret = Path(config.secret_file).read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"cannot read {config.secret_file}: {error.strerror}") from error
+        if not secret:
+            raise ConfigError(f"{config.secret_file} is empty; put a long random line into it")
+        return secret
+    secret = os.environ.get("LLUMNIX_SECRET", "").encode()
+    return secret or (secrets.token_hex(32).encode() if config.emulate else b"")
+
+
+class Service:
+    """A running frontend with its fleet; use it as an async context manager.
+
+    `emulator_args` are further arguments of `llumnix emulate` for the instances it starts itself.
+    Raises LaunchError when those do not start, OSError when the address is taken.
+    """
+
+    def __init__(
+        self,
+        fleet: FleetConfig,
+        scheduler: SchedulerConfig,
+        frontend: FrontendConfig,
+        *,
+        secret: bytes | None = None,
+        metrics: FleetMetrics | None = None,
+        emulator_args: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.url = ""
+        self.emulators: list[Emulator] = []
+        self._config = fleet
+        self._secret = fleet_secret(fleet) if secret is None else secret
+        self._emulator_args = emulator_args
+        names = [known.name for known in scheduler.classes]
+        tally = Tally(metrics or FleetMetrics(), names)
+        clock = FleetClock(fleet.speed)
+        self.fleet = Fleet(fleet, scheduler, self._secret, tally, clock, seed)
+        self._server = FrontendServer(frontend, self.fleet)
+
+    async def start(self) -> str:
+        """Start everything; returns the frontend's URL once its own instances take requests."""
+        try:
+            if self._config.emulate:
+                self.emulators = await self._launch()
+            urls = [each.url for each in self.emulators]
+            await self.fleet.start((*urls, *self._config.instances))
+            self.url = await self._server.start()
+            if not await self.fleet.wait_up(len(urls), self._config.start_timeout_s):
+                raise LaunchError("emulated instances started, but could not be linked up with")
+        except BaseException:
+            await self.close()
+            raise
+        return self.url
+
+    async def close(self) -> None:
+        """Stop everything: first the frontend, which lets open streams end."""
+        await self._server.close()
+        await self.fleet.close()
+        await stop_emulators(self.emulators)
+        self.emulators = []
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _launch(self) -> list[Emulator]:
+        return await launch_emulators(
+            [f"instance-{number}" for number in range(self._config.emulate)],
+            self._secret,
+            [*self._emulator_args, "--speed", str(self._config.speed)],
+            start_timeout_s=self._config.start_timeout_s,
+        )
+
+
+async def run_frontend(service: Service, ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    """Run a service until `stop` is set or the task cancelled; `ready` is told its URL."""
+    async with service:
+        ready(service.url)
+        await stop.wait()

@@ -1,0 +1,132 @@
+"""One trial of the demo: a fresh fleet, one policy, one workload, everything measured."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from llumnix.errors import LaunchError
+from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, run_load
+from llumnix.loadgen.openloop import Progress
+from llumnix.loadgen.probe import ServerState, between, probe
+from llumnix.loadgen.records import RequestRecord
+from llumnix.processes.frontend_process import launched_frontend
+from llumnix.results.result import RunResult, summarise
+from llumnix.testbed.watcher import Watch, Watcher
+from simulator.workload.request import TraceRequest
+
+_MIGRATING = "freeness"
+"""The policy that migrates unless told otherwise; the others are the baselines."""
+_UP_TIMEOUT_S = 60.0
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A dispatch policy with or without migration: `NAME`, `NAME+migration`, `NAME-migration`."""
+
+    dispatch: str
+    migration: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "PolicyChoice":
+        """Read it as a user writes it."""
+        for suffix, migration in (("+migration", True), ("-migration", False)):
+            if text.endswith(suffix):
+                return cls(text.removesuffix(suffix), migration)
+        return cls(text, text == _MIGRATING)
+
+
+class Launchable(Protocol):
+    """A fleet that `llumnix serve` can be told to serve; `speed` is 1 unless it is emulated."""
+
+    @property
+    def speed(self) -> float:
+        """Fleet seconds in a wall second."""
+
+    @property
+    def log_dir(self) -> Path | None:
+        """Where its logs go; None: to a temporary folder."""
+
+    def serve_arguments(self, policy: PolicyChoice) -> list[str]:
+        """Arguments of `llumnix serve` for it under a policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetShape:
+    """The emulated fleet a trial starts."""
+
+    instances: int
+    speed: float
+    preset: str
+    settings: tuple[str, ...] = ()
+    log_dir: Path | None = None
+
+    def serve_arguments(self, policy: PolicyChoice) -> list[str]:
+        """Arguments of `llumnix serve` for such a fleet under a policy."""
+        migration = "--migration" if policy.migration else "--no-migration"
+        arguments = ["--port=0", f"--emulate={self.instances}", f"--speed={self.speed:g}"]
+        arguments += [f"--policy={policy.dispatch}", migration]
+        for setting in (f"emulator.preset={self.preset}", *self.settings):
+            arguments += ["--set", setting]
+        return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """What a trial brought: its result, every request's record, and what was watched meanwhile."""
+
+    result: RunResult
+    records: tuple[RequestRecord, ...]
+    downtimes_ms: tuple[float, ...]
+    watch: Watch
+
+
+async def _when_up(endpoint: Endpoint) -> ServerState:
+    """Ask the frontend once all its instances take requests; raises LaunchError if they do not."""
+    for _ in range(int(_UP_TIMEOUT_S / _POLL_S)):
+        state = await probe(endpoint)
+        down = [row["id"] for row in state.fleet.get("instances", ()) if row["state"] != "up"]
+        if state.model and not down:
+            return state
+        await asyncio.sleep(_POLL_S)
+    raise LaunchError(f"{', '.join(down) or endpoint.url} took no requests in {_UP_TIMEOUT_S:g} s")
+
+
+async def run_trial(
+    policy: PolicyChoice,
+    shape: Launchable,
+    requests: Sequence[TraceRequest],
+    checker: OutputChecker,
+    seed: int,
+    progress: Progress | None = None,
+) -> TrialOutcome:
+    """Start a fleet, replay the workload, compare every output, stop the fleet.
+
+    Raises LaunchError when the fleet does not start or stays down.
+    """
+    async with launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url:
+        endpoint = Endpoint.parse(url)
+        before = await _when_up(endpoint)
+        options = LoadOptions(
+            model=before.model, speed=shape.speed, prompts=checker.prompts, return_token_ids=True
+        )
+        watcher = Watcher(url, shape.speed)
+        watcher.start()
+        try:
+            records = await run_load(requests, endpoint, options, progress)
+        finally:
+            await watcher.stop()
+        after = await probe(endpoint)
+    fleet = between(before, after)
+    result = summarise(
+        records,
+        policy=policy.dispatch,
+        seed=seed,
+        speed=shape.speed,
+        fleet=dataclasses.replace(fleet, migration=policy.migration),
+        check=checker.check(records),
+    )
+    return TrialOutcome(result, tuple(records), fleet.downtimes_ms, watcher.seen)

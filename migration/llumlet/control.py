@@ -1,0 +1,135 @@
+"""The fleet's client of one instance's control port."""
+
+import asyncio
+from collections.abc import Callable
+
+from migration.config import MigrationConfig
+from migration.errors import LinkError, ProtocolError
+from migration.links import frames
+from migration.links.sockets import Wire, dial
+from migration.llumlet import fleet_messages as orders
+from migration.llumlet.fleet_messages import (
+    Drain,
+    MigrateOut,
+    MigrationEvent,
+    Order,
+    Report,
+    Subscribe,
+)
+from migration.protocol.peer import Peer
+from policies.types import MigrationId, RequestId
+
+
+class ControlClient:
+    """Speaks to a llumlet: subscribes to its reports, and gives it orders.
+
+    `on_report` and `on_event` are called from the event loop for every piece of news;
+    `on_closed` once, with the reason, when a connection that stood ends other than by `close`.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        secret: bytes,
+        on_report: Callable[[Report], None],
+        on_event: Callable[[MigrationEvent], None],
+        on_closed: Callable[[str], None],
+        config: MigrationConfig | None = None,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._secret = secret
+        self._on_report = on_report
+        self._on_event = on_event
+        self._on_closed: Callable[[str], None] | None = on_closed
+        self._config = config or MigrationConfig()
+        self._wire: Wire | None = None
+        self._outbox: frames.Outbox | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def connect(self, timeout_s: float = 5.0) -> None:
+        """Connect and prove the secret. Raises LinkError, or AuthError when it is not shared."""
+        wire = await dial(self._host, self._port, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await frames.greet(wire, self._secret, "control", timeout_s)
+        except TimeoutError as error:
+            wire.close()
+            raise LinkError("no handshake in time") from error
+        except BaseException:
+            wire.close()
+            raise
+        self._wire = wire
+        self._outbox = frames.Outbox(
+            wire, self._config.stage_timeout_s, lambda: self._end("cannot send")
+        )
+        self._reading = asyncio.get_running_loop().create_task(self._read(wire))
+
+    async def subscribe(self, interval_s: float) -> None:
+        """Ask for a report every `interval_s` fleet seconds."""
+        self._order(Subscribe(float(interval_s)))
+
+    async def migrate_out(
+        self,
+        migration_id: str,
+        destination: Peer,
+        request_id: str | None = None,
+        max_context_tokens: int = 1 << 40,
+        reason: str = "manual",
+    ) -> None:
+        """Order a request to be moved; the llumlet picks one unless told. Events tell the rest."""
+        self._order(
+            MigrateOut(
+                MigrationId(migration_id),
+                destination,
+                None if request_id is None else RequestId(request_id),
+                max_context_tokens,
+                reason,
+            )
+        )
+
+    async def drain(self, on: bool) -> None:
+        """Let the instance take nothing new, or serve again."""
+        self._order(Drain(on))
+
+    async def close(self) -> None:
+        """Close the connection; `on_closed` is not called."""
+        self._on_closed = None
+        if self._wire is not None:
+            self._wire.close()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _order(self, order: Order) -> None:
+        """Post an order. Raises LinkError when there is no connection (any more)."""
+        if self._wire is None or self._wire.closed or self._outbox is None:
+            raise LinkError("not connected")
+        self._outbox.post(frames.frame_head(orders.encode(order)))
+
+    async def _read(self, wire: Wire) -> None:
+        config = self._config
+        try:
+            while True:
+                plain, _ = await frames.read_head(
+                    wire, config.max_header_bytes, 0, config.stage_timeout_s
+                )
+                self._take(orders.decode(plain))
+        except (LinkError, ProtocolError) as error:
+            wire.close()
+            self._end(str(error))
+
+    def _take(self, news: orders.Order | orders.News) -> None:
+        match news:
+            case Report():
+                self._on_report(news)
+            case MigrationEvent():
+                self._on_event(news)
+            case _:
+                raise ProtocolError("wrong_role", type(news).__name__)
+
+    def _end(self, reason: str) -> None:
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed(reason)

@@ -1,0 +1,106 @@
+"""What the fleet and a llumlet say to each other on the control port, and its strict codec."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from migration.errors import ProtocolError
+from migration.protocol import wire
+from migration.protocol.messages import Instance, Migration, Reason, Request
+from migration.protocol.peer import Peer
+from policies.types import InstanceLoad
+
+HANDED_OVER = "handed over"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Fleet: report your load every `interval_s` fleet seconds from now on."""
+
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOut:
+    """Fleet: move a request to `destination`; the llumlet picks one unless `request_id` says."""
+
+    migration_id: Migration
+    destination: Peer
+    request_id: Request | None
+    max_context_tokens: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Fleet: take nothing new (or, `on` False, serve again); queued requests are bounced."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Llumlet: the instance's load now, and the requests that came and went since the last one."""
+
+    load: InstanceLoad
+    new_request_ids: tuple[Request, ...]
+    ended_request_ids: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationEvent:
+    """Llumlet (the source): a migration started or ended.
+
+    `kind` is `started`, `committed`, `aborted` or `refused`. Durations are wall seconds:
+    `source_downtime_s` from the request's leaving the batch to the end of the migration,
+    `started_at_s` how long ago the migration started.
+    """
+
+    kind: str
+    migration_id: Migration
+    request_id: Annotated[str, wire.Text(256)]
+    source: Instance
+    destination: Instance
+    reason: Reason
+    stages: int = 0
+    copied_tokens: int = 0
+    copied_bytes: int = 0
+    source_downtime_s: float = 0.0
+    started_at_s: float = 0.0
+
+    @property
+    def redirected(self) -> bool:
+        """Say whether the source ended the stream with a redirect to the destination.
+
+        So it is after a commit, and also when a commit was never answered: then the request may
+        run at the destination, and only a claim there can tell.
+        """
+        return self.kind == "committed" or self.reason.startswith(HANDED_OVER)
+
+
+Order = Subscribe | MigrateOut | Drain
+News = Report | MigrationEvent
+
+TYPES: dict[str, type[Order | News]] = {
+    "subscribe": Subscribe,
+    "migrate_out": MigrateOut,
+    "drain": Drain,
+    "report": Report,
+    "event": MigrationEvent,
+}
+_NAMES = {cls: name for name, cls in TYPES.items()}
+
+
+def encode(message: Order | News) -> dict[str, object]:
+    """Turn an order or a piece of news into a plain dict that msgpack can write."""
+    return {"type": _NAMES[type(message)], **wire.dump(message)}
+
+
+def decode(plain: Mapping[str, object]) -> Order | News:
+    """Turn a plain dict into an order or news; raises ProtocolError unless it is a perfect one."""
+    rest = dict(plain)
+    name = rest.pop("type", None)
+    cls = TYPES.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise ProtocolError("unknown_message", repr(name)[:100])
+    return wire.load(cls, rest)

@@ -1,0 +1,1 @@
+"""The migration protocol, sans I/O: state machines, messages, and their codec."""

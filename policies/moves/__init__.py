@@ -1,0 +1,1 @@
+"""Moving running requests: who proposes a migration, which request goes, what is under way."""

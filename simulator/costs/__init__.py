@@ -1,0 +1,1 @@
+"""What a step costs: presets, linear fits, rooflines and tables of measurements."""

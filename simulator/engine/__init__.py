@@ -1,0 +1,1 @@
+"""One engine without a clock: batching, paged memory and prefix caching as vLLM V1 does it."""

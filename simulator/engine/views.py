@@ -1,0 +1,49 @@
+"""An engine model as llumlets see it: what both emulated and simulated instances show of theirs."""
+
+from collections.abc import Callable, Sequence
+
+from policies.types import RequestId, RequestView
+from simulator.engine.batch import EngineRequest, Place
+from simulator.engine.roster import Roster
+
+
+def request_views(
+    roster: Roster, stays: Callable[[RequestId], bool] = lambda _: False
+) -> Sequence[RequestView]:
+    """List the requests here. Those that `stays` names, or that are about to leave, do not move."""
+    return [
+        RequestView(
+            request_id=request.request_id,
+            class_index=request.class_index,
+            phase=_phase(request),
+            context_tokens=request.kv_tokens,
+            arrived_order=request.arrived_order,
+            movable=not request.detaching
+            and request.place is not Place.DETACHED
+            and not stays(request.request_id),
+        )
+        for request in roster.requests()
+    ]
+
+
+def decoded_kv_tokens(roster: Roster, request_id: RequestId) -> int | None:
+    """Count the tokens of a decoding request whose KV exists; None for any other."""
+    request = roster.get(request_id)
+    if request is None or request.place is Place.QUEUED or not request.decoding:
+        return None
+    return request.kv_tokens
+
+
+def requeueable(roster: Roster, request_id: RequestId) -> bool:
+    """Say whether a request could still begin elsewhere: it is queued, and has no output.
+
+    A preempted request waits on: it has outputs, and is migrated once it runs again.
+    """
+    request = roster.get(request_id)
+    return request is not None and request.place is Place.QUEUED and not request.output_tokens
+
+
+def _phase(request: EngineRequest) -> str:
+    if request.place is Place.QUEUED:
+        return "queued"
+    return "running" if request.decoding else "prefill"

@@ -1,0 +1,100 @@
+"""A fleet in virtual time whose size follows its load.
+
+When a machine is ordered or given back is decided by `policies.scaling`, at every rebalance. What
+that takes is done here: a new instance takes requests only when it has started; one to be given
+back is drained by its llumlet, as any instance is (what is queued there goes back to the front, the
+rebalance moves what runs), and stops when it is empty.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from migration.config import MigrationConfig
+from policies.scaling import ScaleIn, ScaleOut
+from policies.scheduler import SchedulerConfig
+from policies.types import InstanceId
+from simulator.events import NS_PER_S, Priority
+from simulator.fleet.fleet import SimulatedFleet
+from simulator.fleet.instance import Instance
+from simulator.fleet.machines import Machine
+from simulator.fleet.options import Outage, SimulatorConfig
+from simulator.fleet.pool import Pool
+
+
+class ScaledFleet(SimulatedFleet):
+    """Runs one workload, as `SimulatedFleet` does, on the machines of its `pool`."""
+
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        scheduler: SchedulerConfig,
+        migration: MigrationConfig,
+        seed: int = 0,
+        outages: Sequence[Outage] = (),
+    ) -> None:
+        self.pool = Pool(config, scheduler)
+        super().__init__(config, scheduler, migration, seed, outages)
+
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """List all there ever were."""
+        return self.pool.machines
+
+    def _rebalance(self) -> None:
+        self._scale()
+        super()._rebalance()
+
+    def _report(self, instance: Instance) -> None:
+        if instance.alive and instance.instance_id in self.pool.draining:
+            instance.llumlet.bounce_queued()
+            self.pump(instance)
+            if _empty(instance):
+                self._take_down(instance)
+                self.pool.give_back(instance.instance_id, self.events.now_ns)
+        super()._report(instance)
+
+    def _start(self, name: InstanceId, after_ns: int = 0) -> None:
+        self.pool.starting.discard(name)
+        super()._start(name, after_ns)
+
+    def _die(self, outage: Outage) -> None:
+        if outage.instance_id in self.wiring.instances:
+            super()._die(self.pool.died(outage, self.events.now_ns))
+
+    # --- scaling ---
+
+    def _scale(self) -> None:
+        held = [life for _, life in self._held]
+        tokens = sum(life.request.prompt_tokens + life.tokens for life in held)
+        fleet = self.scheduler.ledger.fill_in(self._now())
+        match self.pool.decide(fleet, len(held), tokens, self.events.now_s):
+            case ScaleOut():
+                self._order()
+            case ScaleIn(instance_id):
+                self._drain(instance_id)
+
+    def _order(self) -> None:
+        """Order a machine; its instance takes requests when it has started."""
+        machine = self.pool.order(self.events.now_ns)
+
+        def started() -> None:
+            machine.ready_ns = self.events.now_ns
+            self._start(machine.instance_id)
+
+        delay_ns = round(self.config.start_delay_s * NS_PER_S)
+        self.events.after(delay_ns, Priority.FAILURE, started)
+
+    def _drain(self, name: InstanceId) -> None:
+        """Have an instance empty itself; from now on the scheduler sends it nothing."""
+        self.pool.draining.add(name)
+        self._loads[name] = dataclasses.replace(self._loads[name], terminating=True)
+        self._snapshot = None
+        instance = self.wiring.instances[name]
+        instance.llumlet.drain(on=True)
+        self.pump(instance)
+
+
+def _empty(instance: Instance) -> bool:
+    """Say whether nobody is here, on the way here, or on the way out."""
+    llumlet = instance.llumlet
+    return not (instance.engine.requests() or len(llumlet.departures) or len(llumlet.arrivals))

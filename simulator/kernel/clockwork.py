@@ -1,0 +1,188 @@
+"""The loop: what happens next, in a fleet that lies in columns.
+
+At one moment, as in `simulator.events`: steps, then the network and failures (which are Python's),
+arrivals, reports, decisions. Instances are brought to a moment only when something is asked of
+them; those a llumlet watches are walked step by step, so that it hears of things in their order.
+"""
+
+from simulator.kernel.deciding import find_pairs
+from simulator.kernel.engine.counting import complete
+from simulator.kernel.engine.late_arrivals import let_in
+from simulator.kernel.engine.planning import plan
+from simulator.kernel.engine.stepping import catch_up, wake
+from simulator.kernel.front import (
+    ASK_POLICY,
+    ASK_SUBMIT,
+    arrive,
+    hear_of_ends,
+    place,
+    report,
+    turn_away,
+)
+from simulator.kernel.state import (
+    ALIVE,
+    ARRIVALS_DONE,
+    ARRIVED,
+    ARRIVING,
+    BY_ARRIVAL,
+    CAME,
+    END,
+    HELD,
+    LOOKING,
+    MIGRATION,
+    NEVER,
+    NEXT_REBALANCE,
+    NEXT_REPORT,
+    NEXT_REPORTER,
+    NOTES,
+    NOW,
+    OPEN,
+    ORDERS,
+    PATIENCE,
+    REBALANCE_EVERY,
+    REPORT_AT,
+    REPORT_EVERY,
+    REQUESTS,
+    ROW,
+    SCALING,
+    STEPPING,
+    SUBJECT,
+    TERMINATING,
+    TO_WAKE,
+    WATCHED,
+    WATCHED_COUNT,
+    WOKEN,
+    WOKEN_COUNT,
+    State,
+)
+
+OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
+"""As in `simulator.events.Priority`."""
+
+DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE, SCALE, DRAIN = range(9)
+"""Why `run` comes back: what Python is to do."""
+
+
+def run(s: State, python_at: int, python_priority: int) -> int:
+    """Go on until all have ended, or Python's turn comes: its next event is at `python_at`."""
+    now = s.fleet
+    for _ in range(s.fleet[PATIENCE]):
+        if now[ARRIVING] >= 0:
+            turn_away(s, now[ARRIVING])
+            now[ARRIVING] = -1
+        if now[WOKEN_COUNT]:
+            begin(s)
+            if now[NOTES]:
+                return TELL
+        at_ns, what, who = _next(s, python_at, python_priority)
+        if now[OPEN] and now[ARRIVALS_DONE] == s.fleet[REQUESTS] and now[HELD] == 0:
+            _end_all_by(s, at_ns)
+        if now[OPEN] == 0:
+            return DONE
+        now[NOW] = at_ns
+        code = _happen(s, at_ns, what, who)
+        if code >= 0:
+            return code
+    return PAUSE
+
+
+def begin(s: State) -> None:
+    """Have all that were woken begin a step."""
+    now = s.fleet
+    for at in range(now[WOKEN_COUNT]):
+        i = s.ins[TO_WAKE][at]
+        s.ins[WOKEN][i] = 0
+        if s.ins[ALIVE][i] and not s.ins[STEPPING][i]:
+            plan(s, i, now[NOW])
+            if s.ins[CAME][i]:
+                let_in(s, i, now[NOW])
+    now[WOKEN_COUNT] = 0
+
+
+def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int]:
+    """Give when the next thing happens, what it is, and which instance's step ends, or -1."""
+    now = s.fleet
+    at_ns, priority, what, who = python_at, python_priority, OF_PYTHON, -1
+    arrived = now[ARRIVALS_DONE]
+    if arrived < s.fleet[REQUESTS]:
+        arrival_ns = s.req[ARRIVED][s.req[BY_ARRIVAL][arrived]]
+        if arrival_ns < at_ns or (arrival_ns == at_ns and priority > ARRIVAL):
+            at_ns, priority, what = arrival_ns, ARRIVAL, ARRIVAL
+    report_ns = now[NEXT_REPORT]
+    if report_ns < at_ns or (report_ns == at_ns and priority > REPORT):
+        at_ns, priority, what = report_ns, REPORT, REPORT
+    rebalance_ns = now[NEXT_REBALANCE]
+    if rebalance_ns < at_ns:
+        at_ns, priority, what = rebalance_ns, DECISION, DECISION
+    if now[WATCHED_COUNT]:
+        ends, watched, stepping = s.ins[END], s.ins[WATCHED], s.ins[STEPPING]
+        for i in range(len(ends)):
+            if watched[i] and stepping[i]:
+                end_ns = ends[i]
+                if end_ns < at_ns or (end_ns == at_ns and priority > STEP):
+                    at_ns, priority, what, who = end_ns, STEP, STEP, i
+    return at_ns, what, who
+
+
+def _happen(s: State, at_ns: int, what: int, who: int) -> int:
+    """Do the next thing; says what Python is to do about it, or -1."""
+    now = s.fleet
+    if what == OF_PYTHON:
+        return EVENT
+    if what == STEP:
+        complete(s, who)
+        wake(s, who)
+        return TELL if now[NOTES] else -1
+    if what == ARRIVAL:
+        r = s.req[BY_ARRIVAL][now[ARRIVALS_DONE]]
+        now[ARRIVALS_DONE] += 1
+        if arrive(s, r):
+            now[ARRIVING] = r
+            return _asked(place(s, at_ns))
+        return -1
+    if what == REPORT:
+        i = now[NEXT_REPORTER]
+        if s.col[TERMINATING][s.ins[ROW][i]]:
+            now[SUBJECT] = i
+            return DRAIN
+        return _asked(take_report(s, i, at_ns))
+    now[NEXT_REBALANCE] += s.fleet[REBALANCE_EVERY]
+    hear_of_ends(s, at_ns)
+    return SCALE if s.fleet[SCALING] else rebalance(s, at_ns)
+
+
+def take_report(s: State, i: int, at_ns: int) -> int:
+    """Take in an instance's report, and place what can be placed now; says as `place` does."""
+    report(s, i, at_ns)
+    s.ins[REPORT_AT][i] = at_ns + s.fleet[REPORT_EVERY]
+    next_report(s)
+    return place(s, at_ns)
+
+
+def rebalance(s: State, at_ns: int) -> int:
+    """Note who is to give requests away; REBALANCE if the scheduler is to be asked, or -1."""
+    pairs = s.fleet[MIGRATION] and find_pairs(s, at_ns)
+    return REBALANCE if pairs or s.fleet[ORDERS] or s.fleet[LOOKING] else -1
+
+
+def _asked(code: int) -> int:
+    if code == ASK_POLICY:
+        return DISPATCH
+    return SUBMIT if code == ASK_SUBMIT else -1
+
+
+def next_report(s: State) -> None:
+    """Find out who reports next: of several at a moment, whoever stands first."""
+    when, rows = s.ins[REPORT_AT], s.ins[ROW]
+    best_ns, best = NEVER, -1
+    for i in range(len(when)):
+        this_ns = when[i]
+        if this_ns < best_ns or (this_ns == best_ns and best >= 0 and rows[i] < rows[best]):
+            best_ns, best = this_ns, i
+    s.fleet[NEXT_REPORT], s.fleet[NEXT_REPORTER] = best_ns, best
+
+
+def _end_all_by(s: State, at_ns: int) -> None:
+    """Nothing more comes in: see whether all have ended by then."""
+    for i in range(len(s.ins[ALIVE])):
+        catch_up(s, i, at_ns)

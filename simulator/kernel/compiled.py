@@ -1,0 +1,157 @@
+"""The columns' functions compiled by numba, where it is installed (`pip install …[fast]`).
+
+The source is the same; only the memory differs (arrays instead of lists). What was compiled is kept
+on disk, in a folder named after everything it was made of, so that no stale code is ever run.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from policies import columns
+from simulator.engine.roster import EngineLimits
+from simulator.kernel import clockwork, deciding, front
+from simulator.kernel.engine import (
+    cohort,
+    counting,
+    pace,
+    planning,
+    prefixes,
+    roster,
+    runs,
+    shared_blocks,
+    speculating,
+    stepping,
+    tables,
+)
+from simulator.kernel.engine import late_arrivals as coming
+from simulator.kernel.state import State, new_state
+
+_MODULES: tuple[ModuleType, ...] = (
+    columns,
+    deciding,
+    tables,
+    runs,
+    shared_blocks,
+    prefixes,
+    roster,
+    cohort,
+    pace,
+    speculating,
+    planning,
+    coming,
+    counting,
+    stepping,
+    front,
+    clockwork,
+)
+"""In the order in which they build on each other."""
+_MAKE_ARRAYS = (columns, deciding)
+"""In all others numba need not count references, which would take longer than the work."""
+_INLINE = (roster, cohort, pace)
+"""Whose functions do so little that to call them would take longer."""
+
+
+_DONE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What Python calls; the rest is called from these."""
+
+    run: Callable[[State, int, int], int]
+    place: Callable[[State, int], int]
+    send: Callable[[State, int, int, int], int]
+    hold: Callable[[State, int], None]
+    submit: Callable[[State, int, int, int], None]
+    single_out: Callable[[State, int, int], None]
+    wake: Callable[[State, int], None]
+    enter_batch: Callable[[State, int, int], None]
+    leave_batch: Callable[[State, int, int], None]
+    line_remove: Callable[[State, int, int], None]
+    next_report: Callable[[State], None]
+    unsend: Callable[[State, int], None]
+    take_report: Callable[[State, int, int], int]
+    rebalance: Callable[[State, int], int]
+    held_tokens: Callable[[State], int]
+    free_blocks: Callable[[State, int, int], None]
+    hand_out: Callable[[State, int, int, int, int], int]
+    hand_back: Callable[[State, int, int, int], None]
+    move_in: Callable[[State, int, int, int], None]
+
+
+PLAIN = Kernel(
+    run=clockwork.run,
+    place=front.place,
+    send=front.send,
+    hold=front.hold,
+    submit=stepping.submit,
+    single_out=stepping.single_out,
+    wake=stepping.wake,
+    enter_batch=roster.enter_batch,
+    leave_batch=roster.leave_batch,
+    line_remove=roster.line_remove,
+    next_report=clockwork.next_report,
+    unsend=counting.unsend,
+    take_report=clockwork.take_report,
+    rebalance=clockwork.rebalance,
+    held_tokens=front.held_tokens,
+    free_blocks=roster.free_blocks,
+    hand_out=shared_blocks.hand_out,
+    hand_back=shared_blocks.hand_back,
+    move_in=prefixes.move_in,
+)
+
+
+def available() -> bool:
+    """Say whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def compiled() -> Kernel:
+    """Compile (a minute), or load what was compiled before. Raises ImportError without numba."""
+    import numba
+    from numba.extending import register_jitable
+
+    folder = _cache_folder()
+    vars(numba.config)["CACHE_DIR"] = str(folder)
+    for module in _MODULES:
+        for function in vars(module).values():
+            if getattr(function, "__module__", None) == module.__name__ and callable(function):
+                inline = {"forceinline": True} if module in _INLINE else {}
+                register_jitable(_nrt=module in _MAKE_ARRAYS, **inline)(function)
+    jit: Any = partial(numba.njit, cache=True, _nrt=False)
+    kernel = Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
+    limits = EngineLimits(capacity_tokens=1, block_tokens=1)
+    blank = new_state(((),) * 4, (), 1, limits, [0], arrays=True)
+    state = numba.typeof(blank)  # type: ignore[no-untyped-call]
+    for name in Kernel.__slots__:
+        numbers = len(inspect.signature(getattr(PLAIN, name)).parameters) - 1
+        getattr(kernel, name).compile((state, *[numba.int64] * numbers))
+    (folder / _DONE).touch()
+    return kernel
+
+
+def is_compiled() -> bool:
+    """Say whether that was done before on this machine, so that it takes no minute now."""
+    return compiled.cache_info().currsize > 0 or (_cache_folder() / _DONE).exists()
+
+
+def _cache_folder() -> Path:
+    digest = hashlib.sha256(f"{version('numba')} {sys.version}".encode())
+    state = importlib.import_module(State.__module__)
+    for path in (__file__, state.__file__, *(module.__file__ for module in _MODULES)):
+        assert path is not None
+        digest.update(Path(path).read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "llumnix" / f"kernel-{digest.hexdigest()[:16]}"

@@ -1,0 +1,1 @@
+"""One instance in columns: its line, its batch, its blocks, its steps."""

@@ -1,0 +1,272 @@
+"""Prompts that begin alike share their KV: `simulator.engine.prefix_cache.PrefixCache`, on columns.
+
+What a request found is not written down: while it holds these blocks, it finds the same again.
+"""
+
+from simulator.kernel.engine.shared_blocks import (
+    commit,
+    drop,
+    find,
+    free_ring,
+    hand_out,
+    keep,
+    share,
+)
+from simulator.kernel.state import (
+    AFTER,
+    ALIKE,
+    ALLOCATED,
+    ASKED_AT,
+    BEFORE,
+    BLOCK_TOKENS,
+    BY_CLASS,
+    CHUNK,
+    CLASS_COLUMNS,
+    CLASSES,
+    CLEAR_UNTIL,
+    DEMANDS,
+    FITS,
+    FOUND,
+    FREE,
+    HEAD,
+    HOLDERS,
+    KEPT,
+    KEY_TOKENS,
+    KEYS_AT,
+    KV,
+    LAST_KEPT,
+    NEXT,
+    OUT,
+    OWN,
+    OWN_KEYS,
+    PROMPT,
+    PROMPT_TURN,
+    SIZE,
+    SUFFERED,
+    TARGET,
+    TOTAL_BLOCKS,
+    WIDTH,
+    State,
+)
+
+
+def key_of(s: State, r: int, number: int) -> int:
+    """The key of a block of a request: `simulator.engine.prefix.Prefix.keys`."""
+    sharing = s.req
+    first: int
+    if number >= sharing[ALIKE][r]:
+        first = sharing[OWN_KEYS][r]
+    else:
+        last_token = (number + 1) * s.fleet[BLOCK_TOKENS] - 1
+        first = s.told[sharing[KEYS_AT][r] + last_token // sharing[KEY_TOKENS][r]]
+    return first + number
+
+
+def findable(s: State, r: int) -> int:
+    """Blocks a request may find: its last token is computed in any case, and yields the next."""
+    if s.req[KEY_TOKENS][r] == 0:
+        return 0
+    blocks: int = (s.req[PROMPT][r] + s.req[OUT][r] - 1) // s.fleet[BLOCK_TOKENS]
+    return blocks
+
+
+def look_up(s: State, i: int, r: int) -> tuple[int, int]:
+    """Say how many blocks a request finds, and how many of them are in use."""
+    in_use = 0
+    most = findable(s, r)
+    for number in range(most):
+        block = find(s, i, key_of(s, r, number))
+        if block < 0:
+            return number, in_use
+        in_use += s.blocks[HOLDERS][block] > 0
+    return most, in_use
+
+
+def begin_anew(s: State, r: int) -> None:
+    """Have a request hold nothing."""
+    sharing = s.req
+    sharing[FOUND][r] = sharing[KEPT][r] = sharing[PROMPT_TURN][r] = 0
+    sharing[OWN][r] = sharing[LAST_KEPT][r] = -1
+
+
+def take(s: State, i: int, r: int, blocks: int) -> None:
+    """Give a request so many more blocks of its own, which must be free."""
+    s.ins[FREE][i] -= blocks
+    s.ins[ALLOCATED][i] += blocks
+    s.req[FITS][r] += blocks * s.fleet[BLOCK_TOKENS]
+    s.req[OWN][r] = hand_out(s, i, s.req[OWN][r], blocks, 1)
+
+
+def start(s: State, i: int, r: int) -> bool:
+    """Give a request the blocks it needs to be admitted, with what KV is found; or do nothing."""
+    req, sharing, block_tokens, free = s.req, s.req, s.fleet[BLOCK_TOKENS], s.ins[FREE][i]
+    needed = -(-(req[PROMPT][r] + req[OUT][r]) // block_tokens)
+    if needed - findable(s, r) > free:
+        return False
+    found, in_use = look_up(s, i, r)
+    if needed - in_use > free:
+        return False
+    for number in range(found):
+        share(s, i, find(s, i, key_of(s, r, number)))
+    sharing[FOUND][r] = sharing[KEPT][r] = found
+    req[KV][r] = req[FITS][r] = found * block_tokens
+    take(s, i, r, needed - found)
+    return True
+
+
+def note_kv(s: State, i: int, r: int, kv_tokens: int) -> None:
+    """Have what a request's full blocks hold, with KV of so many tokens, be found from now on."""
+    sharing, after = s.req, s.blocks[AFTER]
+    number, full = sharing[KEPT][r], kv_tokens // s.fleet[BLOCK_TOKENS]
+    if number >= full or sharing[KEY_TOKENS][r] == 0:
+        return
+    block = sharing[LAST_KEPT][r]
+    if block < 0:
+        block = sharing[OWN][r]  # behind the last of the ring comes the first
+    while number < full:
+        block = after[block]
+        keep(s, i, block, key_of(s, r, number))
+        number += 1
+    sharing[KEPT][r], sharing[LAST_KEPT][r] = number, block
+
+
+def move_in(s: State, i: int, r: int, last: int) -> None:
+    """Give a request the ring of blocks that was reserved for it; its KV is there already."""
+    commit(s, last, s.req[FITS][r] // s.fleet[BLOCK_TOKENS])
+    s.req[OWN][r] = last
+    note_kv(s, i, r, s.req[KV][r])
+
+
+def leave(s: State, i: int, r: int, kv_tokens: int) -> None:
+    """Take all of a request's blocks; what they hold is found for as long as they are free."""
+    if s.req[FITS][r] == 0:
+        return  # they were taken already
+    note_kv(s, i, r, kv_tokens)
+    sharing, before = s.req, s.blocks[BEFORE]
+    found, block, place = sharing[FOUND][r], sharing[OWN][r], free_ring(s, i)
+    for _ in range(s.req[FITS][r] // s.fleet[BLOCK_TOKENS] - found):
+        next_one = before[block]
+        place = drop(s, i, block, place)
+        block = next_one
+    for number in range(found - 1, -1, -1):
+        place = drop(s, i, find(s, i, key_of(s, r, number)), place)
+    s.req[FITS][r] = 0
+    begin_anew(s, r)
+
+
+def grow_all(s: State, i: int, steps: int) -> None:
+    """Give the batch the blocks that so many steps more than the next take.
+
+    They are taken before anybody who ends with the last of these steps gives any back.
+    """
+    req, base, block_tokens = s.req, i * s.fleet[WIDTH], s.fleet[BLOCK_TOKENS]
+    for at in range(base, base + s.ins[SIZE][i]):
+        r = s.own[at]
+        more = req[PROMPT][r] + req[OUT][r] + steps - req[FITS][r]
+        if more > 0 and req[CHUNK][r]:
+            take(s, i, r, -(-more // block_tokens))
+
+
+def clear_prompts(s: State, i: int) -> None:
+    """Charge the prompts of a step with nothing that its decodes suffer by them."""
+    turns, base = s.req[PROMPT_TURN], i * s.fleet[WIDTH]
+    for at in range(base, base + s.ins[SIZE][i]):
+        if turns[s.own[at]]:
+            s.req[CLEAR_UNTIL][s.own[at]] = s.ins[SUFFERED][i]
+
+
+def leave_in_order(s: State, i: int) -> None:
+    """Take the blocks of those who end with this step: of decodes first, then of prompts in turn.
+
+    Their content is lost in that order, which is not that of the batch.
+    """
+    req, turns, base = s.req, s.req[PROMPT_TURN], i * s.fleet[WIDTH]
+    end = base + s.ins[SIZE][i]
+    prompts = 0
+    for at in range(base, end):
+        r = s.own[at]
+        if turns[r]:
+            prompts = max(prompts, turns[r])
+        elif req[CHUNK][r] and req[OUT][r] + 1 >= req[TARGET][r]:
+            leave(s, i, r, req[KV][r] + 1)
+    for turn in range(1, prompts + 1):
+        for at in range(base, end):
+            r = s.own[at]
+            if turns[r] == turn:
+                turns[r] = 0
+                kv_tokens = req[KV][r] + req[CHUNK][r]
+                if kv_tokens == req[PROMPT][r] + req[OUT][r] and req[OUT][r] + 1 >= req[TARGET][r]:
+                    leave(s, i, r, kv_tokens)
+                break
+
+
+def line_demand(s: State, i: int) -> tuple[int, int, int]:
+    """Blocks the first in line needs, and all; and the blocks they find, each by itself.
+
+    Those in use are not needed; of all together, those asked for twice are needed once.
+    """
+    s.fleet[DEMANDS] += 1
+    first, all_of_them, found = -1, 0, 0
+    for of_class in range(s.fleet[CLASSES]):
+        r = s.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][i]
+        while r >= 0:
+            needed, found_here = _demand(s, i, r, s.fleet[DEMANDS])
+            if first < 0:
+                first = needed
+            all_of_them += needed
+            found += found_here
+            r = s.req[NEXT][r]
+    return max(first, 0), all_of_them, found
+
+
+def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
+    """Blocks a request needs beside those in use and those asked for in this turn, and finds.
+
+    What a turn has looked up already is the beginning of what this request asks for, if anything.
+    """
+    most, limit = findable(s, r), s.fleet[TOTAL_BLOCKS] + 1
+    alike = min(s.req[ALIKE][r], most)
+    known = _asked(s, r, alike, turn)
+    found = min(known, s.told[_mark(s, r, known - 1)] % limit) if known else 0
+    needed: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.fleet[BLOCK_TOKENS]) - known
+    for number in range(known, most if found == known else known):
+        block = find(s, i, key_of(s, r, number))
+        if block < 0:
+            break
+        found += 1
+        if s.blocks[HOLDERS][block]:
+            needed -= 1
+    size = s.req[KEY_TOKENS][r]
+    while known < alike:
+        mark = _mark(s, r, known)
+        known = min(((_piece(s, r, known) + 1) * size) // s.fleet[BLOCK_TOKENS], alike)
+        s.told[mark] = (turn * limit + known) * limit + min(found, known)
+    return needed, found
+
+
+def _asked(s: State, r: int, most: int, turn: int) -> int:
+    """Say how many of a request's first blocks were asked for in a turn."""
+    fewest, limit = 0, s.fleet[TOTAL_BLOCKS] + 1
+    while fewest < most:
+        middle = (fewest + most) // 2
+        if s.told[_mark(s, r, middle)] // limit > turn * limit + middle:
+            fewest = middle + 1
+        else:
+            most = middle
+    return fewest
+
+
+def _piece(s: State, r: int, number: int) -> int:
+    """The piece of a request's prompt in which one of its blocks ends."""
+    piece: int = ((number + 1) * s.fleet[BLOCK_TOKENS] - 1) // s.req[KEY_TOKENS][r]
+    return piece
+
+
+def _mark(s: State, r: int, number: int) -> int:
+    """Where in `State.told` the blocks that end within one piece of a prompt are marked.
+
+    A mark holds the turn, up to which block was asked in it, and how many were found up to there.
+    """
+    first = _piece(s, r, number) * s.req[KEY_TOKENS][r] // s.fleet[BLOCK_TOKENS]
+    mark: int = s.fleet[ASKED_AT] + key_of(s, r, first)
+    return mark

@@ -1,0 +1,102 @@
+"""A fleet whose size follows its load, fast: `simulator.fleet.scaled_fleet`, on columns.
+
+The kernel comes back to Python for every decision about the fleet's size, and for every report of
+an instance that is drained.
+"""
+
+from collections.abc import Callable, Sequence
+
+from policies.scaling import ScaleIn, ScaleOut
+from policies.types import InstanceId
+from simulator.events import NS_PER_S, Priority
+from simulator.fleet.machines import Machine
+from simulator.fleet.options import Outage
+from simulator.fleet.pool import Pool
+from simulator.kernel import clockwork
+from simulator.kernel.fleet import FastFleet
+from simulator.kernel.site import Site
+from simulator.kernel.slots import one_more
+from simulator.kernel.state import HELD, SCALING, SUBJECT
+from simulator.workload.request import TraceRequest
+
+
+class ScaledFastFleet(FastFleet):
+    """Runs one workload, as `FastFleet` does, on the machines of its `pool`."""
+
+    pool: Pool
+
+    def serve(
+        self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """See FastFleet."""
+        self.pool = Pool(self.config, self.scheduler.config)
+        super().serve(requests, progress)
+
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """List all there ever were."""
+        return self.pool.machines
+
+    def _go(self, progress: Callable[[int], None] | None) -> None:
+        self.state.fleet[SCALING] = 1
+        super()._go(progress)
+
+    def _turns(self) -> dict[int, Callable[[], object]]:
+        mine = {clockwork.SCALE: self._scale, clockwork.DRAIN: self._report_of_drained}
+        return super()._turns() | mine
+
+    def _start(self, at: int, after_ns: int = 0) -> None:
+        self.pool.starting.discard(self._names[at])
+        super()._start(at, after_ns)
+
+    def _die(self, outage: Outage) -> None:
+        if outage.instance_id in self.wiring.instances:
+            super()._die(self.pool.died(outage, self.events.now_ns))
+
+    # --- scaling ---
+
+    def _scale(self) -> None:
+        held, tokens = int(self.state.fleet[HELD]), int(self._kernel.held_tokens(self.state))
+        match self.pool.decide(self._snapshot(), held, tokens, self.events.now_s):
+            case ScaleOut():
+                self._order()
+            case ScaleIn(instance_id):
+                self._drain(instance_id)
+        if self._kernel.rebalance(self.state, self.events.now_ns) == clockwork.REBALANCE:
+            self._rebalance()
+
+    def _order(self) -> None:
+        """Order a machine; its instance takes requests when it has started."""
+        machine, at = self.pool.order(self.events.now_ns), len(self._names)
+        self._names.append(machine.instance_id)
+        self._use(one_more(self.state, at))
+
+        def started() -> None:
+            machine.ready_ns = self.events.now_ns
+            self._start(at)
+
+        delay_ns = round(self.config.start_delay_s * NS_PER_S)
+        self.events.after(delay_ns, Priority.FAILURE, started)
+
+    def _drain(self, name: InstanceId) -> None:
+        """Have an instance empty itself; from now on it is sent nothing."""
+        self.pool.draining.add(name)
+        site = self.wiring.instances[name]
+        site.llumlet.drain(on=True)
+        self.wiring.pump(site)
+
+    def _report_of_drained(self) -> None:
+        """Send back what is queued; then give the machine back, or take the report in."""
+        site = self._sites[int(self.state.fleet[SUBJECT])]
+        site.llumlet.bounce_queued()
+        self.wiring.pump(site)
+        if _empty(site):
+            self._take_down(site)
+            self.pool.give_back(site.instance_id, self.events.now_ns)
+        else:
+            self._go_on(self._kernel.take_report(self.state, site.at, self.events.now_ns))
+
+
+def _empty(site: Site) -> bool:
+    """Say whether nobody is here, on the way here, or on the way out."""
+    return site.empty and not (len(site.llumlet.departures) or len(site.llumlet.arrivals))

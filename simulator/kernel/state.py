@@ -1,0 +1,338 @@
+"""How a fleet lies in columns: the names of the columns, and their memory.
+
+A table is a list of columns, with one number a request (`State.req`), an instance (`State.ins`) or
+a row of the last reports (`State.col`). In plain Python a column is a list; compiled, it is a row
+of a 2-D array. Both are read and written as `table[COLUMN][row]`. The names are module constants,
+which numba takes in. Times are in ns.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.engine.roster import EngineLimits
+
+NEVER = 1 << 62
+
+# --- a request; what every step looks at comes first, and so lies together ---
+(
+    PROMPT,
+    TARGET,  # output tokens it will have
+    OUT,  # output tokens so far
+    KV,
+    FITS,  # tokens that fit in its blocks
+    CHUNK,  # tokens the step under way computes for it
+    LAST,
+    LONGEST,
+    WAITS_FOR,  # what the gap before its next token comes after
+    CLASS,
+    ARRIVED,
+    RANK,  # its place in the order of class, arrival and index
+    FATE,
+    WHY,
+    AT,  # the instance it is at, or was last
+    PLACE,
+    ORDER,  # how many came to that instance before it
+    LEAVING,  # 1: to be detached at the next boundary
+    MOVING,  # 1: a llumlet wants to hear what becomes of it
+    NEXT,
+    PREV,
+    FIRST,
+    PREEMPTIONS,
+    PREEMPTED,
+    LOSS,
+    INTERFERENCE,
+    CLEAR_UNTIL,  # what its instance's decodes had suffered when it became one of them
+    ADMITTED,
+    DISPATCHED,
+    RESTARTS,
+    MOVE_GAP,
+    SENT,  # the instance it was sent to, plus 1
+    SENT_SIZE,  # tokens it had then
+    SENT_WHEN,  # how many reports there had been
+    IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
+    OFFSET,  # its output tokens less the ticks of its instance
+    JOINED,  # the tick at which it joined
+    GUESSED,  # the byte of `State.told` that tells how many guesses before any output are right
+    # Not of the request of this row, but of all by themselves:
+    BY_RANK,  # the request of this rank
+    BY_ARRIVAL,  # the request that comes after so many others
+    HEAP,  # the ranks of those held
+) = range(41)
+FIRST_SHARED = 41
+
+# --- a request, where instances share prefixes: columns that are not there otherwise ---
+(
+    CACHED,  # tokens found when it was first admitted
+    FOUND,  # blocks found when it was admitted last
+    OWN,  # the last of the blocks it did not find, which form a ring; or -1
+    KEPT,  # how many of its blocks have their content noted
+    LAST_KEPT,  # the last of its own among these, or -1
+    KEY_TOKENS,  # tokens of its prompt to an entry of `State.told`; 0: nothing is known of it
+    KEYS_AT,  # its first entry there
+    ALIKE,  # how many of its blocks others may have too
+    OWN_KEYS,  # the key its first block would have if it were nobody else's
+    PROMPT_TURN,  # its place among the prompts of the step under way, from 1; 0: it is not there
+) = range(FIRST_SHARED, FIRST_SHARED + 10)
+REQ_COLUMNS = FIRST_SHARED + 10
+
+WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
+GONE, QUEUED, BATCH, DETACHED, COMING = range(5)  # PLACE
+AFTER_MOVE, AFTER_PREEMPTION = 1, 2  # WAITS_FOR
+NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
+
+# --- an instance; the columns by class come after all others ---
+(
+    ALIVE,
+    ROW,  # of the reports
+    SIZE,  # of the batch
+    FREE,  # blocks
+    ALLOCATED,
+    RESERVED,
+    RESERVATIONS,
+    DETACHED_COUNT,
+    ARRIVALS,
+    QUEUED_BLOCKS,
+    QUEUE_LENGTH,
+    STEPPING,  # 1: a step is under way
+    START,
+    END,
+    RUN,  # steps planned, all alike
+    COST,  # of the first of them
+    DECODES,
+    CONTEXTS,  # of the decodes in the first of them
+    COPIES,
+    WATCHED,  # requests that are MOVING
+    WOKEN,
+    REPORT_AT,
+    EARLIEST,  # when a request no report has seen could be over
+    STEPS,
+    BUSY,
+    SEEN,  # how many reports there had been at its last
+    SUFFERED,  # by how much prompts have lengthened the steps of its decodes
+    RUN_START,  # the last long run: its beginning, steps, decodes and contexts
+    RUN_STEPS,
+    RUN_DECODES,
+    RUN_CONTEXTS,
+    ENDS,  # how many of the columns from STEP_ENDS on are filled, since that run
+    CAME,  # requests too late for the next step, scheduled ahead: how many, the first, the last
+    FIRST_CAME,
+    LAST_CAME,
+    APART,  # how many of the batch are not of the cohort
+    COHORT,  # how many are
+    COHORT_CONTEXTS,
+    TICKS,  # steps counted
+    FINISH_TICK,  # when the first of the cohort has all its tokens
+    LAST_END,  # of the step counted last
+    GAPS,
+    TO_WAKE,  # not of the instance of this row, but a list
+) = range(43)
+STEP_ENDS = 43
+KEPT_ENDS = 5
+KEPT_GAPS = 24
+BY_CLASS = STEP_ENDS + KEPT_ENDS
+CLASS_COLUMNS = 4
+HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how many, how many run
+
+# --- a block, where instances share prefixes ---
+(
+    HOLDERS,
+    CONTENT,  # the key of what is in it, or -1
+    AFTER,  # in its ring: that of the free blocks, of a request or of a reservation
+    BEFORE,
+    AFTER_ALIKE,  # among those with content that lie in one bucket; -1 behind the last
+    BEFORE_ALIKE,  # of the first of a bucket: the last
+    BUCKET,  # not of the block of this row: the first of the bucket of this number, or -1
+) = range(7)
+BLOCK_COLUMNS = 7
+
+# --- what was last reported, and what has been sent since; one row a living instance ---
+(
+    CAPACITY,
+    PHYSICAL,
+    RESERVED_TOKENS,
+    HEADROOM,
+    HEAD_DEMAND,
+    QUEUED_DEMAND,
+    BACKLOG,
+    RUNS,
+    WAITS,
+    SENT_TOKENS,
+    SENT_REQUESTS,
+    SOURCE,
+    REPORTED,
+    SLOT,
+    TERMINATING,  # 1: it is drained
+) = range(15)
+COL_BY_CLASS = 15
+
+# --- parameters, and from FIRST_HEADROOM on headroom by class ---
+(
+    BLOCK_TOKENS,
+    TOTAL_BLOCKS,
+    MAX_SEQS,
+    TOKEN_BUDGET,
+    CLASSES,
+    SLOWDOWN,  # per mille
+    REPORT_EVERY,
+    REBALANCE_EVERY,
+    QUEUE_LIMIT,
+    POLICY,
+    LATE_BINDING,
+    MIGRATION,
+    LOOKING,
+    PATIENCE,  # turns of the loop before Python gets a word in
+    LEAST_STEP,  # divided by the most tokens it may yield
+    AHEAD,  # 1: a step is made up when the one before begins
+    DRAFT_TOKENS,  # guessed for each decode of a step
+    DRAFTING_NS,  # what guessing takes in a step
+    COHORTS,  # 1: there may be some
+    REQUESTS,
+    SHARES,  # 1: instances share prefixes
+    SCALING,
+    WIDTH,  # of an instance's part of `State.own`
+    ASKED_AT,  # where in `State.told` it is noted which blocks were asked for
+    NOTES_AT,  # where in `State.fleet` the notes begin
+) = range(20, 45)
+FIRST_HEADROOM = 45
+
+BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
+GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
+
+# --- the moment ---
+(
+    NOW,
+    OPEN,
+    ARRIVALS_DONE,
+    NEXT_REPORT,
+    NEXT_REPORTER,
+    NEXT_REBALANCE,
+    TURN,
+    IN_HEAP,
+    HELD,  # requests in the heap, but for those taken back
+    HELD_BACK,  # the request held back last, or -1
+    HELD_BACK_AT,
+    SUBJECT,  # the request or instance a return code is about
+    ORDERS,  # migrations ordered and not ended
+    NOTES,
+    WOKEN_COUNT,
+    WATCHED_COUNT,
+    REPORTS,
+    ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
+    EARLIEST_OF_ALL,
+    DEMANDS,  # how often the demand of a line was summed up
+) = range(20)
+
+# --- notes: what a llumlet is to be told, in pairs (what, request) ---
+NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
+
+
+class State(NamedTuple):
+    """A whole fleet.
+
+    `fleet` has the moment, the parameters, and the notes. `own` has a part for every instance: its
+    batch in MAX_SEQS places, the most urgent first; those of it who are in no cohort, in as many
+    places and the same order; then the `crossings` and the `gaps` of `engine.cohort`.
+    `told` is what the workload told beforehand, by KEYS_AT and GUESSED, and what is noted of it.
+    Compiled functions hand a State on array by array, which takes longer than much of what they
+    do: the fewer, the better.
+    """
+
+    req: Any
+    ins: Any
+    col: Any
+    fleet: Any
+    real: Any
+    cost: Any
+    own: Any
+    told: Any
+    blocks: Any
+
+
+def new_state(
+    columns: Sequence[Sequence[int]],
+    indices: Sequence[int],
+    instances: int,
+    limits: EngineLimits,
+    cost: Sequence[int],
+    *,
+    arrays: bool,
+) -> State:
+    """Make a fleet yet to be started; `columns` has prompt, target, class, arrival of requests.
+
+    Requests that come at one moment are held in the order of their `indices`.
+    """
+    prompt, _, class_index, arrived = columns
+    n, classes = len(prompt), limits.classes
+    by_arrival = np.argsort(np.array(arrived, dtype=np.int64), kind="stable").tolist()
+    by_rank = np.lexsort((indices, arrived, class_index)).tolist() if n else []
+    blank = _table(REQ_COLUMNS if limits.prefix_caching else FIRST_SHARED, n, arrays)
+    for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
+        blank[column][:n] = values
+    for position, request in enumerate(by_rank):
+        blank[RANK][request] = position
+    blank[BY_RANK][:n], blank[BY_ARRIVAL][:n] = by_rank, by_arrival
+    ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
+    for column in (REPORT_AT, EARLIEST):
+        ins[column][:] = [NEVER] * len(ins[column])
+    fleet = _fleet_numbers(n, limits)
+    sharers = instances if limits.prefix_caching else 0
+    return State(
+        req=blank,
+        ins=ins,
+        col=np.zeros((COL_BY_CLASS + 2 * classes, 0), dtype=np.int64),
+        fleet=_vector(fleet, arrays),
+        real=np.zeros(5) if arrays else [0.0] * 5,
+        cost=_vector(cost, arrays),
+        own=_vector([0] * (instances * fleet[WIDTH]), arrays),
+        told=np.zeros(0, dtype=np.int64) if arrays else array("q"),
+        blocks=_table(BLOCK_COLUMNS, sharers * (fleet[TOTAL_BLOCKS] + 1), arrays),
+    )
+
+
+def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
+    fleet = [0] * (FIRST_HEADROOM + limits.classes + 4 * limits.max_num_seqs)
+    fleet[BLOCK_TOKENS], fleet[MAX_SEQS] = limits.block_tokens, limits.max_num_seqs
+    fleet[TOTAL_BLOCKS] = limits.capacity_tokens // limits.block_tokens
+    fleet[TOKEN_BUDGET], fleet[CLASSES] = limits.token_budget, limits.classes
+    fleet[SHARES], fleet[COHORTS] = int(limits.prefix_caching), int(not limits.prefix_caching)
+    fleet[REQUESTS] = fleet[OPEN] = requests
+    fleet[HELD_BACK] = fleet[ARRIVING] = -1
+    fleet[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
+    fleet[NOTES_AT] = FIRST_HEADROOM + limits.classes
+    return fleet
+
+
+def tell(s: State, numbers: NDArray[np.int64]) -> tuple[State, int]:
+    """Note what the workload tells beforehand; says where in `told` it begins."""
+    begins = len(s.told)
+    if isinstance(s.told, np.ndarray):
+        return s._replace(told=np.concatenate([s.told, numbers])), begins
+    # Millions of numbers, maybe: a list would take four times the memory.
+    s.told.frombytes(numbers.tobytes())
+    return s, begins
+
+
+def take_notes(s: State) -> list[tuple[int, int]]:
+    """Take the notes that were left: of those that are gone, then of those detached."""
+    left = int(s.fleet[NOTES])
+    s.fleet[NOTES] = 0
+    first = s.fleet[NOTES_AT]
+    words = [int(word) for word in s.fleet[first : first + 2 * left]]
+    notes = zip(words[::2], words[1::2], strict=True)
+    return sorted(notes, key=lambda note: note[0] == NOTE_DETACHED)
+
+
+def _vector(values: Sequence[int], arrays: bool) -> Any:
+    return np.array(values, dtype=np.int64) if arrays else list(values)
+
+
+def _table(columns: int, rows: int, arrays: bool) -> Any:
+    if arrays:
+        # A row lies together, in few cache lines. Two rows at least: compiled code is for arrays
+        # that lie this way, and those of one row could lie either way.
+        return np.zeros((max(2, rows), columns), dtype=np.int64).T
+    return [[0] * rows for _ in range(columns)]

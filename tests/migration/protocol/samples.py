@@ -1,0 +1,58 @@
+"""One of each message, order and piece of news, for tests of codecs and tables."""
+
+from migration.engine import RequestState
+from migration.layout import Layout
+from migration.llumlet.fleet_messages import (
+    Drain,
+    MigrateOut,
+    MigrationEvent,
+    News,
+    Order,
+    Report,
+    Subscribe,
+)
+from migration.protocol.messages import (
+    Abort,
+    Blocks,
+    Commit,
+    Committed,
+    Message,
+    Query,
+    Refused,
+    Reserve,
+    Reserved,
+    StageAck,
+    StageDone,
+)
+from migration.protocol.peer import Peer
+from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
+
+M, R = MigrationId("m"), RequestId("r")
+A, B = InstanceId("A"), InstanceId("B")
+LAYOUT = Layout("fake", "fake", "u8", 2, 16)
+
+STATE = RequestState(
+    R, 1, (1, 2, 3), (4, 4_000_000_000), 4, {"stop": ["x"], "top_p": 0.5, "n": None}
+)
+
+MESSAGES: tuple[Message, ...] = (
+    Reserve(M, 1, R, A, B, 0, 3, LAYOUT),
+    Reserved(M, 1, 0),
+    Refused(M, 1, "no memory"),
+    Blocks(M, 1, 0, 0, 3, 0xFFFFFFFF),
+    StageDone(M, 1, 0, 3),
+    StageAck(M, 1, 0),
+    Commit(M, 1, 3, STATE),
+    Committed(M, 1),
+    Abort(M, 1, "why not"),
+    Query(M, 1),
+)
+
+LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5)
+ORDERS: tuple[Order | News, ...] = (
+    Subscribe(0.1),
+    MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, "rebalance"),
+    Drain(True),
+    Report(LOAD, (R,), ()),
+    MigrationEvent("committed", M, "r", A, B, "drain", 2, 64, 4096, 0.01, 0.2),
+)
