@@ -16,7 +16,7 @@ from pathlib import Path
 from harness import Bar, finish
 from llumnix.testbed import VERSIONS, ensure_environment, write_model
 from testbed.exactness import Verdict
-from testbed.plan import Measured, measure, settings
+from testbed.plan import SettingResult, measure, settings
 
 
 def arguments() -> argparse.Namespace:
@@ -29,10 +29,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def run_all(args: argparse.Namespace, folder: Path) -> dict[str, Measured]:
+async def run_all(args: argparse.Namespace, folder: Path) -> dict[str, SettingResult]:
     environment = ensure_environment(args.vllm)
     model = write_model(folder / "model")
-    measured: dict[str, Measured] = {}
+    measured: dict[str, SettingResult] = {}
     for setting in settings(quick=args.quick):
         jobs = tuple(job for job in setting.jobs if not args.case or job.case.name in args.case)
         if jobs and (not args.setting or setting.name in args.setting):
@@ -45,7 +45,7 @@ async def run_all(args: argparse.Namespace, folder: Path) -> dict[str, Measured]
     return measured
 
 
-def bars(total: Verdict, measured: list[Measured], *, quick: bool) -> list[Bar]:
+def bars(total: Verdict, measured: list[SettingResult], *, quick: bool) -> list[Bar]:
     least = 60 if quick else 1000
     never = [name for name in total.stayed if name not in total.moved]
     leaks = sum(len(each.leaked) for each in measured)

@@ -22,7 +22,7 @@ from llumnix.testbed.servers import fleet_options, free_port
 from testbed.cases import Case, all_cases, server_arguments
 from testbed.chaos import ChaosProxy, chaos_in_front_of
 from testbed.exactness import prompt_text
-from testbed.faults import BLOCKS, MAX_CONTEXT, MOMENTS, FaultCase, FaultRun, Outcome, summary
+from testbed.faults import BLOCKS, MAX_CONTEXT, MOMENTS, FaultCase, FaultOutcome, FaultRun, summary
 from testbed.stack import Stack, launched_stack
 
 SERVERS = 3
@@ -90,7 +90,7 @@ async def stack_with_chaos(
         yield stack, proxies
 
 
-async def measure(options: argparse.Namespace) -> list[Outcome]:
+async def measure(options: argparse.Namespace) -> list[FaultOutcome]:
     environment = ensure_environment(options.vllm)
     faults = options.fault or [*CHEAP, *KILLS]
     outcomes = []

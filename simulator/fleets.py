@@ -6,7 +6,7 @@ from typing import Protocol
 from migration.config import MigrationConfig
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import InstanceId
-from simulator.fleet.fleet import Look, SimulatedFleet
+from simulator.fleet.fleet import FleetSample, SimulatedFleet
 from simulator.fleet.life import Life
 from simulator.fleet.machines import Machine
 from simulator.fleet.moves import Moves
@@ -22,7 +22,7 @@ WORTH_LOADING, WORTH_COMPILING = 4_000, 200_000
 """Requests from which on it takes less time to load compiled code, or to compile it first."""
 
 
-class Site(Protocol):
+class ServedInstance(Protocol):
     """An instance, when all is over."""
 
     @property
@@ -34,13 +34,13 @@ class Site(Protocol):
         """Sum up what they cost."""
 
 
-class Fleet(Protocol):
+class VirtualFleet(Protocol):
     """Serves one workload in virtual time."""
 
     config: SimulatorConfig
     scheduler: GlobalScheduler
     moves: Moves
-    looks: list[Look] | None
+    looks: list[FleetSample] | None
 
     def run(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
@@ -51,7 +51,7 @@ class Fleet(Protocol):
     def running(self) -> int:
         """Count the requests that are at an instance now."""
 
-    def instances(self) -> Mapping[InstanceId, Site]:
+    def instances(self) -> Mapping[InstanceId, ServedInstance]:
         """List the instances alive."""
 
 
@@ -63,7 +63,7 @@ def fleet_for(
     outages: Sequence[Outage] = (),
     *,
     requests: int,
-) -> Fleet:
+) -> VirtualFleet:
     """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
 
     Raises ValueError when that one cannot serve this configuration, or is to be compiled where
@@ -83,7 +83,7 @@ def fleet_for(
     return fast(config, scheduler, migration, seed, outages, compile_it=compile_it)
 
 
-def machines_of(fleet: Fleet) -> Sequence[Machine]:
+def machines_of(fleet: VirtualFleet) -> Sequence[Machine]:
     """List the machines a fleet held: without scaling, all it began with, dead or alive."""
     if isinstance(fleet, ScaledFleet | ScaledFastFleet):
         return fleet.machines

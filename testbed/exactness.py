@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.cases import STOP_LETTERS, Case
-from testbed.moves import Cut, Fleet, Ride
+from testbed.moves import AdminSide, Cut, Ride
 from testbed.recorder import Recording, differences
 
 _ATTEMPTS = 4
@@ -18,7 +18,7 @@ _ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MoveJob:
     """One request to move: `cuts` are shares of its answer, one for each move in turn."""
 
     case: Case
@@ -101,13 +101,13 @@ def prompt_text(seed: int, letters: int) -> str:
 class Comparison:
     """Runs jobs over a fleet, `concurrency` at a time, each against the answer of a run unmoved."""
 
-    def __init__(self, fleet: Fleet, concurrency: int = 4) -> None:
+    def __init__(self, fleet: AdminSide, concurrency: int = 4) -> None:
         self.verdict = Verdict()
         self._fleet = fleet
         self._limit = asyncio.Semaphore(concurrency)
         self._references: dict[tuple[str, bool, str, bool], Ride] = {}
 
-    async def run(self, jobs: Sequence[Job]) -> Verdict:
+    async def run(self, jobs: Sequence[MoveJob]) -> Verdict:
         """Take the references first, each twice (the control), then move."""
         fresh = {job.key: job for job in jobs if job.key not in self._references}
         plain = [job for job in fresh.values() if job.case.stop_of is None]
@@ -121,22 +121,24 @@ class Comparison:
         async with self._limit:
             await work
 
-    async def _body(self, job: Job) -> dict[str, Any]:
+    async def _body(self, job: MoveJob) -> dict[str, Any]:
         salt = "" if job.shared_prefix else secrets.token_hex(4)
         body = job.case.whole_body(job.prompt, stream=job.stream, salt=salt)
         if job.case.stop_of is not None:
             body["stop"] = job.case.stop_of(await self._unstopped(job))
         return body
 
-    async def _unstopped(self, job: Job) -> str:
+    async def _unstopped(self, job: MoveJob) -> str:
         """What the model says to this prompt when nothing stops it."""
-        free = Job(Case("unstopped", job.case.chat, {"temperature": 0.0}), job.prompt, stream=False)
+        free = MoveJob(
+            Case("unstopped", job.case.chat, {"temperature": 0.0}), job.prompt, stream=False
+        )
         if free.key not in self._references:
             body = free.case.whole_body(free.prompt, stream=False)
             self._references[free.key] = await self._fleet.ride(free.case.path, body)
         return self._references[free.key].recording.text
 
-    async def _refer(self, job: Job) -> None:
+    async def _refer(self, job: MoveJob) -> None:
         rides = [await self._fleet.ride(job.case.path, await self._body(job)) for _ in range(2)]
         first, second = (ride.recording for ride in rides)
         self._references[job.key] = rides[0]
@@ -145,7 +147,7 @@ class Comparison:
         if found:
             self.verdict.control_unlike.append(f"{job.name}: {'; '.join(found)}")
 
-    async def _move(self, job: Job) -> None:
+    async def _move(self, job: MoveJob) -> None:
         reference = self._references[job.key]
         for attempt in range(_ATTEMPTS):
             ride = await self._fleet.ride(
@@ -155,7 +157,7 @@ class Comparison:
             if ride.moves:
                 return
 
-    def _cuts(self, job: Job, reference: Ride, attempt: int) -> list[Cut]:
+    def _cuts(self, job: MoveJob, reference: Ride, attempt: int) -> list[Cut]:
         """Say when to order moves; earlier at each attempt, since this one may have been late."""
         shares = [share / (1 + attempt) for share in job.cuts]
         if not job.stream:
@@ -166,7 +168,7 @@ class Comparison:
             return [Cut(letters=max(1, window - attempt * STOP_LETTERS // 2))]
         return [Cut(letters=max(1, int(share * length))) for share in shares]
 
-    def _judge(self, job: Job, expected: Recording, ride: Ride) -> None:
+    def _judge(self, job: MoveJob, expected: Recording, ride: Ride) -> None:
         verdict = self.verdict
         (verdict.moved if ride.moves else verdict.stayed)[job.name] += 1
         verdict.moves += len(ride.moves)

@@ -58,7 +58,7 @@ class FaultCase:
 
 
 @dataclass(slots=True)
-class Outcome:
+class FaultOutcome:
     """What came of it; `wrong` says what should not be."""
 
     name: str
@@ -103,14 +103,14 @@ class FaultRun:
         self._hogs: list[asyncio.Task[None]] = []
         self._drained: list[str] = []
 
-    async def run(self, case: FaultCase) -> Outcome:
+    async def run(self, case: FaultCase) -> FaultOutcome:
         """Play one case: the stream must be as if undisturbed, and nothing may be left over."""
         expected = await self._reference(case)
         request_id = f"fault-{secrets.token_hex(6)}"
         began_s = time.monotonic()
         asking = asyncio.create_task(self._ask(case, request_id))
         trap = await self._disturb(case, request_id, asking)
-        outcome = Outcome(case.name, struck=False, moved=False, seconds=0.0)
+        outcome = FaultOutcome(case.name, struck=False, moved=False, seconds=0.0)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 got = await asking
@@ -293,7 +293,7 @@ class FaultRun:
         await self._stack.fleet.up(len(self._stack.servers))
 
 
-def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+def summary(outcomes: list[FaultOutcome]) -> dict[str, Any]:
     """Give the figures of a run."""
     struck = [outcome for outcome in outcomes if outcome.struck]
     wrong = [outcome for outcome in outcomes if outcome.wrong]

@@ -42,7 +42,7 @@ class Ride:
     failures: list[str] = field(default_factory=list)
 
 
-class Fleet:
+class AdminSide:
     """A frontend's admin side. Use it as an async context manager: it follows the events."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from llumnix.testbed.environment import Environment
 from llumnix.testbed.servers import ServerOptions, fleet_options
 from testbed.cases import REASONING_PARSERS, Case, all_cases, reasoning_cases, server_arguments
-from testbed.exactness import Comparison, Job, Verdict, prompt_text
+from testbed.exactness import Comparison, MoveJob, Verdict, prompt_text
 from testbed.stack import launched_stack
 
 _CUTS = (0.01, 0.25, 0.5, 0.7)
@@ -32,7 +32,7 @@ class Setting:
     """How the servers run, and what is asked of them. `parser` is a reasoning parser."""
 
     name: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[MoveJob, ...]
     parser: str = ""
     async_scheduling: bool = False
     blocks: int = 512
@@ -60,7 +60,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class SettingResult:
     """What a setting gave: the comparison, and what the fleet was left with."""
 
     verdict: Verdict
@@ -137,24 +137,24 @@ def _thinking(prompts: Sequence[int], cuts: Sequence[float]) -> Iterator[Setting
 
 def _crossed(
     cases: Sequence[Case], prompts: Sequence[int], cuts: Sequence[float], seed: int
-) -> Iterator[Job]:
+) -> Iterator[MoveJob]:
     """Every case with every prompt and every cut, streamed and whole."""
     for case in cases:
         for letters in prompts:
             for cut in cuts:
                 for stream in (True, False):
-                    yield Job(case, prompt_text(letters + seed, letters), stream, (cut,))
+                    yield MoveJob(case, prompt_text(letters + seed, letters), stream, (cut,))
 
 
-def _chained(cases: Sequence[Case]) -> Iterator[Job]:
+def _chained(cases: Sequence[Case]) -> Iterator[MoveJob]:
     """A to B to A to B, and on: answers long enough to be moved four times."""
     for case in cases:
         if case.stop_of is None and case.name not in ("json", "tool-required", "tool-named"):
             longer = replace(case, name=f"{case.name}-chain", body={**case.body, "max_tokens": 480})
-            yield Job(longer, prompt_text(7, 200), stream=True, cuts=_CHAIN)
+            yield MoveJob(longer, prompt_text(7, 200), stream=True, cuts=_CHAIN)
 
 
-def _alike(jobs: Iterable[Job]) -> Iterator[Job]:
+def _alike(jobs: Iterable[MoveJob]) -> Iterator[MoveJob]:
     """Prompts all alike and unsalted: the destination has their blocks in its prefix cache."""
     for job in jobs:
         yield replace(job, shared_prefix=True)
@@ -162,7 +162,7 @@ def _alike(jobs: Iterable[Job]) -> Iterator[Job]:
 
 async def measure(
     setting: Setting, environment: Environment, model: Path, log_dir: Path
-) -> Measured:
+) -> SettingResult:
     """Run one setting on servers of its own."""
     began_s = time.monotonic()
     async with launched_stack(setting.options(environment, model), log_dir) as stack:
@@ -170,7 +170,7 @@ async def measure(
         leaked = await stack.leaked()
         preemptions = await stack.counted("vllm:num_preemptions_total")
         totals = (await stack.fleet.get("/llumnix/fleet"))["totals"]
-    return Measured(
+    return SettingResult(
         verdict,
         leaked,
         int(preemptions),

@@ -11,7 +11,7 @@ import aiohttp
 
 from llumnix.processes.frontend_process import launched_frontend
 from llumnix.testbed.servers import ServerOptions, VllmServer, launched_vllm
-from testbed.moves import Fleet
+from testbed.moves import AdminSide
 
 _LEAK_PATIENCE_S = 15.0
 
@@ -21,7 +21,7 @@ class Stack:
     """What runs: the servers, and the fleet they are."""
 
     servers: list[VllmServer]
-    fleet: Fleet
+    fleet: AdminSide
 
     async def leaked(self) -> dict[str, float]:
         """Say which living servers still hold KV blocks, as a share, once nothing runs."""
@@ -86,7 +86,7 @@ async def launched_stack(
         async with (
             launched_frontend(serving, folder) as url,
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-            Fleet(session, url) as fleet,
+            AdminSide(session, url) as fleet,
         ):
             await fleet.up(sum(each.plugin for each in options))
             yield Stack(servers, fleet)

@@ -18,7 +18,7 @@ from harness import Bar
 from simulator.calibration.fit import Mask, fit
 from simulator.calibration.measured import Measured, read_measured
 from simulator.calibration.rerun import rerun
-from simulator.calibration.validate import Engine, largest_batch
+from simulator.calibration.validate import EngineSize, largest_batch
 
 BOUNDS: Mapping[str, float] = {"E2E mean": 0.03, "TPOT mean": 0.03, "TTFT p50": 0.15}
 
@@ -39,7 +39,7 @@ def figures_of(measured: Measured, of: Mask) -> dict[str, float]:
 def foretold(measured: Measured, known: Mask) -> dict[str, Any]:
     """Calibrate on the known requests and predict the others; what was measured beside it."""
     found = fit(measured, use=known)
-    engine = Engine(largest_batch(measured))
+    engine = EngineSize(largest_batch(measured))
     limits = engine.limits(measured, found.token_budget)
     was = figures_of(measured, ~known)
     said, said_by_steps = (

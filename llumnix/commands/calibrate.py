@@ -13,7 +13,7 @@ from simulator.calibration.fit import Fit, fit
 from simulator.calibration.measured import Measured, read_measured
 from simulator.calibration.validate import (
     MEASURES,
-    Engine,
+    EngineSize,
     Errors,
     cross_validated,
     errors,
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         measured = read_measured(args.requests)
         found = fit(measured, args.token_budget)
         batch = args.max_num_seqs or largest_batch(measured)
-        engine = Engine(batch, args.capacity_tokens, args.block_tokens)
+        engine = EngineSize(batch, args.capacity_tokens, args.block_tokens)
         validation = _validate(measured, found, engine, args.folds)
         preset = _preset(args, measured, found, engine)
     except (ValueError, WorkloadError) as error:
@@ -98,7 +98,7 @@ class Validation:
     held_out: list[Errors]
 
 
-def _validate(measured: Measured, found: Fit, engine: Engine, folds: int) -> Validation:
+def _validate(measured: Measured, found: Fit, engine: EngineSize, folds: int) -> Validation:
     everything = np.ones(len(measured), dtype=np.bool_)
     return Validation(
         errors(measured, found, engine, everything, ahead=found.ahead),
@@ -106,7 +106,7 @@ def _validate(measured: Measured, found: Fit, engine: Engine, folds: int) -> Val
     )
 
 
-def _preset(args: argparse.Namespace, measured: Measured, found: Fit, engine: Engine) -> Preset:
+def _preset(args: argparse.Namespace, measured: Measured, found: Fit, engine: EngineSize) -> Preset:
     block = args.block_tokens
     largest = int((measured.prompt_tokens + measured.output_tokens).max())
     capacity = args.capacity_tokens or largest_batch(measured) * largest
@@ -128,7 +128,7 @@ def _preset(args: argparse.Namespace, measured: Measured, found: Fit, engine: En
     )
 
 
-def _calibration(found: Fit, engine: Engine, validation: Validation) -> dict[str, object]:
+def _calibration(found: Fit, engine: EngineSize, validation: Validation) -> dict[str, object]:
     return {
         "token_budget": found.token_budget,
         "max_num_seqs": engine.max_num_seqs,
@@ -143,7 +143,7 @@ def _rounded(one: Errors) -> dict[str, float]:
     return {name: round(value, 4) for name, value in asdict(one).items()}
 
 
-def _report(found: Fit, engine: Engine, validation: Validation) -> list[str]:
+def _report(found: Fit, engine: EngineSize, validation: Validation) -> list[str]:
     ahead = "one step ahead" if found.ahead else "step by step"
     lines = [
         f"budget {found.token_budget} tokens a step, batch {engine.max_num_seqs} at most, "

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.interval_s <= 0:
         raise ConfigError(f"--interval-s must be positive, not {args.interval_s:g}")
     console = Console()
-    watch = Watch(AdminClient(args.url, _TIMEOUT_S))
+    watch = FleetPoll(AdminClient(args.url, _TIMEOUT_S))
     if args.once or not console.is_terminal:
         watch.look()
         console.print(watch.frame(console.width, console.height))
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
 
-class Watch:
+class FleetPoll:
     """Looks at a fleet again and again, and remembers what a frame needs."""
 
     def __init__(self, client: AdminClient) -> None:

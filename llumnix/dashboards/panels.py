@@ -7,7 +7,7 @@ PanelKind = Literal["stat", "lines", "stack", "heatmap", "states"]
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class PanelQuery:
     """One PromQL expression and how its series are named in the legend."""
 
     expr: str
@@ -24,7 +24,7 @@ class Panel:
     title: str
     description: str
     unit: str
-    queries: tuple[Query, ...]
+    queries: tuple[PanelQuery, ...]
     kind: PanelKind = "lines"
     width: int = 8
     steps: tuple[tuple[float, str], ...] = ()
@@ -32,7 +32,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PanelRow:
     """A titled band of panels."""
 
     title: str

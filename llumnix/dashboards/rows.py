@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from llumnix.dashboards.panels import Panel, Query, Row
+from llumnix.dashboards.panels import Panel, PanelQuery, PanelRow
 from llumnix.dashboards.promql import (
     instance_gauge,
     kv_share,
@@ -14,9 +14,9 @@ from llumnix.dashboards.promql import (
 )
 
 
-def _quantiles(metric: str, by: str = "", legend: str = "") -> tuple[Query, ...]:
+def _quantiles(metric: str, by: str = "", legend: str = "") -> tuple[PanelQuery, ...]:
     return tuple(
-        Query(quantile(share, metric, by), f"{legend} {name}".strip())
+        PanelQuery(quantile(share, metric, by), f"{legend} {name}".strip())
         for share, name in ((0.5, "p50"), (0.99, "p99"))
     )
 
@@ -27,11 +27,11 @@ def _latency(title: str, metric: str, description: str) -> Panel:
 
 
 def _instances(title: str, metric: str, unit: str, description: str, width: int) -> Panel:
-    queries = (Query(instance_gauge(metric), "{{instance_id}}"),)
+    queries = (PanelQuery(instance_gauge(metric), "{{instance_id}}"),)
     return Panel(title, description, unit, queries, width=width)
 
 
-HEALTH: Final = Row(
+HEALTH: Final = PanelRow(
     "Health",
     (
         Panel(
@@ -39,8 +39,8 @@ HEALTH: Final = Row(
             "Instances that answer now, out of all that the fleet knows.",
             "none",
             (
-                Query(f"sum({instance_gauge('llumnix_instance_up')})", "up"),
-                Query(f"count({instance_gauge('llumnix_instance_up')})", "known"),
+                PanelQuery(f"sum({instance_gauge('llumnix_instance_up')})", "up"),
+                PanelQuery(f"count({instance_gauge('llumnix_instance_up')})", "known"),
             ),
             kind="stat",
             width=4,
@@ -49,7 +49,7 @@ HEALTH: Final = Row(
             "Streams open",
             "Client streams being served now.",
             "none",
-            (Query(newest("sum", "llumnix_streams_open")),),
+            (PanelQuery(newest("sum", "llumnix_streams_open")),),
             kind="stat",
             width=4,
         ),
@@ -57,7 +57,7 @@ HEALTH: Final = Row(
             "Requests failed",
             "Requests that ended without their full answer, in the time range shown. Aim: none.",
             "none",
-            (Query(total("llumnix_requests_total", ',outcome="failed"')),),
+            (PanelQuery(total("llumnix_requests_total", ',outcome="failed"')),),
             kind="stat",
             width=4,
             steps=((1, "red"),),
@@ -66,7 +66,7 @@ HEALTH: Final = Row(
             "Replay mismatches",
             "Moved streams whose replay differed from what the client already had. Aim: none.",
             "none",
-            (Query(total("llumnix_stream_mismatch_total")),),
+            (PanelQuery(total("llumnix_stream_mismatch_total")),),
             kind="stat",
             width=4,
             steps=((1, "red"),),
@@ -75,7 +75,7 @@ HEALTH: Final = Row(
             "Control frames refused",
             "Frames the control ports refused: malformed, too large or not authenticated.",
             "none",
-            (Query(total("llumnix_control_frames_refused_total")),),
+            (PanelQuery(total("llumnix_control_frames_refused_total")),),
             kind="stat",
             width=4,
             steps=((1, "orange"),),
@@ -84,7 +84,7 @@ HEALTH: Final = Row(
             "Version",
             "The version of each frontend that is scraped.",
             "none",
-            (Query(newest("count by (version)", "llumnix_build_info"), "{{version}}"),),
+            (PanelQuery(newest("count by (version)", "llumnix_build_info"), "{{version}}"),),
             kind="stat",
             width=4,
             text="name",
@@ -92,28 +92,28 @@ HEALTH: Final = Row(
     ),
 )
 
-REQUESTS: Final = Row(
+REQUESTS: Final = PanelRow(
     "Requests and latency",
     (
         Panel(
             "Requests ended",
             "Requests that ended each second, by how they ended.",
             "reqps",
-            (Query(rate("llumnix_requests_total", "outcome"), "{{outcome}}"),),
+            (PanelQuery(rate("llumnix_requests_total", "outcome"), "{{outcome}}"),),
             kind="stack",
         ),
         Panel(
             "Output tokens",
             "Output tokens sent to clients each second, by priority class.",
             "suffix: tok/s",
-            (Query(rate("llumnix_output_tokens_total", "class_name"), "{{class_name}}"),),
+            (PanelQuery(rate("llumnix_output_tokens_total", "class_name"), "{{class_name}}"),),
             kind="stack",
         ),
         Panel(
             "Time to first token, all requests",
             "How many requests had their first token within each span of time.",
             "s",
-            (Query(spread("llumnix_ttft_seconds"), "{{le}}"),),
+            (PanelQuery(spread("llumnix_ttft_seconds"), "{{le}}"),),
             kind="heatmap",
         ),
         _latency(
@@ -134,7 +134,7 @@ REQUESTS: Final = Row(
     ),
 )
 
-QUEUE: Final = Row(
+QUEUE: Final = PanelRow(
     "Queue and dispatch",
     (
         Panel(
@@ -143,8 +143,8 @@ QUEUE: Final = Row(
             "beyond the limit, requests are rejected.",
             "none",
             (
-                Query(newest("sum by (class_name)", "llumnix_queue_length"), "{{class_name}}"),
-                Query(newest("sum", "llumnix_queue_limit"), "limit"),
+                PanelQuery(newest("sum by (class_name)", "llumnix_queue_length"), "{{class_name}}"),
+                PanelQuery(newest("sum", "llumnix_queue_limit"), "limit"),
             ),
         ),
         _latency(
@@ -157,7 +157,7 @@ QUEUE: Final = Row(
             "Requests sent to each instance each second, and the policy that chose it.",
             "reqps",
             (
-                Query(
+                PanelQuery(
                     rate("llumnix_dispatch_total", "policy, instance_id"),
                     "{{instance_id}} ({{policy}})",
                 ),
@@ -167,7 +167,7 @@ QUEUE: Final = Row(
     ),
 )
 
-MIGRATION: Final = Row(
+MIGRATION: Final = PanelRow(
     "Migration",
     (
         Panel(
@@ -176,7 +176,7 @@ MIGRATION: Final = Row(
             "A refused or aborted one leaves its request where it was.",
             "suffix: /min",
             (
-                Query(
+                PanelQuery(
                     f"60 * {rate('llumnix_migrations_total', 'reason, result')}",
                     "{{reason}} {{result}}",
                 ),
@@ -201,7 +201,7 @@ MIGRATION: Final = Row(
             "KV copied",
             "KV cache moved between instances each second.",
             "Bps",
-            (Query(rate("llumnix_migration_copied_bytes_total"), "copied"),),
+            (PanelQuery(rate("llumnix_migration_copied_bytes_total"), "copied"),),
             width=12,
         ),
         Panel(
@@ -210,7 +210,7 @@ MIGRATION: Final = Row(
             "their instance died, or bounced out of its queue by a drain.",
             "suffix: /min",
             (
-                Query(
+                PanelQuery(
                     f"60 * {rate('llumnix_resumes_total', 'reason, result')}",
                     "{{reason}} {{result}}",
                 ),
@@ -220,7 +220,7 @@ MIGRATION: Final = Row(
     ),
 )
 
-INSTANCES: Final = Row(
+INSTANCES: Final = PanelRow(
     "Instances",
     (
         _instances(
@@ -236,7 +236,7 @@ INSTANCES: Final = Row(
             "Share of each instance's KV cache held by running requests or reserved for requests "
             "migrating in.",
             "percentunit",
-            (Query(kv_share(), "{{instance_id}}"),),
+            (PanelQuery(kv_share(), "{{instance_id}}"),),
             width=12,
         ),
         _instances(
@@ -264,7 +264,7 @@ INSTANCES: Final = Row(
             "State",
             "Whether each instance answers.",
             "none",
-            (Query(instance_gauge("llumnix_instance_up"), "{{instance_id}}"),),
+            (PanelQuery(instance_gauge("llumnix_instance_up"), "{{instance_id}}"),),
             kind="states",
             width=6,
         ),

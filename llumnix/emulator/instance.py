@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llumnix.emulator.config import EmulatorConfig
 from llumnix.emulator.model.kv import KvPool
-from llumnix.emulator.requests import EmulatedRequest, Finish, Sampling
+from llumnix.emulator.requests import EmulatedRequest, FinishReason, Sampling
 from migration.engine import EngineListener, Gone, RequestState
 from policies.types import MigrationId, RequestId
 from simulator.engine.batch import EngineRequest, Place
@@ -69,7 +69,7 @@ class EmulatedInstance:
         """Forget a request whose client left, wherever it stands; nothing if it is gone already."""
         if self.requests.get(request.request_id) is not request:
             return
-        self._drop(request, Finish("abort"))
+        self._drop(request, FinishReason("abort"))
         self._tell_gone(request.request_id, Gone.CANCELLED)
 
     @property
@@ -99,9 +99,9 @@ class EmulatedInstance:
         """End a request that goes on elsewhere; its stream says so by the stop reason."""
         request = self.requests.get(request_id)
         if request is not None:
-            self._drop(request, Finish("abort", stop_reason))
+            self._drop(request, FinishReason("abort", stop_reason))
 
-    def _drop(self, request: EmulatedRequest, finish: Finish) -> None:
+    def _drop(self, request: EmulatedRequest, finish: FinishReason) -> None:
         self.engine.cancel(request.request_id)
         self._forget(request)
         request.end(finish)

@@ -15,7 +15,7 @@ _DEFAULT_COMPLETION_TOKENS = 16
 Body = Mapping[str, object]
 
 
-class Kind(enum.Enum):
+class CallKind(enum.Enum):
     """The two endpoints."""
 
     COMPLETION = "completion"
@@ -23,7 +23,7 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class ResumeField:
     """A request that began elsewhere: claimed by its migration, or computed again.
 
     `fields` are as signed; nothing in them is to be believed before the signature is verified.
@@ -41,16 +41,16 @@ class Resume:
 class Call:
     """A request body, understood."""
 
-    kind: Kind
+    kind: CallKind
     prompt_token_ids: tuple[int, ...]
     sampling: Sampling
     stream: bool
     include_usage: bool
     return_token_ids: bool
-    resume: Resume | None
+    resume: ResumeField | None
 
 
-def read_call(kind: Kind, raw: bytes, model: str, max_model_len: int) -> Call:
+def read_call(kind: CallKind, raw: bytes, model: str, max_model_len: int) -> Call:
     """Read a body; raises ApiError, 400 or 404, when the request cannot be served."""
     try:
         body = json.loads(raw)
@@ -68,7 +68,7 @@ def read_call(kind: Kind, raw: bytes, model: str, max_model_len: int) -> Call:
         )
     if _integer(body, "n", 1, 1) != 1:
         raise ApiError(400, "n must be 1: one choice a request is supported", param="n")
-    prompt = _chat_prompt(body) if kind is Kind.CHAT else _prompt(body)
+    prompt = _chat_prompt(body) if kind is CallKind.CHAT else _prompt(body)
     options = body.get("stream_options")
     return Call(
         kind=kind,
@@ -81,12 +81,12 @@ def read_call(kind: Kind, raw: bytes, model: str, max_model_len: int) -> Call:
     )
 
 
-def _sampling(kind: Kind, body: Body, prompt_tokens: int, max_model_len: int) -> Sampling:
+def _sampling(kind: CallKind, body: Body, prompt_tokens: int, max_model_len: int) -> Sampling:
     room = max_model_len - prompt_tokens
-    if kind is Kind.CHAT and body.get("max_completion_tokens") is not None:
+    if kind is CallKind.CHAT and body.get("max_completion_tokens") is not None:
         key, default = "max_completion_tokens", room
     else:
-        key, default = "max_tokens", room if kind is Kind.CHAT else _DEFAULT_COMPLETION_TOKENS
+        key, default = "max_tokens", room if kind is CallKind.CHAT else _DEFAULT_COMPLETION_TOKENS
     given = body.get(key) is not None
     max_tokens = _integer(body, key, max(1, default), 1)
     if max_tokens > room:
@@ -162,7 +162,7 @@ def _stop(body: Body) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _resume(body: Body) -> Resume | None:
+def _resume(body: Body) -> ResumeField | None:
     params = body.get("kv_transfer_params")
     fields = params.get("llumnix") if isinstance(params, dict) else None
     match fields:
@@ -173,7 +173,7 @@ def _resume(body: Body) -> Resume | None:
             "migration_id": str() | None as migration_id,
             "output_token_ids": list() | None as outputs,
         } if outputs is None or valid_tokens(outputs):
-            return Resume(
+            return ResumeField(
                 fields,
                 request_id,
                 migration_id,

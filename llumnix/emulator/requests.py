@@ -42,7 +42,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class FinishReason:
     """How an answer ended. `text_end` is where a stop string begins, and the text is cut."""
 
     finish_reason: str
@@ -69,7 +69,7 @@ class EmulatedRequest:
         self.prompt_tokens = len(prompt_token_ids)
         self.tokens = [*prompt_token_ids]
         self.text = ""  # kept only where stop strings are looked for
-        self.finish: Finish | None = None
+        self.finish: FinishReason | None = None
         self.next_token = END_ID
         """Computed by the step in flight; becomes an output when the step completes."""
         self._grown = asyncio.Event()
@@ -95,21 +95,21 @@ class EmulatedRequest:
         """Append a token to the answer; True when the answer is complete."""
         self.tokens.append(token)
         if token == END_ID and not self.sampling.ignore_eos:
-            self.finish = Finish("stop")
+            self.finish = FinishReason("stop")
         elif (stopped := self._stopped(token)) is not None:
             self.finish = stopped
         elif self.output_tokens >= self.sampling.max_tokens:
-            self.finish = Finish("length")
+            self.finish = FinishReason("length")
         self._grown.set()
         return self.finish is not None
 
-    def end(self, finish: Finish) -> None:
+    def end(self, finish: FinishReason) -> None:
         """End the stream without a token, say because the request has moved."""
         if self.finish is None:
             self.finish = finish
             self._grown.set()
 
-    async def read(self, position: int) -> tuple[list[int], Finish | None]:
+    async def read(self, position: int) -> tuple[list[int], FinishReason | None]:
         """Wait for outputs from `position` on, or for the end; returns both.
 
         Waits as long as the request lives: the engine ends it, or the reader is cancelled.
@@ -119,7 +119,7 @@ class EmulatedRequest:
             await self._grown.wait()
         return self.tokens[self.prompt_tokens + position :], self.finish
 
-    async def finished(self) -> Finish:
+    async def finished(self) -> FinishReason:
         """Wait for the end."""
         position = 0
         while True:
@@ -128,7 +128,7 @@ class EmulatedRequest:
                 return finish
             position = self.output_tokens
 
-    def _stopped(self, token: int) -> Finish | None:
+    def _stopped(self, token: int) -> FinishReason | None:
         if not self.sampling.stop:
             return None
         before = len(self.text)
@@ -141,7 +141,7 @@ class EmulatedRequest:
         if not hits or self.output_tokens <= self.sampling.min_tokens:
             return None
         at, stop = min(hits)
-        return Finish("stop", stop, at)
+        return FinishReason("stop", stop, at)
 
 
 def valid_tokens(token_ids: object) -> bool:

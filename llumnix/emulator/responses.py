@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from llumnix.emulator.model.vocabulary import JSON_TEXT, TEXT
-from llumnix.emulator.openai import Call, Kind
-from llumnix.emulator.requests import EmulatedRequest, Finish
+from llumnix.emulator.openai import Call, CallKind
+from llumnix.emulator.requests import EmulatedRequest, FinishReason
 
 DONE = "data: [DONE]\n\n"
 
@@ -18,20 +18,20 @@ class StreamWriter:
         self._cutter = TextCutter(call.sampling.stop) if call.sampling.stop else None
         head = _head(call.kind, response_id, model, created_s, streamed=True)
         self._head = "data: " + _compact(head)[:-1] + ',"choices":['
-        text = '"delta":{"content":"' if call.kind is Kind.CHAT else '"text":"'
+        text = '"delta":{"content":"' if call.kind is CallKind.CHAT else '"text":"'
         self._before = f'{self._head}{{"index":0,{text}'
-        self._after = '"},"logprobs":null' if call.kind is Kind.CHAT else '","logprobs":null'
+        self._after = '"},"logprobs":null' if call.kind is CallKind.CHAT else '","logprobs":null'
         self._running = self._after + ',"finish_reason":null,"stop_reason":null'
 
     def opening(self) -> str:
         """The chunk before the first token: chat tells the role."""
-        if self._call.kind is not Kind.CHAT:
+        if self._call.kind is not CallKind.CHAT:
             return ""
         role = '{"index":0,"delta":{"role":"assistant","content":""}'
         rest = ',"logprobs":null,"finish_reason":null,"stop_reason":null'
         return f"{self._head}{role}{rest}{self._ids('')}}}]}}\n\n"
 
-    def chunks(self, tokens: Sequence[int], finish: Finish | None) -> str:
+    def chunks(self, tokens: Sequence[int], finish: FinishReason | None) -> str:
         """The chunks of some tokens; with `finish`, they are the last and the stream is ended."""
         texts = self._texts(tokens, finish)
         out = [
@@ -49,7 +49,7 @@ class StreamWriter:
         """The chunk that only tells the usage."""
         return f'{self._head}],"usage":{_compact(usage)}}}\n\n'
 
-    def _last(self, text: str, token: int | str, finish: Finish) -> str:
+    def _last(self, text: str, token: int | str, finish: FinishReason) -> str:
         stop_reason = _compact(finish.stop_reason)
         reasons = f',"finish_reason":"{finish.finish_reason}","stop_reason":{stop_reason}'
         return f"{self._before}{text}{self._after}{reasons}{self._ids(token)}}}]}}\n\n"
@@ -57,7 +57,7 @@ class StreamWriter:
     def _ids(self, token: int | str) -> str:
         return f',"token_ids":[{token}]' if self._call.return_token_ids else ""
 
-    def _texts(self, tokens: Sequence[int], finish: Finish | None) -> list[str]:
+    def _texts(self, tokens: Sequence[int], finish: FinishReason | None) -> list[str]:
         if self._cutter is None:
             return [JSON_TEXT[token] for token in tokens]
         return [_compact(text)[1:-1] for text in self._cutter.cut(tokens, finish)]
@@ -71,7 +71,7 @@ class TextCutter:
         self._text = ""
         self._sent = 0
 
-    def cut(self, tokens: Sequence[int], finish: Finish | None) -> Iterator[str]:
+    def cut(self, tokens: Sequence[int], finish: FinishReason | None) -> Iterator[str]:
         """Give the text each token lets out; with `finish`, the last one lets out the rest."""
         for index, token in enumerate(tokens):
             self._text += TEXT[token]
@@ -91,7 +91,7 @@ def whole_answer(
     outputs, finish = request.outputs, request.finish
     text = "".join(TEXT[token] for token in outputs)[: finish.text_end]
     choice: dict[str, object] = {"index": 0}
-    if call.kind is Kind.CHAT:
+    if call.kind is CallKind.CHAT:
         choice["message"] = {"role": "assistant", "content": text}
     else:
         choice["text"] = text
@@ -114,10 +114,10 @@ def usage_of(request: EmulatedRequest) -> dict[str, int]:
 
 
 def _head(
-    kind: Kind, response_id: str, model: str, created_s: int, *, streamed: bool
+    kind: CallKind, response_id: str, model: str, created_s: int, *, streamed: bool
 ) -> dict[str, object]:
     name = "text_completion"
-    if kind is Kind.CHAT:
+    if kind is CallKind.CHAT:
         name = "chat.completion.chunk" if streamed else "chat.completion"
     return {"id": response_id, "object": name, "created": created_s, "model": model}
 

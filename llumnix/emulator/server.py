@@ -10,7 +10,7 @@ from llumnix.emulator.errors import ApiError
 from llumnix.emulator.exposition import metrics_text, stats
 from llumnix.emulator.instance import EmulatedInstance
 from llumnix.emulator.loop import StepLoop
-from llumnix.emulator.openai import Call, Kind, Resume, read_call
+from llumnix.emulator.openai import Call, CallKind, ResumeField, read_call
 from llumnix.emulator.requests import EmulatedRequest
 from llumnix.emulator.responses import DONE, StreamWriter, usage_of, whole_answer
 from migration.links.auth import verify_resume
@@ -63,12 +63,12 @@ class EmulatorServer:
     # --- generation ------------------------------------------------------------------------
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
-        return await self._generate(http, Kind.COMPLETION, "cmpl-")
+        return await self._generate(http, CallKind.COMPLETION, "cmpl-")
 
     async def _chat_completions(self, http: web.Request) -> web.StreamResponse:
-        return await self._generate(http, Kind.CHAT, "chatcmpl-")
+        return await self._generate(http, CallKind.CHAT, "chatcmpl-")
 
-    async def _generate(self, http: web.Request, kind: Kind, prefix: str) -> web.StreamResponse:
+    async def _generate(self, http: web.Request, kind: CallKind, prefix: str) -> web.StreamResponse:
         raw = await http.read()
         call = read_call(kind, raw, self._config.model, self._instance.sizes.max_model_len)
         request_id = _request_id(http.headers, call.resume)
@@ -141,7 +141,7 @@ class EmulatorServer:
             raise ApiError(409, str(error), code="request_id_in_use") from None
         return request
 
-    def _resume(self, resume: Resume) -> tuple[EmulatedRequest | None, tuple[int, ...]]:
+    def _resume(self, resume: ResumeField) -> tuple[EmulatedRequest | None, tuple[int, ...]]:
         """Find the request to claim, or the outputs to go on from; raises ApiError 403 or 409."""
         reason = (
             verify_resume(self._secret, resume.fields, time.time())
@@ -222,7 +222,7 @@ class EmulatorServer:
         )
 
 
-def _request_id(headers: Mapping[str, str], resume: Resume | None) -> RequestId:
+def _request_id(headers: Mapping[str, str], resume: ResumeField | None) -> RequestId:
     given = resume.request_id if resume is not None else headers.get("X-Request-Id", "")
     if not given:
         return RequestId(uuid.uuid4().hex)

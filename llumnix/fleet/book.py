@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from llumnix.instances.instance import Move
+from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
@@ -50,7 +50,7 @@ class MigrationBook:
     def __iter__(self) -> Iterator[Migration]:
         return iter(list(self._under_way.values()))
 
-    def begin(self, move: Move, explanation: Explanation, now_s: float) -> Migration:
+    def begin(self, move: MigrationOrder, explanation: Explanation, now_s: float) -> Migration:
         """Enter an order that is about to be given."""
         migration = Migration(
             move.migration_id,

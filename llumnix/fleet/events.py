@@ -8,7 +8,7 @@ _KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class FleetEvent:
     """One thing that happened. `at_s` is fleet time; `fields` are JSON values."""
 
     seq: int
@@ -32,14 +32,14 @@ class EventRing:
     """The latest events, numbered from 1; older ones are dropped."""
 
     def __init__(self, kept: int = _KEPT) -> None:
-        self._events: deque[Event] = deque(maxlen=kept)
+        self._events: deque[FleetEvent] = deque(maxlen=kept)
         self.seq = 0
 
     def add(self, at_s: float, kind: str, text: str, **fields: object) -> None:
         """Note an event."""
         self.seq += 1
-        self._events.append(Event(self.seq, at_s, kind, text, fields))
+        self._events.append(FleetEvent(self.seq, at_s, kind, text, fields))
 
-    def after(self, seq: int) -> list[Event]:
+    def after(self, seq: int) -> list[FleetEvent]:
         """List the events kept that are newer than `seq`."""
         return [event for event in self._events if event.seq > seq]

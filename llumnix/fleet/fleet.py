@@ -18,7 +18,7 @@ from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, RequestTable
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood
-from llumnix.instances.instance import Identity, Instance, Kind, Link, State
+from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PlacementRequest:
     """A request looking for an instance.
 
     Instances in `avoided` failed it and are taken only for want of others; those in `barred` are
@@ -138,7 +138,7 @@ class Fleet:
             return False
         return True
 
-    def dispatch(self, ask: Ask) -> Instance | Hold | Reject:
+    def dispatch(self, ask: PlacementRequest) -> Instance | Hold | Reject:
         """Find a place for a request now; Hold means to ask again after `changed`."""
         rows, left_out = self._candidates(ask)
         decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
@@ -218,13 +218,13 @@ class Fleet:
         """Take in what a llumlet tells of a migration."""
         self.mover.heard(event)
 
-    def _candidates(self, ask: Ask) -> tuple[list[Instance], dict[InstanceId, str]]:
+    def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
         """List the instances to choose from, and why the others are none."""
         rows: list[Instance] = []
         spare: list[Instance] = []
         left_out: dict[InstanceId, str] = {}
         for each in self.instances:
-            if each.state is not State.UP:
+            if each.state is not InstanceState.UP:
                 left_out[each.id] = str(each.state)
             elif each.id in ask.barred:
                 left_out[each.id] = "it refused this request"
@@ -239,11 +239,11 @@ class Fleet:
                 rows.append(each)
         return (rows, left_out) if rows or not spare else (spare, {})
 
-    async def _link(self, instance: Instance, identity: Identity) -> Link:
+    async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)
         if other is not None and other is not instance:
             raise NotUnderstood(f"{other.url} calls itself {identity.instance_id} as well")
-        if identity.kind is Kind.UNTOUCHED:
+        if identity.kind is InstanceKind.UNTOUCHED:
             assert self._session is not None
             return UntouchedLink(
                 instance,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
-from llumnix.fleet.recompute_moves import HandOvers
+from llumnix.fleet.recompute_moves import RecomputeMoves
 from llumnix.fleet.requests import Decision, RequestTable
-from llumnix.instances.instance import Instance, Move, State
+from llumnix.instances.instance import Instance, InstanceState, MigrationOrder
 from llumnix.instances.table import InstanceTable
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
@@ -52,7 +52,7 @@ class Mover:
         self._tally = tally
         self._now_s = now_s
         self._order_timeout_s = order_timeout_s
-        self._hand_overs = HandOvers(
+        self._hand_overs = RecomputeMoves(
             self.book, instances, requests, now_s, self._started, self._handed_over
         )
 
@@ -148,7 +148,7 @@ class Mover:
         if source is None or source.link is None or destination is None:
             self._scheduler.order_ended(order.source, order.destination, self._now_s(), moved=False)
             return None
-        move = Move(
+        move = MigrationOrder(
             MigrationId(secrets.token_hex(8)),
             source.id,
             destination,
@@ -219,7 +219,7 @@ class Mover:
             each
             for each in self._instances.alive()
             if each is not origin
-            and each.state is State.UP
+            and each.state is InstanceState.UP
             # A llumlet moves to its like alone; other streams go to whatever understands token ids.
             and (each.plugged or (each.vllm and not origin.plugged))
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.requests import ActiveRequest, RequestTable
-from llumnix.instances.instance import Instance, Move
+from llumnix.instances.instance import Instance, MigrationOrder
 from llumnix.instances.table import InstanceTable
 from policies.types import Explanation, MigrationId, RequestId
 
@@ -14,7 +14,7 @@ _AT_A_TIME = 4
 """Streams handed over at once when a server is emptied: each costs a prefill elsewhere."""
 
 
-class HandOvers:
+class RecomputeMoves:
     """Orders streams to be carried on elsewhere, and enters what becomes of it in the book.
 
     `begun` and `ended` are told of each.
@@ -73,7 +73,7 @@ class HandOvers:
     def _start(
         self, active: ActiveRequest, origin: Instance, target: Instance, reason: str
     ) -> Migration:
-        move = Move(
+        move = MigrationOrder(
             MigrationId(secrets.token_hex(8)), origin.id, target, active.request_id, 0, reason
         )
         migration = self._book.begin(move, Explanation(reason), self._now_s())

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.mover import Impossible
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
 from policies.types import RequestId
 
@@ -16,9 +16,9 @@ from policies.types import RequestId
 class Admin:
     """Handlers under /llumnix/. All answer JSON, errors in OpenAI's shape."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._fleet = desk.fleet
+    def __init__(self, context: ServingContext) -> None:
+        self._context = context
+        self._fleet = context.fleet
 
     def routes(self) -> list[web.RouteDef]:
         """List the routes; any other path under /llumnix/ is unknown."""
@@ -33,7 +33,7 @@ class Admin:
         ]
 
     async def _get_fleet(self, _http: web.Request) -> web.Response:
-        queue = self._desk.queue
+        queue = self._context.queue
         return _json(fleet_view.fleet_json(self._fleet, len(queue), queue.limit))
 
     async def _get_events(self, http: web.Request) -> web.Response:
@@ -82,7 +82,7 @@ class Admin:
             await self._fleet.mover.drain(instance, on=asked.get("on", True))
         except OSError as error:
             return Refusal(502, f"{instance.id} could not be told: {error}").response()
-        self._desk.queue.retry()
+        self._context.queue.retry()
         return _json({"instance_id": instance.id, "state": str(instance.state)})
 
 

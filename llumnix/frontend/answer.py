@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from llumnix.frontend.context import Desk
-from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.leg_filter import hider
 from llumnix.frontend.splicing.logprobs import KeptTokens
-from llumnix.frontend.splicing.sse import Redirect, Refused
-from llumnix.frontend.splicing.strand import hider
+from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
@@ -28,13 +28,13 @@ class AnswerRelay:
     of tokens it has not computed itself are put back from the answers that ended in a redirect.
     """
 
-    def __init__(self, desk: Desk, route: Route, claims: Claims) -> None:
-        self._desk = desk
+    def __init__(self, context: ServingContext, route: Route, claims: Claims) -> None:
+        self._context = context
         self._route = route
         self._claims = claims
         self._kept = KeptTokens()
 
-    async def settle(self, answer: Answer) -> Answer | Refusal:
+    async def settle(self, answer: UpstreamAnswer) -> UpstreamAnswer | Refusal:
         """Give the answer that is one, or say why there is none."""
         while (how := _let_go(answer)) is not None:
             opened = await self._next(how)
@@ -48,8 +48,8 @@ class AnswerRelay:
         self._claims.prove()
         return self._completed(answer)
 
-    async def _next(self, how: Redirect | Refused) -> Leg | Answer | Refusal:
-        opened: Leg | Answer | Refusal | None = None
+    async def _next(self, how: Redirect | ClaimRefused) -> Leg | UpstreamAnswer | Refusal:
+        opened: Leg | UpstreamAnswer | Refusal | None = None
         if isinstance(how, Redirect) and how.migration_id is not None:
             self._kept.keep(how.choice, 0)
             self._claims.prove()
@@ -57,7 +57,7 @@ class AnswerRelay:
             opened = await self._claims.follow(how.migration_id, patient=True)
         elif self._claims.unproven:
             self._claims.fail(self._failure(how))
-        elif isinstance(how, Refused):
+        elif isinstance(how, ClaimRefused):
             opened = self._route.broke(self._failure(how))
         else:
             opened = self._route.requeued()
@@ -66,13 +66,13 @@ class AnswerRelay:
             self._claims.close()
         return opened
 
-    def _failure(self, how: Redirect | Refused) -> Failure:
+    def _failure(self, how: Redirect | ClaimRefused) -> Failure:
         if isinstance(how, Redirect):
             return Failure("broken", "it was sent back")
-        self._desk.tally.forged("resume_refused")
+        self._context.tally.forged("resume_refused")
         return Failure("answered", f"the resume was refused: {how.reason}", 403)
 
-    def _completed(self, answer: Answer) -> Answer | Refusal:
+    def _completed(self, answer: UpstreamAnswer) -> UpstreamAnswer | Refusal:
         """Put back what earlier answers said of their tokens, which must be this one's as well."""
         ids = self._kept.after([])
         if not ids or answer.status != 200:
@@ -80,7 +80,7 @@ class AnswerRelay:
         parsed = json.loads(answer.body)
         choice = parsed["choices"][0]
         if (choice.get("token_ids") or [])[: len(ids)] != ids:
-            self._desk.tally.diverged()
+            self._context.tally.diverged()
             message = "the answer could not be carried on: token ids differ"
             return Refusal(502, message, "mismatch")
         if not self._kept.end:
@@ -88,28 +88,28 @@ class AnswerRelay:
         self._kept.restore(choice, 0)
         text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
         body = text.encode("utf-8", "backslashreplace")
-        return Answer(answer.status, answer.headers, body, answer.instance)
+        return UpstreamAnswer(answer.status, answer.headers, body, answer.instance)
 
 
-def response(answer: Answer, request_id: str, *, request: ClientRequest) -> web.Response:
+def response(answer: UpstreamAnswer, request_id: str, *, request: ClientRequest) -> web.Response:
     """Give a client an instance's answer, byte for byte, less the token ids only we asked for."""
     headers = to_client(answer.headers, request_id, streams=True)
     body = hider(answer.instance, asked=request.asks_ids(answer.instance))(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
 
 
-def outcome(answer: Answer) -> Literal["finished", "rejected"]:
+def outcome(answer: UpstreamAnswer) -> Literal["finished", "rejected"]:
     """Say how an answer counts; server errors never get here."""
     return "finished" if answer.status < 400 else "rejected"
 
 
-def output_tokens(answer: Answer) -> int:
+def output_tokens(answer: UpstreamAnswer) -> int:
     """Count the output tokens an answer says it has."""
     found = _COMPLETION_TOKENS.search(answer.body)
     return int(found.group(1)) if found else 0
 
 
-def _let_go(answer: Answer) -> Redirect | Refused | None:
+def _let_go(answer: UpstreamAnswer) -> Redirect | ClaimRefused | None:
     if answer.status != 200 or not answer.instance.plugged or not sse.lets_go(answer.body):
         return None
     try:

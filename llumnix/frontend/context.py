@@ -11,7 +11,7 @@ from llumnix.metrics.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ServingContext:
     """The fleet, the queue in front of it, and the connections to its instances."""
 
     config: FrontendConfig

@@ -8,7 +8,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.headers import end_to_end, to_instance_as_is
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -19,13 +19,13 @@ _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 class Passthrough:
     """Forwards any method and path, streaming both ways, to the instances in turn."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: ServingContext) -> None:
+        self._context = context
         self._turns: Iterator[int] = itertools.count()
 
     async def forward(self, http: web.Request) -> web.StreamResponse:
         """Forward a request; it is tried once, since its body can be read only once."""
-        instances = self._desk.fleet.instances
+        instances = self._context.fleet.instances
         up = instances.up() or instances.alive()
         if not up:
             return Refusal(503, "no instance is up", "no_instance", retry_after_s=1).response()
@@ -33,7 +33,7 @@ class Passthrough:
         has_body = http.can_read_body or http.method not in _BODILESS
         response: web.StreamResponse | None = None
         try:
-            async with self._desk.upstream.session.request(
+            async with self._context.upstream.session.request(
                 http.method,
                 URL(instance.url + http.raw_path, encoded=True),
                 headers=to_instance_as_is(http.headers),
@@ -41,8 +41,8 @@ class Passthrough:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None,
-                    sock_connect=self._desk.config.connect_timeout_s,
-                    sock_read=self._desk.config.answer_timeout_s,
+                    sock_connect=self._context.config.connect_timeout_s,
+                    sock_read=self._context.config.answer_timeout_s,
                 ),
             ) as upstream:
                 response = web.StreamResponse(

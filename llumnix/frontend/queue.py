@@ -10,12 +10,12 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llumnix.fleet.fleet import Ask
+from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 from policies.types import Hold, Reject
 
-Place = Callable[[Ask], Instance | Hold | Reject]
+Place = Callable[[PlacementRequest], Instance | Hold | Reject]
 
 
 def _future() -> "asyncio.Future[Instance | Refusal]":
@@ -24,7 +24,7 @@ def _future() -> "asyncio.Future[Instance | Refusal]":
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    ask: Ask
+    ask: PlacementRequest
     order: tuple[int, float, int]
     placed: "asyncio.Future[Instance | Refusal]" = field(default_factory=_future)
     settled: bool = False
@@ -62,7 +62,7 @@ class HoldQueue:
                 counts[held.ask.request.class_index] += 1
         return counts
 
-    async def place(self, ask: Ask) -> Instance | Refusal:
+    async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal when the queue is full or the wait too long.
 
         Cancelling the wait takes the request out of the queue.

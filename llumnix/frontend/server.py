@@ -7,7 +7,7 @@ from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
@@ -36,7 +36,7 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        app = build_app(Desk(config, fleet, queue, self._upstream, classes))
+        app = build_app(ServingContext(config, fleet, queue, self._upstream, classes))
         self._runner = web.AppRunner(
             app,
             # Without this a handler outlives its client, and the instance works for nobody.
@@ -59,33 +59,33 @@ class FrontendServer:
             await self._upstream.close()
 
 
-def build_app(desk: Desk) -> web.Application:
+def build_app(context: ServingContext) -> web.Application:
     """Wire paths to handlers."""
-    passthrough = Passthrough(desk)
+    passthrough = Passthrough(context)
 
     async def complete(http: web.Request) -> web.StreamResponse:
-        return await serve(desk, http)
+        return await serve(context, http)
 
     async def models(_http: web.Request) -> web.Response:
-        return merged_models(desk.fleet.instances.alive())
+        return merged_models(context.fleet.instances.alive())
 
     async def health(_http: web.Request) -> web.Response:
-        return web.Response(status=200 if desk.fleet.instances.up() else 503)
+        return web.Response(status=200 if context.fleet.instances.up() else 503)
 
     async def metrics(_http: web.Request) -> web.Response:
-        n_classes = len(desk.classes.names)
-        fleet_view.set_gauges(desk.fleet, desk.queue.lengths(n_classes), desk.queue.limit)
-        page = generate_latest(desk.tally.metrics.registry)
+        n_classes = len(context.classes.names)
+        fleet_view.set_gauges(context.fleet, context.queue.lengths(n_classes), context.queue.limit)
+        page = generate_latest(context.tally.metrics.registry)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application(client_max_size=desk.config.body_limit_bytes)
+    app = web.Application(client_max_size=context.config.body_limit_bytes)
     app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
     app.add_routes(
         [
             web.get("/v1/models", models),
             web.get("/health", health),
             web.get("/metrics", metrics),
-            *Admin(desk).routes(),
+            *Admin(context).routes(),
             web.route("*", "/{rest:.*}", passthrough.forward),
         ]
     )

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
@@ -18,36 +18,36 @@ from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
 
-async def serve(desk: Desk, http: web.Request) -> web.StreamResponse:
+async def serve(context: ServingContext, http: web.Request) -> web.StreamResponse:
     """Serve a completion or chat completion, streamed or not."""
     arrived_at = time.monotonic()
-    desk.tally.request_arrived()
-    request = await _read(desk, http)
+    context.tally.request_arrived()
+    request = await _read(context, http)
     if isinstance(request, Refusal):
-        desk.tally.request_ended(desk.classes.default, "rejected")
+        context.tally.request_ended(context.classes.default, "rejected")
         return request.response()
     active = ActiveRequest(
-        RequestId(request_id(http.headers.get(REQUEST_ID), desk.fleet.requests.active)),
+        RequestId(request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)),
         request.class_name,
-        desk.fleet.now_s(),
+        context.fleet.now_s(),
     )
-    desk.fleet.requests.open(active)
+    context.fleet.requests.open(active)
     outcome = "failed"
     try:
-        response, outcome = await _relay(desk, http, request, active, arrived_at)
+        response, outcome = await _relay(context, http, request, active, arrived_at)
     except (asyncio.CancelledError, ConnectionError):
         outcome = "cancelled"
         raise
     finally:
-        desk.fleet.requests.close(active.request_id)
-        desk.fleet.forget(active.request_id)
-        desk.tally.request_ended(request.class_name, outcome)
-        desk.queue.retry()
+        context.fleet.requests.close(active.request_id)
+        context.fleet.forget(active.request_id)
+        context.tally.request_ended(request.class_name, outcome)
+        context.queue.retry()
     return response
 
 
-async def _read(desk: Desk, http: web.Request) -> ClientRequest | Refusal:
-    limit = desk.config.body_limit_bytes
+async def _read(context: ServingContext, http: web.Request) -> ClientRequest | Refusal:
+    limit = context.config.body_limit_bytes
     too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
     if (http.content_length or 0) > limit:
         return too_large
@@ -55,37 +55,37 @@ async def _read(desk: Desk, http: web.Request) -> ClientRequest | Refusal:
         raw = await http.read()
     except web.HTTPRequestEntityTooLarge:
         return too_large
-    request = parse(http.path, raw, http.headers, desk.classes)
+    request = parse(http.path, raw, http.headers, context.classes)
     if isinstance(request, Refusal):
         return request
     if request.forged:
-        desk.tally.forged("client_resume_field")
-    if request.model is not None and not desk.fleet.serves(request.model):
+        context.tally.forged("client_resume_field")
+    if request.model is not None and not context.fleet.serves(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
     return request
 
 
 async def _relay(
-    desk: Desk,
+    context: ServingContext,
     http: web.Request,
     request: ClientRequest,
     active: ActiveRequest,
     arrived_at: float,
 ) -> tuple[web.StreamResponse, str]:
     headers = to_instance(http.headers, active.request_id, request.class_name)
-    route = Route(desk, request, headers, active)
-    claims = Claims(desk.config, route, active)
+    route = Route(context, request, headers, active)
+    claims = Claims(context.config, route, active)
     active.follower = claims
     try:
-        return await _answer(desk, http, request, route, active, claims, arrived_at)
+        return await _answer(context, http, request, route, active, claims, arrived_at)
     finally:
         active.follower = NOBODY
         claims.close()
 
 
 async def _answer(
-    desk: Desk,
+    context: ServingContext,
     http: web.Request,
     request: ClientRequest,
     route: Route,
@@ -95,20 +95,20 @@ async def _answer(
 ) -> tuple[web.StreamResponse, str]:
     opened = await route.open(None)
     if isinstance(opened, Leg):
-        desk.tally.stream_opened()
+        context.tally.stream_opened()
         try:
-            relay = StreamRelay(desk, http, request, route, active, claims, arrived_at)
+            relay = StreamRelay(context, http, request, route, active, claims, arrived_at)
             return await relay.run(opened)
         finally:
             opened.close()
-            desk.tally.stream_closed()
+            context.tally.stream_closed()
     if not isinstance(opened, Refusal):
-        opened = await answers.AnswerRelay(desk, route, claims).settle(opened)
+        opened = await answers.AnswerRelay(context, route, claims).settle(opened)
     if isinstance(opened, Refusal):
         # Never admitted, as opposed to admitted and let down.
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":
-        spent_s = desk.fleet_seconds(time.monotonic() - arrived_at)
-        desk.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
+        spent_s = context.fleet_seconds(time.monotonic() - arrived_at)
+        context.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
     return answers.response(opened, active.request_id, request=request), outcome

@@ -10,23 +10,23 @@ from typing import Literal
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
+from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.idle import IdleWatch
-from llumnix.frontend.http.upstream import Answer, Failure, Leg
-from llumnix.frontend.moves.carrying import Carrying
+from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.moves.claim import Claims, Impatient
-from llumnix.frontend.moves.handover import HandOver
+from llumnix.frontend.moves.continuation import Continuation
+from llumnix.frontend.moves.recompute_move import RecomputeMove
 from llumnix.frontend.moves.route import Route
-from llumnix.frontend.moves.warm import Helper
-from llumnix.frontend.record import Record
+from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.leg_filter import LegFilter, Overlong
 from llumnix.frontend.splicing.splice import Diverged
-from llumnix.frontend.splicing.sse import Redirect, Refused
-from llumnix.frontend.splicing.strand import Overlong, Strand
+from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.frontend.splicing.transcript import Transcript
 from llumnix.frontend.timing import Timing
 from llumnix.instances.instance import Instance
@@ -42,7 +42,7 @@ class StreamRelay:
 
     def __init__(
         self,
-        desk: Desk,
+        context: ServingContext,
         http: web.Request,
         request: ClientRequest,
         route: Route,
@@ -50,26 +50,28 @@ class StreamRelay:
         claims: Claims,
         arrived_at: float,
     ) -> None:
-        self._desk = desk
+        self._context = context
         self._client = ClientStream(http)
         self._request = request
         self._route = route
         self._active = active
         self._claims = claims
-        self._timing = Timing(desk, request.class_name, arrived_at)
+        self._timing = Timing(context, request.class_name, arrived_at)
         self._pace = self._timing.pace
-        self._record = Record()
-        helper = Helper(desk.upstream.session, request.model, http.headers)
-        self._carrying = Carrying(desk.config, request, helper)
-        self._hand_over = HandOver(desk.config, helper, self._record.so_far, self._able)
+        self._record = DeliveredStream()
+        server_calls = ServerCalls(context.upstream.session, request.model, http.headers)
+        self._continuation = Continuation(context.config, request, server_calls)
+        self._recompute_move = RecomputeMove(
+            context.config, server_calls, self._record.so_far, self._able
+        )
         self._leg: Leg | None = None
-        self._watch = IdleWatch(desk.config.idle_timeout_s, self._on_idle)
+        self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
-        claims.hand_over_by(self._hand_over)
+        claims.hand_over_by(self._recompute_move)
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
         """Relay from the first leg to the end of the stream, wherever that is."""
@@ -77,7 +79,7 @@ class StreamRelay:
             with self._watch:
                 refusal = await self._follow(leg)
         finally:
-            self._hand_over.goes_on(None)
+            self._recompute_move.goes_on(None)
         if refusal is not None:
             return await self._fail(refusal), "failed"
         response = await self._client.end()
@@ -89,7 +91,7 @@ class StreamRelay:
         while True:
             self._leg = leg
             self._active.cut = self._on_instance_down
-            self._hand_over.goes_on(leg)
+            self._recompute_move.goes_on(leg)
             try:
                 end = await self._pump(leg)
                 if end is None:
@@ -102,24 +104,24 @@ class StreamRelay:
                     return None
                 opened = refusal or await self._open_next(end)
             except Diverged as error:
-                self._desk.tally.diverged()
+                self._context.tally.diverged()
                 return Refusal(502, f"the stream could not be carried on: {error}", "mismatch")
             finally:
                 leg.close()
             if isinstance(opened, Refusal):
                 return opened
-            if isinstance(opened, Answer):
+            if isinstance(opened, UpstreamAnswer):
                 return Refusal(502, f"no stream, but status {opened.status}", "bad_gateway")
             leg = opened
 
-    async def _open_next(self, end: End) -> Leg | Answer | Refusal:
+    async def _open_next(self, end: End) -> Leg | UpstreamAnswer | Refusal:
         """Go on with what was claimed early, else open a leg where the route says."""
         if isinstance(end, Redirect):
             followed = await self._claims.follow(end.migration_id, patient=False)
             if followed is not None:
                 return followed
         had, ids = self._record.had, self._record.known_ids()
-        grafts = self._carrying.by_graft(had, ids)
+        grafts = self._continuation.by_graft(had, ids)
         opened = await self._route.open(
             ids, begun=had.events > 0, prompt_ids=had.prompt_ids if grafts else None
         )
@@ -129,7 +131,7 @@ class StreamRelay:
     async def _pump(self, leg: Leg) -> End | None:
         """Forward one leg; None when the stream has ended as it should."""
         record = self._record
-        strand = await self._carrying.strand(leg, record.had, record.kept, record.known_ids())
+        strand = await self._continuation.strand(leg, record.had, record.kept, record.known_ids())
         if isinstance(strand, Failure):
             return strand
         record.follow(strand)
@@ -173,7 +175,7 @@ class StreamRelay:
         still = self._timing.paused or self._claims.unproven
         return self._client.flows and not still
 
-    def _pass_on(self, data: bytes, strand: Strand) -> bool:
+    def _pass_on(self, data: bytes, strand: LegFilter) -> bool:
         """Forward what was just read, from within the read: the way of nearly every token."""
         try:
             data = strand.feed(data)
@@ -198,10 +200,10 @@ class StreamRelay:
         await self._client.write(data)
         self._writing = False
 
-    def _let_go(self, how: Redirect | Refused, leg: Leg) -> End:
+    def _let_go(self, how: Redirect | ClaimRefused, leg: Leg) -> End:
         """Say how a leg ended whose instance has let go of it, and keep its last tokens."""
-        if isinstance(how, Refused):
-            self._desk.tally.forged("resume_refused")
+        if isinstance(how, ClaimRefused):
+            self._context.tally.forged("resume_refused")
             return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
         self._record.keep(how.choice)
         return how
@@ -210,7 +212,7 @@ class StreamRelay:
         """Take stock of what the client has, and tell the route why this leg ended."""
         if self._record.note():
             self._route.progressed()
-        handed_to = self._hand_over.take_target()
+        handed_to = self._recompute_move.take_target()
         if self._record.had.events and not self._resumable():
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
             return Refusal(502, f"the stream broke and cannot be carried on: {detail}", "broken")
@@ -233,17 +235,17 @@ class StreamRelay:
         """Say whether anybody can carry on what the client has."""
         assert self._leg is not None
         had = self._record.had
-        if self._carrying.by_graft(had, self._record.known_ids()):
+        if self._continuation.by_graft(had, self._record.known_ids()):
             return True
-        plugged = self._leg.instance.plugged or self._desk.fleet.instances.any_plugged()
-        return plugged and self._carrying.by_replay(self._leg.instance, had)
+        plugged = self._leg.instance.plugged or self._context.fleet.instances.any_plugged()
+        return plugged and self._continuation.by_replay(self._leg.instance, had)
 
     def _able(self, target: Instance, had: Transcript) -> bool:
         """Say whether an instance can carry on what the client has by now."""
         assert self._leg is not None
         if target.plugged:
-            return self._carrying.by_replay(self._leg.instance, had)
-        return target.vllm and self._carrying.by_graft(had, had.token_ids)
+            return self._continuation.by_replay(self._leg.instance, had)
+        return target.vllm and self._continuation.by_graft(had, had.token_ids)
 
     def _complete(self) -> bool:
         """Say whether the client has everything but the final [DONE]."""

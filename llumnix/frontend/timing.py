@@ -1,15 +1,15 @@
 """Timing one client's stream: first token, pace, and the pauses its moves make."""
 
-from llumnix.frontend.context import Desk
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.splicing.ledger import Pace
 
 
 class Timing:
     """Notes when a stream's bytes go out, and tells the tally. Times are wall seconds."""
 
-    def __init__(self, desk: Desk, class_name: str, arrived_at: float) -> None:
+    def __init__(self, context: ServingContext, class_name: str, arrived_at: float) -> None:
         self.pace = Pace()
-        self._desk = desk
+        self._context = context
         self._class_name = class_name
         self._arrived_at = arrived_at
         self._moved_at: tuple[float, bool] | None = None
@@ -22,8 +22,8 @@ class Timing:
     def first(self, now: float) -> None:
         """Note the stream's first bytes."""
         self.pace.first_at = now
-        waited_s = self._desk.fleet_seconds(now - self._arrived_at)
-        self._desk.tally.first_token(self._class_name, waited_s)
+        waited_s = self._context.fleet_seconds(now - self._arrived_at)
+        self._context.tally.first_token(self._class_name, waited_s)
 
     def left(self, *, migrated: bool) -> None:
         """Note that the stream has left its instance; a pause has one cause, its first."""
@@ -38,14 +38,14 @@ class Timing:
         interval_s = self.pace.mean_interval_s(tokens)
         self.pace.add_gap(gap_s)
         if migrated:
-            speed = self._desk.fleet_seconds
-            self._desk.tally.moved(speed(gap_s), speed(max(0.0, gap_s - interval_s)))
+            speed = self._context.fleet_seconds
+            self._context.tally.moved(speed(gap_s), speed(max(0.0, gap_s - interval_s)))
 
     def finished(self, tokens: int) -> None:
         """Note the stream's end."""
         spent_s = self.pace.last_at - self.pace.first_at
-        seconds = self._desk.fleet_seconds
-        self._desk.tally.answered(
+        seconds = self._context.fleet_seconds
+        self._context.tally.answered(
             self._class_name,
             seconds(self.pace.last_at - self._arrived_at),
             tokens,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from llumnix.instances.exposition import LLUMLET, info, is_vllm
-from llumnix.instances.instance import VLLM, Identity, Kind
+from llumnix.instances.instance import VLLM, Identity, InstanceKind
 from policies.types import InstanceId
 
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -39,7 +39,7 @@ async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> I
             {**llumlet, "instance_id": llumlet.get("instance_id") or address}, models, url
         )
     engine = VLLM if is_vllm(page) else ""
-    return Identity(instance_id=address, kind=Kind.UNTOUCHED, models=models, engine=engine)
+    return Identity(instance_id=address, kind=InstanceKind.UNTOUCHED, models=models, engine=engine)
 
 
 async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mapping[str, Any], ...]:
@@ -59,7 +59,7 @@ def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url
     try:
         return Identity(
             instance_id=InstanceId(str(told["instance_id"])),
-            kind=Kind.PLUGGED,
+            kind=InstanceKind.PLUGGED,
             models=models,
             capacity_tokens=int(told["capacity_tokens"]),
             control_host=(urlsplit(url).hostname or "") if host in _WILDCARDS else host,

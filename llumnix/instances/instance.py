@@ -11,14 +11,14 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 VLLM = "vllm"
 
 
-class Kind(enum.StrEnum):
+class InstanceKind(enum.StrEnum):
     """What a server speaks: our plugin's contract, or plain OpenAI."""
 
     PLUGGED = "llumnix"
     UNTOUCHED = "untouched"
 
 
-class State(enum.StrEnum):
+class InstanceState(enum.StrEnum):
     """Whether requests may be sent to an instance."""
 
     STARTING = "starting"
@@ -37,7 +37,7 @@ class Identity:
     """
 
     instance_id: InstanceId
-    kind: Kind
+    kind: InstanceKind
     models: tuple[Mapping[str, Any], ...] = ()
     capacity_tokens: int | None = None
     control_host: str = ""
@@ -47,7 +47,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class MigrationOrder:
     """An order to an instance: move this request (or one you choose, if None) over there.
 
     `reason` is `rebalance`, `drain` or `manual`; `max_context_tokens` bounds what may be chosen.
@@ -61,7 +61,7 @@ class Move:
     reason: str
 
 
-class Link(Protocol):
+class InstanceLink(Protocol):
     """A live connection to an instance, by which it is heard and given orders."""
 
     async def lost(self) -> str:
@@ -70,7 +70,7 @@ class Link(Protocol):
     def give_up(self, reason: str) -> None:
         """Declare the instance gone: somebody else found out first."""
 
-    async def migrate_out(self, move: "Move") -> None:
+    async def migrate_out(self, move: "MigrationOrder") -> None:
         """Tell the instance to move a request away. Raises OSError when it cannot be told."""
 
     async def drain(self, on: bool) -> None:
@@ -80,7 +80,7 @@ class Link(Protocol):
         """Close the connection; closing twice does nothing."""
 
 
-class Watcher(Protocol):
+class InstanceListener(Protocol):
     """Who is told what instances say."""
 
     def came_up(self, instance: "Instance") -> None:
@@ -110,7 +110,7 @@ class Instance:
     url: str
     id: InstanceId
     identity: Identity | None = None
-    link: Link | None = None
+    link: InstanceLink | None = None
     load: InstanceLoad | None = None
     draining: bool = False
     seen: bool = False
@@ -126,7 +126,7 @@ class Instance:
     @property
     def plugged(self) -> bool:
         """Say whether requests can be moved from and to it, and resumed on it."""
-        return self.identity is not None and self.identity.kind is Kind.PLUGGED
+        return self.identity is not None and self.identity.kind is InstanceKind.PLUGGED
 
     @property
     def vllm(self) -> bool:
@@ -134,20 +134,20 @@ class Instance:
         return self.identity is not None and self.identity.engine == VLLM
 
     @property
-    def state(self) -> State:
+    def state(self) -> InstanceState:
         """Say whether it can take requests."""
         if self.link is None:
-            return State.DOWN if self.seen else State.STARTING
+            return InstanceState.DOWN if self.seen else InstanceState.STARTING
         if self.load is None:
-            return State.STARTING
-        return State.DRAINING if self.draining else State.UP
+            return InstanceState.STARTING
+        return InstanceState.DRAINING if self.draining else InstanceState.UP
 
     @property
     def alive(self) -> bool:
         """Say whether it answers and has reported, draining or not."""
         return self.link is not None and self.load is not None
 
-    def become(self, identity: Identity, link: Link) -> None:
+    def become(self, identity: Identity, link: InstanceLink) -> None:
         """Note that the server was reached, and who it is."""
         self.id = identity.instance_id
         self.identity = identity

@@ -8,11 +8,11 @@ import aiohttp
 
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood, discover
-from llumnix.instances.instance import Identity, Instance, Link, Watcher
+from llumnix.instances.instance import Identity, Instance, InstanceLink, InstanceListener
 
 log = logging.getLogger(__name__)
 
-Linker = Callable[[Instance, Identity], Awaitable[Link]]
+Linker = Callable[[Instance, Identity], Awaitable[InstanceLink]]
 """Opens the link to an instance that has said who it is; raises OSError when it cannot."""
 
 FAILURES = (OSError, aiohttp.ClientError, TimeoutError, NotUnderstood, ValueError)
@@ -27,7 +27,7 @@ class Keeper:
         secret: bytes,
         session: aiohttp.ClientSession,
         linker: Linker,
-        watcher: Watcher,
+        watcher: InstanceListener,
     ) -> None:
         self._config = config
         self._secret = secret
@@ -51,7 +51,7 @@ class Keeper:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, self._config.reconnect_max_s)
 
-    async def _stay(self, instance: Instance, identity: Identity, link: Link) -> None:
+    async def _stay(self, instance: Instance, identity: Identity, link: InstanceLink) -> None:
         instance.become(identity, link)
         try:
             if instance.draining:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.instance import Identity, Instance, Move, Watcher
+from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
 from migration.llumlet.fleet_messages import Report
@@ -22,7 +22,7 @@ class PluggedLink:
         identity: Identity,
         secret: bytes,
         config: FleetConfig,
-        watcher: Watcher,
+        watcher: InstanceListener,
         now_s: Callable[[], float],
     ) -> None:
         self._instance = instance
@@ -68,7 +68,7 @@ class PluggedLink:
         self._reason = self._reason or reason
         self._gone.set()
 
-    async def migrate_out(self, move: Move) -> None:
+    async def migrate_out(self, move: MigrationOrder) -> None:
         """Tell the llumlet to move a request away. Raises OSError when it cannot be told."""
         target = move.destination.identity
         if target is None or not target.control_port:

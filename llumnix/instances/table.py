@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llumnix.instances.instance import Instance, State
+from llumnix.instances.instance import Instance, InstanceState
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad
 
 
@@ -40,7 +40,7 @@ class InstanceTable:
 
     def up(self) -> list[Instance]:
         """List the instances that take requests."""
-        return [each for each in self._instances if each.state is State.UP]
+        return [each for each in self._instances if each.state is InstanceState.UP]
 
     def any_plugged(self) -> bool:
         """Say whether there is an instance, up or not, that has our plugin."""

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood, fetch_models
 from llumnix.instances.exposition import LLUMLET, PREFIXES, info
-from llumnix.instances.instance import Identity, Instance, Move, Watcher
+from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
@@ -37,7 +37,7 @@ class UntouchedLink:
         identity: Identity,
         session: aiohttp.ClientSession,
         config: FleetConfig,
-        watcher: Watcher,
+        watcher: InstanceListener,
         now_s: Callable[[], float],
         local_count: LocalCount,
         class_index: int,
@@ -80,7 +80,7 @@ class UntouchedLink:
         self._reason = reason
         self._given_up.set()
 
-    async def migrate_out(self, move: Move) -> None:
+    async def migrate_out(self, move: MigrationOrder) -> None:
         """Refuse: there is no llumlet to tell."""
         raise OSError(f"{self._id} has no llumlet: {move.migration_id} cannot start")
 

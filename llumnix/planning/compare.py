@@ -14,7 +14,7 @@ from llumnix.planning.estimate import Estimate, estimate
 from llumnix.planning.idle_seed import refuse_idle_seed
 from llumnix.planning.idle_settings import refuse_idle
 from llumnix.planning.jobs import Draw, Job, run_all
-from llumnix.planning.pools import Pool, add_pool_arguments
+from llumnix.planning.worker_pools import WorkerPool, add_pool_arguments
 from llumnix.results.json_output import write_json
 from llumnix.results.result import RunResult
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if len(set(policies)) < len(policies):
         raise ConfigError(f"each policy once, please: {', '.join(policies)}")
     places = [(name, seed) for seed in seeds_of(args) for name in policies]
-    found = run_all(jobs_of(args, places), Pool.of(args), "comparing")
+    found = run_all(jobs_of(args, places), WorkerPool.of(args), "comparing")
     done = {place: found[at] for at, place in enumerate(places) if at in found}
     seeds = [seed for seed in seeds_of(args) if all((name, seed) in done for name in policies)]
     if not seeds:

@@ -130,7 +130,7 @@ RULES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenSettings:
     """A setting as it was given: its key, its value, and how its user would recognise it."""
 
     key: str
@@ -173,7 +173,7 @@ def refuse_idle(args: argparse.Namespace, configs: Sequence[Config]) -> None:
         for key, value in _leaves(merged(args.config), ""):
             if _value_at(usual, key) == value:
                 continue  # `llumnix config` prints all defaults: they are nobody's wish
-            one = Given(key, value, f"{key} in {args.config}")
+            one = GivenSettings(key, value, f"{key} in {args.config}")
             _refuse(one, [one.why_idle_in_file(config) for config in (*alone, *configs)])
 
 
@@ -185,7 +185,7 @@ def refuse_idle_keys(flag: str, keys: Sequence[str], configs: Sequence[Config]) 
             next((reason for rule in rules if (reason := rule.why(config))), None)
             for config in configs
         ]
-        _refuse(Given(key, None, f"{flag} {key}"), reasons)
+        _refuse(GivenSettings(key, None, f"{flag} {key}"), reasons)
 
 
 def refuse_varied(args: argparse.Namespace, keys: Sequence[str]) -> None:
@@ -202,16 +202,16 @@ def refuse_varied(args: argparse.Namespace, keys: Sequence[str]) -> None:
             raise ConfigError(f"{fixed[key]} has no effect: it is varied")
 
 
-def given(args: argparse.Namespace) -> Iterator[Given]:
+def given(args: argparse.Namespace) -> Iterator[GivenSettings]:
     """List the settings given on a command line, files aside."""
     for override in args.set:
         for key, value in _leaves(merged(None, [override]), ""):
-            yield Given(key, value, f"--set {key}")
+            yield GivenSettings(key, value, f"--set {key}")
     for name, value in flags_given(args, SimulatorConfig).items():
-        yield Given(_SIMULATOR + name, value, f"--{name.replace('_', '-')}")
+        yield GivenSettings(_SIMULATOR + name, value, f"--{name.replace('_', '-')}")
 
 
-def _refuse(one: Given, reasons: Sequence[str | None]) -> None:
+def _refuse(one: GivenSettings, reasons: Sequence[str | None]) -> None:
     first = next(iter(reasons), None)
     if first is None or not all(reasons):
         return

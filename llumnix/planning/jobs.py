@@ -10,7 +10,7 @@ from typing import TypeVar
 from llumnix.config import Config
 from llumnix.errors import ConfigError
 from llumnix.planning.outcome import result_of
-from llumnix.planning.pools import Pool
+from llumnix.planning.worker_pools import WorkerPool
 from llumnix.results.progress import RunProgress
 from llumnix.results.result import RunResult, Slo
 from llumnix.workloads import load_workload
@@ -46,7 +46,7 @@ class Job:
     slo: Slo | None = None
 
 
-def run_all(jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, RunResult]:
+def run_all(jobs: Sequence[Job], pool: WorkerPool, label: str) -> dict[int, RunResult]:
     """Run them side by side; gives results by position. After Ctrl-C: what is finished by then.
 
     Raises ConfigError for what cannot be run, before anything long begins.
@@ -54,7 +54,9 @@ def run_all(jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, RunResult]
     return spread(run_one, jobs, pool, label)
 
 
-def spread(work: Callable[[Job], T], jobs: Sequence[Job], pool: Pool, label: str) -> dict[int, T]:
+def spread(
+    work: Callable[[Job], T], jobs: Sequence[Job], pool: WorkerPool, label: str
+) -> dict[int, T]:
     """Do some work on each of them, as `run_all` does."""
     prepare_all(jobs)
     for config in {id(job.config): job for job in jobs}.values():

@@ -20,7 +20,7 @@ from llumnix.planning.compare import FIGURES
 from llumnix.planning.idle_seed import refuse_idle_seed
 from llumnix.planning.idle_settings import refuse_idle, refuse_idle_keys, refuse_varied
 from llumnix.planning.jobs import Draw, Job, run_all, run_one, spread
-from llumnix.planning.pools import Pool, add_pool_arguments
+from llumnix.planning.worker_pools import WorkerPool, add_pool_arguments
 from llumnix.results.json_output import write_json
 from llumnix.results.result import RunResult, Slo
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     points = list(combinations(axes))
     jobs = [job_of(args, point, slo) for point in points]
     refuse_what_is_idle(args, [axis.key for axis in axes], [job.config for job in jobs])
-    rows = (capacity_rows if args.capacity else grid_rows)(points, jobs, Pool.of(args))
+    rows = (capacity_rows if args.capacity else grid_rows)(points, jobs, WorkerPool.of(args))
     if args.json != "-":
         Console().print(table(rows))
     write_json(args.json, rows)
@@ -149,7 +149,7 @@ def _drawn(point: Mapping[str, str]) -> dict[str, Any]:
 
 
 def grid_rows(
-    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: Pool
+    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: WorkerPool
 ) -> list[dict[str, Any]]:
     """Simulate all combinations; gives the rows of those that finished, in order."""
     found = run_all(jobs, pool, "sweeping")
@@ -165,7 +165,7 @@ def row_of(result: RunResult) -> dict[str, Any]:
 
 
 def capacity_rows(
-    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: Pool
+    points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: WorkerPool
 ) -> list[dict[str, Any]]:
     """Find the highest rate of each combination, one search a task."""
     found = spread(highest_rate, jobs, pool, "searching")

@@ -19,7 +19,7 @@ from llumnix.planning.estimate import Estimate, estimate
 from llumnix.planning.idle_seed import refuse_idle_seed
 from llumnix.planning.idle_settings import refuse_idle, refuse_idle_keys
 from llumnix.planning.jobs import Draw, Job, run_all
-from llumnix.planning.pools import Pool, add_pool_arguments
+from llumnix.planning.worker_pools import WorkerPool, add_pool_arguments
 from llumnix.results.result import RunResult
 from simulator.streams import stream
 
@@ -169,7 +169,7 @@ def run_places(
     configs = {at: settings_of(args, candidates[at]) for at, _ in places}
     draw = Draw.of(args)
     jobs = [Job(configs[at], dataclasses.replace(draw, seed=seed)) for at, seed in places]
-    found = run_all(jobs, Pool.of(args), "tuning")
+    found = run_all(jobs, WorkerPool.of(args), "tuning")
     if len(found) < len(jobs):
         raise KeyboardInterrupt
     return [objective_of(args, found[at]) for at in range(len(jobs))]

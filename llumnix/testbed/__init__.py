@@ -4,14 +4,14 @@ For tests, benchmarks and `llumnix demo --engine vllm`; nothing of it is needed 
 """
 
 from llumnix.testbed.environment import VERSIONS, Environment, ensure_environment
-from llumnix.testbed.model import ModelShape, write_model
+from llumnix.testbed.model import TinyModel, write_model
 from llumnix.testbed.servers import ServerOptions, VllmServer, launched_vllm
 
 __all__ = [
     "VERSIONS",
     "Environment",
-    "ModelShape",
     "ServerOptions",
+    "TinyModel",
     "VllmServer",
     "ensure_environment",
     "launched_vllm",

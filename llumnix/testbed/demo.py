@@ -19,7 +19,7 @@ from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, 
 from llumnix.loadgen.records import RequestRecord, Status
 from llumnix.processes.frontend_process import launched_frontend
 from llumnix.testbed.environment import ensure_environment
-from llumnix.testbed.model import ModelShape, write_model
+from llumnix.testbed.model import TinyModel, write_model
 from llumnix.testbed.servers import MODEL_NAME, fleet_options, launched_vllm
 from llumnix.testbed.trial import PolicyChoice
 from simulator.workload.request import TraceRequest
@@ -35,7 +35,7 @@ _STEP_S = 0.02
 # Freeness is counted in steps until memory is full: there is a tenth of a GPU's here.
 _SETTINGS = ("scheduler.rebalance.low_steps=120", "scheduler.rebalance.high_steps=230")
 _OPEN_PER_SERVER = 8
-_MODEL = ModelShape(layers=4, hidden=256, intermediate=512, heads=8, kv_heads=4, head_size=32)
+_MODEL = TinyModel(layers=4, hidden=256, intermediate=512, heads=8, kv_heads=4, head_size=32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _TORCH_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
+class TinyModel:
     """What a model looks like. `seed` picks the weights; `dtype` is float32 or bfloat16."""
 
     layers: int = 2
@@ -44,9 +44,9 @@ class ModelShape:
         return 2 * self.layers * self.kv_heads * self.head_size * item_bytes
 
 
-TINY = ModelShape()
+TINY = TinyModel()
 """For exactness: milliseconds a step."""
-MID = ModelShape(
+MID = TinyModel(
     layers=8,
     hidden=512,
     intermediate=1408,
@@ -59,7 +59,7 @@ MID = ModelShape(
 """For timing: 8 KiB of KV a token."""
 
 
-def write_model(folder: Path, shape: ModelShape = TINY) -> Path:
+def write_model(folder: Path, shape: TinyModel = TINY) -> Path:
     """Write a checkpoint with tokenizer that `vllm serve FOLDER` loads, unless it is there."""
     stamp = folder / "shape.json"
     wanted = json.dumps(asdict(shape), indent=1)
@@ -75,7 +75,7 @@ def write_model(folder: Path, shape: ModelShape = TINY) -> Path:
     return folder
 
 
-def _config(shape: ModelShape) -> dict[str, Any]:
+def _config(shape: TinyModel) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -99,7 +99,7 @@ def _config(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def _weights(shape: ModelShape) -> dict[str, FloatArray]:
+def _weights(shape: TinyModel) -> dict[str, FloatArray]:
     """Draw the weights: queries and keys large, so that attention looks at few places."""
     draws = np.random.default_rng(shape.seed)
 

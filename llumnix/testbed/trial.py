@@ -14,7 +14,7 @@ from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
 from llumnix.processes.frontend_process import launched_frontend
 from llumnix.results.result import RunResult, summarise
-from llumnix.testbed.watcher import Watch, Watcher
+from llumnix.testbed.watcher import RunSeries, RunWatcher
 from simulator.workload.request import TraceRequest
 
 _MIGRATING = "freeness"
@@ -81,7 +81,7 @@ class TrialOutcome:
     result: RunResult
     records: tuple[RequestRecord, ...]
     downtimes_ms: tuple[float, ...]
-    watch: Watch
+    watch: RunSeries
 
 
 async def _when_up(endpoint: Endpoint) -> ServerState:
@@ -113,7 +113,7 @@ async def run_trial(
         options = LoadOptions(
             model=before.model, speed=shape.speed, prompts=checker.prompts, return_token_ids=True
         )
-        watcher = Watcher(url, shape.speed)
+        watcher = RunWatcher(url, shape.speed)
         watcher.start()
         try:
             records = await run_load(requests, endpoint, options, progress)

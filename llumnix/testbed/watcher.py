@@ -15,7 +15,7 @@ POLL_S = 0.2
 
 
 @dataclass(slots=True)
-class Watch:
+class RunSeries:
     """What was seen. Times are fleet seconds after the start of the watch, series by instance.
 
     A move is (start, end, source, destination, request id) of a committed migration.
@@ -26,11 +26,11 @@ class Watch:
     moves: list[tuple[float, float, str, str, str]] = field(default_factory=list)
 
 
-class Watcher:
+class RunWatcher:
     """Polls a frontend from `start` to `stop`; a look that fails is left out, never the run."""
 
     def __init__(self, url: str, speed: float) -> None:
-        self.seen = Watch()
+        self.seen = RunSeries()
         self._url = url
         self._speed = speed
         self._started: dict[str, float] = {}

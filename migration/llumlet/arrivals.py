@@ -7,7 +7,7 @@ from migration.llumlet.effects import Answer, Arm, Disarm, TimerKey
 from migration.llumlet.host import Host
 from migration.protocol import events as ev
 from migration.protocol import instructions as do
-from migration.protocol.destination import Destination, State
+from migration.protocol.destination import Destination, DestinationState
 from migration.protocol.landing import Landing
 from migration.protocol.messages import Blocks, Message, Query, Refused, Reserve
 from migration.protocol.peer import Sender
@@ -47,7 +47,7 @@ class Arrivals:
         """List the machines that have not ended, for stats and tests."""
         return [arrival.machine for arrival in self._active.values()]
 
-    def outcome(self, migration_id: MigrationId) -> State | None:
+    def outcome(self, migration_id: MigrationId) -> DestinationState | None:
         """Look up how a migration to here ended; None when unknown or under way."""
         arrival = self._ended.get(migration_id)
         return arrival.machine.state if arrival else None
@@ -117,7 +117,7 @@ class Arrivals:
         """Find or begin the arrival a message of this epoch belongs to; None when it is stale."""
         known = self._active.get(migration_id) or self._ended.get(migration_id)
         if known is not None:
-            attached = known.machine.state is State.ATTACHED
+            attached = known.machine.state is DestinationState.ATTACHED
             if epoch < known.machine.epoch or (attached and epoch != known.machine.epoch):
                 return None
             if epoch == known.machine.epoch:

@@ -19,13 +19,13 @@ from migration.protocol import events as ev
 from migration.protocol import instructions as do
 from migration.protocol import messages as say
 from migration.protocol import pacing
-from migration.protocol.machine import Action, Machine, Table, late, rows
+from migration.protocol.machine import Action, StateMachine, Table, late, rows
 from policies.types import InstanceId, MigrationId
 
 Todo = list[do.DestinationInstruction]
 
 
-class State(enum.Enum):
+class DestinationState(enum.Enum):
     """Where the destination stands; each name says what it waits for or does."""
 
     NEW = "new"
@@ -37,10 +37,10 @@ class State(enum.Enum):
     FENCED = "fenced"
 
 
-ENDS = (State.ATTACHED, State.FENCED)
+ENDS = (DestinationState.ATTACHED, DestinationState.FENCED)
 
 
-class Destination(Machine[State]):
+class Destination(StateMachine[DestinationState]):
     """Takes one request in. `handle` takes an event or message and says what to do about it."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Destination(Machine[State]):
         layout: Layout,
         config: MigrationConfig,
     ) -> None:
-        super().__init__(State.NEW, epoch)
+        super().__init__(DestinationState.NEW, epoch)
         self.migration_id = migration_id
         self.stage = -1
         self._instance_id = instance_id
@@ -83,19 +83,19 @@ class Destination(Machine[State]):
         if event.stage <= self.stage:
             return [do.Drop("late")]
         in_order = event.stage == self.stage + 1 and event.n_blocks >= self._room_blocks
-        if not in_order or self.state is State.COMPLETING:
+        if not in_order or self.state is DestinationState.COMPLETING:
             return self._abort("protocol: reservations out of order")
         return self._make_room(event)
 
     def _make_room(self, event: say.Reserve) -> Todo:
-        self.state = State.RESERVING
+        self.state = DestinationState.RESERVING
         self.stage, self._room_blocks = event.stage, event.n_blocks
         self._promised_blocks = None
         return [do.MakeRoom(event.n_blocks)]
 
     def _room_made(self, _event: ev.RoomMade) -> Todo:
         reserved = say.Reserved(self.migration_id, self.epoch, self.stage)
-        return [do.Send(reserved), *self._watch(State.RECEIVING)]
+        return [do.Send(reserved), *self._watch(DestinationState.RECEIVING)]
 
     def _room_denied(self, event: ev.RoomDenied) -> Todo:
         return self._refuse(event.reason)
@@ -122,7 +122,7 @@ class Destination(Machine[State]):
         arrived = range(first, first + event.blocks.n_blocks)
         self._landing.difference_update(arrived)
         self._received.update(arrived)
-        if self.state is State.COMPLETING:
+        if self.state is DestinationState.COMPLETING:
             return self._attach_when_complete()
         return self._acknowledge_when_complete()
 
@@ -136,14 +136,14 @@ class Destination(Machine[State]):
         if event.stage != self.stage or self._promised_blocks is not None:
             return [do.Drop("late")]
         self._promised_blocks = event.n_blocks
-        return [*self._watch(State.RECEIVING), *self._acknowledge_when_complete()]
+        return [*self._watch(DestinationState.RECEIVING), *self._acknowledge_when_complete()]
 
     def _acknowledge_when_complete(self) -> Todo:
         if self._promised_blocks is None:
-            return self._watch(State.RECEIVING)
+            return self._watch(DestinationState.RECEIVING)
         complete = self._has_exactly(self._promised_blocks)
         if complete is None:
-            return self._watch(State.RECEIVING)
+            return self._watch(DestinationState.RECEIVING)
         if not complete:
             return self._abort("protocol: more blocks than the stage has")
         return [do.Send(say.StageAck(self.migration_id, self.epoch, self.stage))]
@@ -158,22 +158,22 @@ class Destination(Machine[State]):
         if event.n_blocks != pacing.blocks_for(state.kv_tokens, self._layout.block_tokens):
             return self._refuse("protocol: wrong number of blocks")
         self._promised_blocks, self._state = event.n_blocks, state
-        return [*self._watch(State.COMPLETING), *self._attach_when_complete()]
+        return [*self._watch(DestinationState.COMPLETING), *self._attach_when_complete()]
 
     def _attach_when_complete(self) -> Todo:
         assert self._promised_blocks is not None, list(self.story)
         assert self._state is not None, list(self.story)
         complete = self._has_exactly(self._promised_blocks)
         if complete is None:
-            return self._watch(State.COMPLETING)
+            return self._watch(DestinationState.COMPLETING)
         if not complete:
             return self._refuse("protocol: more blocks than the request has")
-        self.state = State.ATTACHING
+        self.state = DestinationState.ATTACHING
         return [do.CancelTimer(), do.Attach(self._state)]
 
     def _attached(self, _event: ev.Attached) -> Todo:
         self._forget_blocks()
-        self.state = State.ATTACHED
+        self.state = DestinationState.ATTACHED
         return [*self._confirm(None), do.Ended(do.Outcome.COMMITTED, "")]
 
     def _attach_denied(self, _event: ev.AttachDenied) -> Todo:
@@ -196,9 +196,9 @@ class Destination(Machine[State]):
         return [*self._fence(do.Outcome.ABORTED, reason), do.Send(abort)]
 
     def _fence(self, outcome: do.Outcome, reason: str) -> Todo:
-        had_room = self.state not in (State.NEW, *ENDS)
+        had_room = self.state not in (DestinationState.NEW, *ENDS)
         self._forget_blocks()
-        self.state = State.FENCED
+        self.state = DestinationState.FENCED
         if not had_room:
             return [do.Ended(outcome, reason)]
         return [do.CancelTimer(), do.FreeRoom(), do.Ended(outcome, reason)]
@@ -225,12 +225,12 @@ class Destination(Machine[State]):
     def _silence(self, event: ev.TimerFired) -> Todo:
         return self._abort(f"timeout: {event.name}")
 
-    def _watch(self, state: State) -> Todo:
+    def _watch(self, state: DestinationState) -> Todo:
         self.state = state
         return [do.SetTimer(state.value, self._config.stage_timeout_s)]
 
 
-TABLE: Table[State] = {}
+TABLE: Table[DestinationState] = {}
 """What each event does in each state. A pair not listed cannot happen."""
 
 # ruff: noqa: SLF001 (the table is part of the class; it only reads better outside)
@@ -265,16 +265,20 @@ _ATTACHING: dict[type, Action] = {
     ev.Attached: Destination._attached,
     ev.AttachDenied: Destination._attach_denied,
 }
-rows(TABLE, (State.NEW,), _NEW)
-rows(TABLE, (State.RESERVING,), _ROOM)
-rows(TABLE, (State.RECEIVING, State.COMPLETING), _HOLDING)
+rows(TABLE, (DestinationState.NEW,), _NEW)
+rows(TABLE, (DestinationState.RESERVING,), _ROOM)
+rows(TABLE, (DestinationState.RECEIVING, DestinationState.COMPLETING), _HOLDING)
 rows(
     TABLE,
-    (State.RECEIVING,),
+    (DestinationState.RECEIVING,),
     {say.StageDone: Destination._stage_done, say.Commit: Destination._commit},
 )
-rows(TABLE, (State.COMPLETING,), {say.StageDone: late, say.Commit: late})
-rows(TABLE, (State.ATTACHING,), _ATTACHING)
+rows(TABLE, (DestinationState.COMPLETING,), {say.StageDone: late, say.Commit: late})
+rows(TABLE, (DestinationState.ATTACHING,), _ATTACHING)
 rows(TABLE, ENDS, _ENDED)
-rows(TABLE, (State.ATTACHED,), dict.fromkeys((say.Commit, say.Query), Destination._confirm))
-rows(TABLE, (State.FENCED,), _FENCED)
+rows(
+    TABLE,
+    (DestinationState.ATTACHED,),
+    dict.fromkeys((say.Commit, say.Query), Destination._confirm),
+)
+rows(TABLE, (DestinationState.FENCED,), _FENCED)

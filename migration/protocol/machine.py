@@ -16,7 +16,7 @@ Action = Callable[[Any, Any], list[Any]]
 Table = dict[tuple[StateT, type], Action]
 
 
-class Machine(Generic[StateT]):
+class StateMachine(Generic[StateT]):
     """One side of one attempt (`epoch`) to move one request.
 
     What peers say late is dropped and counted; what our own engine or driver must never do raises

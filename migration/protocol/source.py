@@ -21,11 +21,11 @@ from migration.protocol import events as ev
 from migration.protocol import instructions as do
 from migration.protocol import messages as say
 from migration.protocol import pacing
-from migration.protocol.machine import Action, Machine, Table, late, rows
+from migration.protocol.machine import Action, StateMachine, Table, late, rows
 from migration.protocol.trip import Trip
 
 
-class State(enum.Enum):
+class SourceState(enum.Enum):
     """Where the source stands; each name says what it waits for or does."""
 
     NEW = "new"
@@ -42,15 +42,15 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-LIVE = (State.RESERVING, State.COPYING, State.ACKING, State.RESERVING_LAST)
-HELD = (State.RESERVING_REST, State.COPYING_LAST)
-SENT = (State.COMMITTING, State.ASKING)
+LIVE = (SourceState.RESERVING, SourceState.COPYING, SourceState.ACKING, SourceState.RESERVING_LAST)
+HELD = (SourceState.RESERVING_REST, SourceState.COPYING_LAST)
+SENT = (SourceState.COMMITTING, SourceState.ASKING)
 
 
 Todo = list[do.SourceInstruction]
 
 
-class Source(Machine[State]):
+class Source(StateMachine[SourceState]):
     """Moves one request away. `handle` takes an event or message and says what to do about it."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Source(Machine[State]):
         *,
         abilities: Abilities = PAUSABLE,
     ) -> None:
-        super().__init__(State.NEW, trip.epoch)
+        super().__init__(SourceState.NEW, trip.epoch)
         self._abilities = abilities
         self.trip = trip
         self.config = config
@@ -109,10 +109,10 @@ class Source(Machine[State]):
             step_s=self._moment.step_s,
         )
         if isinstance(step, pacing.Copy):
-            return self._reserve(State.RESERVING, step.first_block + step.n_blocks)
-        return self._reserve(State.RESERVING_LAST, step.n_blocks)
+            return self._reserve(SourceState.RESERVING, step.first_block + step.n_blocks)
+        return self._reserve(SourceState.RESERVING_LAST, step.n_blocks)
 
-    def _reserve(self, state: State, n_blocks: int) -> Todo:
+    def _reserve(self, state: SourceState, n_blocks: int) -> Todo:
         self._reserved_blocks = max(self._reserved_blocks, n_blocks + self.config.slack_blocks)
         reserve = self.trip.reserve(self.stage, self._reserved_blocks)
         return [do.Send(reserve), *self._wait(state, self.config.reserve_timeout_s)]
@@ -120,16 +120,16 @@ class Source(Machine[State]):
     def _reserved(self, event: say.Reserved) -> Todo:
         if event.stage != self.stage:
             return self._stale_or_wrong(event.stage)
-        if self.state is State.RESERVING_LAST:
-            return [do.Detach(), *self._wait(State.DETACHING, self.config.detach_timeout_s)]
-        if self.state is State.RESERVING_REST:
+        if self.state is SourceState.RESERVING_LAST:
+            return [do.Detach(), *self._wait(SourceState.DETACHING, self.config.detach_timeout_s)]
+        if self.state is SourceState.RESERVING_REST:
             return self._copy_last()
         if self._moment.kv_tokens is None:
             return self._give_up("request not running", tell=True)
         full_blocks = self._moment.kv_tokens // self.trip.layout.block_tokens
-        return self._copy(State.COPYING, min(full_blocks, self._reserved_blocks))
+        return self._copy(SourceState.COPYING, min(full_blocks, self._reserved_blocks))
 
-    def _copy(self, state: State, until_block: int) -> Todo:
+    def _copy(self, state: SourceState, until_block: int) -> Todo:
         first, self._stage_started_s = self.copied_blocks, self._moment.now_s
         self._sending_blocks = self._unsent_blocks = until_block - first
         assert self._unsent_blocks > 0, list(self.story)
@@ -145,12 +145,12 @@ class Source(Machine[State]):
         assert self._unsent_blocks >= 0, list(self.story)
         if self._unsent_blocks:
             return self._wait(self.state, self.config.stage_timeout_s)
-        if self.state is State.COPYING_LAST:
+        if self.state is SourceState.COPYING_LAST:
             self.copied_blocks += self._sending_blocks
             return self._commit()
         n_blocks = self.copied_blocks + self._sending_blocks
         done = self.trip.stage_done(self.stage, n_blocks)
-        return [do.Send(done), *self._wait(State.ACKING, self.config.stage_timeout_s)]
+        return [do.Send(done), *self._wait(SourceState.ACKING, self.config.stage_timeout_s)]
 
     def _acknowledged(self, event: say.StageAck) -> Todo:
         if event.stage != self.stage:
@@ -167,7 +167,7 @@ class Source(Machine[State]):
         needed = self._needed_blocks()
         if needed > self._reserved_blocks:
             self.stage += 1
-            return self._reserve(State.RESERVING_REST, needed)
+            return self._reserve(SourceState.RESERVING_REST, needed)
         return self._copy_last()
 
     def _with_tail(self, state: RequestState) -> RequestState:
@@ -193,12 +193,12 @@ class Source(Machine[State]):
         needed = self._needed_blocks()
         if needed == self.copied_blocks:
             return self._commit()
-        return self._copy(State.COPYING_LAST, needed)
+        return self._copy(SourceState.COPYING_LAST, needed)
 
     def _commit(self) -> Todo:
         assert self.held is not None, list(self.story)
         commit = self.trip.commit(self._needed_blocks(), self.held)
-        return [do.Send(commit), *self._wait(State.COMMITTING, self.config.commit_timeout_s)]
+        return [do.Send(commit), *self._wait(SourceState.COMMITTING, self.config.commit_timeout_s)]
 
     def _committed(self, _event: say.Committed) -> Todo:
         return self._let_go(do.Outcome.COMMITTED, "")
@@ -210,7 +210,10 @@ class Source(Machine[State]):
         if self._asked == self.config.query_attempts:
             return self._let_go(do.Outcome.HANDED_OVER, "commit never answered")
         self._asked += 1
-        return [do.Ask(self.trip.query()), *self._wait(State.ASKING, self.config.query_timeout_s)]
+        return [
+            do.Ask(self.trip.query()),
+            *self._wait(SourceState.ASKING, self.config.query_timeout_s),
+        ]
 
     # --- ends before the commit, or by the destination's word ---
 
@@ -243,8 +246,8 @@ class Source(Machine[State]):
         """Let the request go on here, once it can be put back."""
         told: Todo = self._tell(reason) if tell else []
         verdict = do.Ended(outcome, reason)
-        if self.state is State.DETACHING:
-            self.state, self._verdict = State.UNDOING, verdict
+        if self.state is SourceState.DETACHING:
+            self.state, self._verdict = SourceState.UNDOING, verdict
             return [*told, do.CancelTimer()]
         if self.state in HELD + SENT:
             return [*told, *self._take_back(verdict)]
@@ -266,12 +269,12 @@ class Source(Machine[State]):
     def _tell(self, reason: str) -> Todo:
         return [do.Send(self.trip.abort(reason))]
 
-    def _wait(self, state: State, seconds: float) -> Todo:
+    def _wait(self, state: SourceState, seconds: float) -> Todo:
         self.state = state
         return [do.SetTimer(state.value, seconds)]
 
     def _end(self, verdict: do.Ended) -> Todo:
-        self.state = State.ENDED
+        self.state = SourceState.ENDED
         return [do.CancelTimer(), verdict]
 
     def _stale_or_wrong(self, stage: int) -> Todo:
@@ -280,11 +283,11 @@ class Source(Machine[State]):
         return self._give_up("protocol: an answer to a stage not begun", tell=True)
 
 
-TABLE: Table[State] = {}
+TABLE: Table[SourceState] = {}
 """What each event does in each state. A pair not listed cannot happen."""
 
 # ruff: noqa: SLF001 (the table is part of the class; it only reads better outside)
-_RESERVING = (State.RESERVING, State.RESERVING_LAST, State.RESERVING_REST)
+_RESERVING = (SourceState.RESERVING, SourceState.RESERVING_LAST, SourceState.RESERVING_REST)
 _LATE = dict.fromkeys((say.Reserved, say.StageAck, ev.PeerLost, ev.TimerFired, ev.Stop), late)
 _BEFORE_COMMIT: dict[type, Action] = {
     say.Reserved: late,
@@ -311,13 +314,13 @@ _UNDOING: dict[type, Action] = _LATE | {
     ev.Detached: Source._undone,
     ev.Left: Source._undone,
 }
-rows(TABLE, (State.NEW,), {ev.Start: Source._start})
-rows(TABLE, (*LIVE, State.DETACHING, *HELD), _BEFORE_COMMIT)
+rows(TABLE, (SourceState.NEW,), {ev.Start: Source._start})
+rows(TABLE, (*LIVE, SourceState.DETACHING, *HELD), _BEFORE_COMMIT)
 rows(TABLE, _RESERVING, {say.Reserved: Source._reserved})
-rows(TABLE, (State.COPYING, State.COPYING_LAST), {ev.FrameSent: Source._frame_sent})
-rows(TABLE, (State.ACKING,), {say.StageAck: Source._acknowledged})
-rows(TABLE, (State.DETACHING,), {ev.Detached: Source._detached})
+rows(TABLE, (SourceState.COPYING, SourceState.COPYING_LAST), {ev.FrameSent: Source._frame_sent})
+rows(TABLE, (SourceState.ACKING,), {say.StageAck: Source._acknowledged})
+rows(TABLE, (SourceState.DETACHING,), {ev.Detached: Source._detached})
 rows(TABLE, SENT, _AFTER_COMMIT)
-rows(TABLE, (State.COMMITTING,), {ev.PeerLost: Source._ask})
-rows(TABLE, (State.ASKING,), {ev.AskFailed: Source._ask})
-rows(TABLE, (State.UNDOING,), _UNDOING)
+rows(TABLE, (SourceState.COMMITTING,), {ev.PeerLost: Source._ask})
+rows(TABLE, (SourceState.ASKING,), {ev.AskFailed: Source._ask})
+rows(TABLE, (SourceState.UNDOING,), _UNDOING)

@@ -22,7 +22,7 @@ WAITED_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineSize:
     """What of an engine limits its batches; `capacity_tokens` None where memory never was short."""
 
     max_num_seqs: int
@@ -65,7 +65,7 @@ class Errors:
 
 
 def errors(
-    measured: Measured, found: Fit, engine: Engine, of: Mask, *, ahead: bool = False
+    measured: Measured, found: Fit, engine: EngineSize, of: Mask, *, ahead: bool = False
 ) -> Errors:
     """Serve all once more at the fitted costs, and compare the means of some."""
     limits = engine.limits(measured, found.token_budget)
@@ -78,7 +78,7 @@ def errors(
 
 
 def cross_validated(
-    measured: Measured, found: Fit, engine: Engine, folds: int, *, ahead: bool = False
+    measured: Measured, found: Fit, engine: EngineSize, folds: int, *, ahead: bool = False
 ) -> list[Errors]:
     """Errors of each block of requests at costs fitted to all others.
 

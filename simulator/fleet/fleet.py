@@ -24,7 +24,7 @@ from policies.types import (
     RequestId,
 )
 from simulator.events import NS_PER_S, EventQueue, Priority
-from simulator.fleet.instance import Instance
+from simulator.fleet.instance import SimulatedInstance
 from simulator.fleet.life import Fate, Life
 from simulator.fleet.moves import Moves
 from simulator.fleet.network import Network
@@ -34,7 +34,7 @@ from simulator.workload.request import TraceRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FleetSample:
     """The fleet at a moment: freeness in decode steps and KV in use, by instance."""
 
     at_s: float
@@ -71,10 +71,10 @@ class SimulatedFleet:
         self.events = EventQueue()
         self.scheduler = GlobalScheduler(scheduler, seed)
         self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
-        self.wiring: Wiring[Instance] = Wiring(self.events, self.network, self._heard)
+        self.wiring: Wiring[SimulatedInstance] = Wiring(self.events, self.network, self._heard)
         self.lives: dict[RequestId, Life] = {}
         self.moves = Moves(self.scheduler, self.events, self.lives)
-        self.looks: list[Look] | None = None
+        self.looks: list[FleetSample] | None = None
         self._migration = migration
         self._class_names = [known.name for known in scheduler.classes]
         self._shape = config.shape(len(scheduler.classes), seed)
@@ -114,7 +114,7 @@ class SimulatedFleet:
         """Count the requests that are at an instance now."""
         return sum(life.fate is Fate.RUNNING for life in self.lives.values())
 
-    def instances(self) -> dict[InstanceId, Instance]:
+    def instances(self) -> dict[InstanceId, SimulatedInstance]:
         """List the instances alive."""
         return self.wiring.instances
 
@@ -134,7 +134,7 @@ class SimulatedFleet:
         self.scheduler.forget(request_id)
         self._hold(self.lives[request_id])
 
-    def pump(self, instance: Instance) -> None:
+    def pump(self, instance: SimulatedInstance) -> None:
         """See Ward."""
         self.wiring.pump(instance)
 
@@ -215,13 +215,13 @@ class SimulatedFleet:
 
     def _start(self, name: InstanceId, after_ns: int = 0) -> None:
         """Start an instance, known to be empty; it first reports after a while, then regularly."""
-        instance = Instance(name, self._shape, self._migration, self.events, self)
+        instance = SimulatedInstance(name, self._shape, self._migration, self.events, self)
         self.wiring.instances[name] = instance
         self._loads[name] = instance.load_at(self.events.now_s)
         self._snapshot = None
         self.events.after(after_ns, Priority.REPORT, lambda: self._report(instance))
 
-    def _report(self, instance: Instance) -> None:
+    def _report(self, instance: SimulatedInstance) -> None:
         if not instance.alive:
             return
         self._loads[instance.instance_id] = instance.load_at(self.events.now_s)
@@ -258,9 +258,9 @@ class SimulatedFleet:
             fleet = self._now()
             freeness = self.scheduler.freeness(fleet).tolist()
             kv_tokens = fleet.physical_tokens.tolist()
-            self.looks.append(Look(self.events.now_s, fleet.ids, freeness, kv_tokens))
+            self.looks.append(FleetSample(self.events.now_s, fleet.ids, freeness, kv_tokens))
 
-    def _tell(self, source: Instance, order: MigrateOut) -> None:
+    def _tell(self, source: SimulatedInstance, order: MigrateOut) -> None:
         if source.alive:
             source.llumlet.order(order)
             self.pump(source)
@@ -295,7 +295,7 @@ class SimulatedFleet:
             back_ns = round(outage.down_s * NS_PER_S)
             self.events.after(back_ns, Priority.FAILURE, lambda: self._start(outage.instance_id))
 
-    def _take_down(self, instance: Instance) -> list[Life]:
+    def _take_down(self, instance: SimulatedInstance) -> list[Life]:
         """Have an instance exist no longer; gives the requests that were there."""
         orphans = instance.die()
         self.wiring.lose(instance)

@@ -42,7 +42,7 @@ class InstanceShape:
             self.limits.check_decodes(1 + self.guesses.speculation.draft_tokens)
 
 
-class Ward(Protocol):
+class InstanceOwner(Protocol):
     """Whom an instance tells what becomes of its requests: the fleet."""
 
     def life(self, request_id: RequestId) -> Life:
@@ -54,11 +54,11 @@ class Ward(Protocol):
     def requeued(self, request_id: RequestId) -> None:
         """A queued request was sent back to the frontend."""
 
-    def pump(self, instance: "Instance") -> None:
+    def pump(self, instance: "SimulatedInstance") -> None:
         """Carry out what the instance's llumlet wants."""
 
 
-class Instance:
+class SimulatedInstance:
     """Steps follow each other without a pause while there is anything to compute."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Instance:
         shape: InstanceShape,
         migration: MigrationConfig,
         events: EventQueue,
-        ward: Ward,
+        ward: InstanceOwner,
     ) -> None:
         self.instance_id = instance_id
         self.shape = shape

@@ -17,7 +17,7 @@ class Fate(enum.Enum):
 
 
 @dataclass(slots=True)
-class Move:
+class MoveRecord:
     """One migration of a request. The gap is from its last token at the source to the next one."""
 
     migration_id: str
@@ -63,7 +63,7 @@ class Life:
     preemption_loss_ns: int = 0
     prefill_interference_ns: int = 0
     restarts: int = 0
-    moves: list[Move] = field(default_factory=list)
+    moves: list[MoveRecord] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:

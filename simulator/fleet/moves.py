@@ -7,7 +7,7 @@ from migration.protocol.peer import Peer
 from policies.scheduler import GlobalScheduler
 from policies.types import InstanceId, MigrateOrder, MigrationId, RequestId
 from simulator.events import EventQueue
-from simulator.fleet.life import Fate, Life, Move
+from simulator.fleet.life import Fate, Life, MoveRecord
 
 _PORT = 1
 """Peers need an address; in virtual time nobody looks at it."""
@@ -41,7 +41,9 @@ class Moves:
         life = self._lives.get(RequestId(event.request_id))
         if event.kind == "started":
             assert life is not None
-            life.moves.append(Move(event.migration_id, event.source, event.destination, now_ns))
+            life.moves.append(
+                MoveRecord(event.migration_id, event.source, event.destination, now_ns)
+            )
             return None
         order = self._orders.pop(MigrationId(event.migration_id), None)
         if order is None:

@@ -15,10 +15,10 @@ from policies.scheduler import SchedulerConfig
 from policies.types import InstanceId
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.fleet import SimulatedFleet
-from simulator.fleet.instance import Instance
+from simulator.fleet.instance import SimulatedInstance
+from simulator.fleet.machine_pool import MachinePool
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage, SimulatorConfig
-from simulator.fleet.pool import Pool
 
 
 class ScaledFleet(SimulatedFleet):
@@ -32,7 +32,7 @@ class ScaledFleet(SimulatedFleet):
         seed: int = 0,
         outages: Sequence[Outage] = (),
     ) -> None:
-        self.pool = Pool(config, scheduler)
+        self.pool = MachinePool(config, scheduler)
         super().__init__(config, scheduler, migration, seed, outages)
 
     @property
@@ -44,7 +44,7 @@ class ScaledFleet(SimulatedFleet):
         self._scale()
         super()._rebalance()
 
-    def _report(self, instance: Instance) -> None:
+    def _report(self, instance: SimulatedInstance) -> None:
         if instance.alive and instance.instance_id in self.pool.draining:
             instance.llumlet.bounce_queued()
             self.pump(instance)
@@ -94,7 +94,7 @@ class ScaledFleet(SimulatedFleet):
         self.pump(instance)
 
 
-def _empty(instance: Instance) -> bool:
+def _empty(instance: SimulatedInstance) -> bool:
     """Say whether nobody is here, on the way here, or on the way out."""
     llumlet = instance.llumlet
     return not (instance.engine.requests() or len(llumlet.departures) or len(llumlet.arrivals))

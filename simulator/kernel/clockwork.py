@@ -7,7 +7,7 @@ them; those a llumlet watches are walked step by step, so that it hears of thing
 
 from simulator.kernel.deciding import find_pairs
 from simulator.kernel.engine.counting import complete
-from simulator.kernel.engine.late_arrivals import let_in
+from simulator.kernel.engine.late_arrivals import admit_late
 from simulator.kernel.engine.planning import plan
 from simulator.kernel.engine.stepping import catch_up, wake
 from simulator.kernel.front import (
@@ -95,7 +95,7 @@ def begin(s: State) -> None:
         if s.ins[ALIVE][i] and not s.ins[STEPPING][i]:
             plan(s, i, now[NOW])
             if s.ins[CAME][i]:
-                let_in(s, i, now[NOW])
+                admit_late(s, i, now[NOW])
     now[WOKEN_COUNT] = 0
 
 

@@ -23,6 +23,7 @@ from simulator.kernel import clockwork, deciding, front
 from simulator.kernel.engine import (
     cohort,
     counting,
+    late_arrivals,
     pace,
     planning,
     prefixes,
@@ -33,7 +34,6 @@ from simulator.kernel.engine import (
     stepping,
     tables,
 )
-from simulator.kernel.engine import late_arrivals as coming
 from simulator.kernel.state import State, new_state
 
 _MODULES: tuple[ModuleType, ...] = (
@@ -48,7 +48,7 @@ _MODULES: tuple[ModuleType, ...] = (
     pace,
     speculating,
     planning,
-    coming,
+    late_arrivals,
     counting,
     stepping,
     front,

@@ -24,7 +24,7 @@ from policies.types import (
     RequestId,
 )
 from simulator.events import NS_PER_S, EventQueue, Priority
-from simulator.fleet.fleet import Look, check_prefixes
+from simulator.fleet.fleet import FleetSample, check_prefixes
 from simulator.fleet.life import Life
 from simulator.fleet.moves import Moves
 from simulator.fleet.network import Network
@@ -32,10 +32,10 @@ from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.fleet.wiring import Wiring
 from simulator.kernel import clockwork, front
 from simulator.kernel.compiled import PLAIN, Kernel, available, compiled
+from simulator.kernel.instance import ColumnInstance
 from simulator.kernel.lives import Lives
 from simulator.kernel.reports import snapshot
 from simulator.kernel.setup import refusal, set_up
-from simulator.kernel.site import Site
 from simulator.kernel.state import (
     ARRIVED,
     AT,
@@ -94,14 +94,14 @@ class FastFleet:
         self.events = EventQueue()
         self.scheduler = GlobalScheduler(scheduler, seed)
         self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
-        self.wiring: Wiring[Site] = Wiring(self.events, self.network, self._heard)
-        self.looks: list[Look] | None = None
+        self.wiring: Wiring[ColumnInstance] = Wiring(self.events, self.network, self._heard)
+        self.looks: list[FleetSample] | None = None
         self._compiled = available() if compile_it is None else compile_it
         self._kernel: Kernel = compiled() if self._compiled else PLAIN
         self._migration = migration
         self._names = list(config.names())
         self._shape = config.shape(len(scheduler.classes), seed)
-        self._sites: dict[int, Site] = {}
+        self._sites: dict[int, ColumnInstance] = {}
         for outage in outages:
             self._plan(outage)
 
@@ -141,7 +141,7 @@ class FastFleet:
         """Count the requests that are at an instance now."""
         return sum(fate == RUNNING for fate in self.state.req[FATE])
 
-    def instances(self) -> dict[InstanceId, Site]:
+    def instances(self) -> dict[InstanceId, ColumnInstance]:
         """List the instances alive."""
         return self.wiring.instances
 
@@ -201,7 +201,7 @@ class FastFleet:
 
     def _tell_llumlets(self) -> None:
         """Pass on what the engines left word of: who is gone first, then who was detached."""
-        told: dict[int, Site] = {}
+        told: dict[int, ColumnInstance] = {}
         for what, position in take_notes(self.state):
             site = self._sites[int(self.state.req[AT][position])]
             told[site.at] = site
@@ -259,7 +259,9 @@ class FastFleet:
     def _start(self, at: int, after_ns: int = 0) -> None:
         """Start an instance, known to be empty; it first reports after a while, then regularly."""
         state, name, kernel = self.state, self._names[at], self._kernel
-        site = Site(at, name, self._shape, self._migration, state, kernel, self.events, self)
+        site = ColumnInstance(
+            at, name, self._shape, self._migration, state, kernel, self.events, self
+        )
         self._sites[at] = self.wiring.instances[name] = site
         row = np.zeros((state.col.shape[0], 1), dtype=np.int64)
         row[CAPACITY] = self._shape.limits.usable_tokens
@@ -298,7 +300,7 @@ class FastFleet:
             back_ns = round(outage.down_s * NS_PER_S)
             self.events.after(back_ns, Priority.FAILURE, partial(self._start, site.at))
 
-    def _take_down(self, site: Site) -> list[int]:
+    def _take_down(self, site: ColumnInstance) -> list[int]:
         """Have an instance exist no longer; gives the requests that were there."""
         here = site.die()
         del self._sites[site.at]
@@ -320,7 +322,7 @@ class FastFleet:
         if self.looks is not None:
             freeness = self.scheduler.freeness(fleet).tolist()
             kv_tokens = fleet.physical_tokens.tolist()
-            self.looks.append(Look(now_s, fleet.ids, freeness, kv_tokens))
+            self.looks.append(FleetSample(now_s, fleet.ids, freeness, kv_tokens))
         held = None
         if state.fleet[HELD_BACK] >= 0:
             request = self._request(int(state.fleet[HELD_BACK]))
@@ -331,7 +333,7 @@ class FastFleet:
             source = self.wiring.instances[order.source]
             self.network.post(partial(self._tell, source, self.moves.order(order)))
 
-    def _tell(self, source: Site, order: MigrateOut) -> None:
+    def _tell(self, source: ColumnInstance, order: MigrateOut) -> None:
         if self._sites.get(source.at) is source:
             source.llumlet.order(order)
             self.wiring.pump(source)

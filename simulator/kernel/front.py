@@ -256,7 +256,7 @@ def _backlog(s: State, i: int) -> int:
     """Tokens to be computed before the next token comes out, decodes left out."""
     req, base, backlog = s.req, i * s.fleet[WIDTH], 0
     for at in range(base, base + s.ins[SIZE][i]):
-        r = s.own[at]
+        r = s.batches[at]
         left = req[PROMPT][r] + req[OUT][r] - req[KV][r]
         if left != 1 or req[OUT][r] == 0:
             backlog += left

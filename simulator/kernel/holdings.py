@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from simulator.kernel.state import FITS, FOUND, KEPT, KV, LAST_KEPT, OWN, SHARES, State
+from simulator.kernel.state import FITS_TOKENS, FOUND, KEPT, KV, LAST_KEPT, OWN, SHARES, State
 
 _COLUMNS = (FOUND, OWN, KEPT, LAST_KEPT)
 
@@ -21,13 +21,13 @@ class Holding:
         shared = _COLUMNS if s.fleet[SHARES] else ()
         return cls(
             int(s.req[KV][r]),
-            int(s.req[FITS][r]),
+            int(s.req[FITS_TOKENS][r]),
             tuple(int(s.req[column][r]) for column in shared),
         )
 
     def put(self, s: State, r: int) -> None:
         """Have the columns tell of it again."""
-        s.req[KV][r], s.req[FITS][r] = self.kv_tokens, self.fits_tokens
+        s.req[KV][r], s.req[FITS_TOKENS][r] = self.kv_tokens, self.fits_tokens
         for column, value in zip(_COLUMNS, self.shared, strict=False):
             s.req[column][r] = value
 

@@ -11,7 +11,7 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, Req
 from simulator.events import EventQueue
 from simulator.fleet.instance import InstanceShape
 from simulator.kernel.compiled import Kernel
-from simulator.kernel.engine.roster import decoding, free_slots, join
+from simulator.kernel.engine.roster import add_to_instance, decoding, free_slots
 from simulator.kernel.holdings import Holding, Reservation
 from simulator.kernel.state import (
     AFTER_MOVE,
@@ -22,14 +22,15 @@ from simulator.kernel.state import (
     CHUNK,
     CLASS,
     CLASS_COLUMNS,
-    CLEAR_UNTIL,
     COMING,
     DETACHED,
     DETACHED_COUNT,
-    FITS,
+    FITS_TOKENS,
     FREE,
     GONE,
     HERE,
+    INTERFERENCE_AT_JOIN_NS,
+    INTERFERENCE_NS,
     KV,
     LEAVING,
     MOVE_GAP,
@@ -42,7 +43,6 @@ from simulator.kernel.state import (
     RESERVED,
     SHARES,
     SIZE,
-    SUFFERED,
     TOTAL_BLOCKS,
     WAITS_FOR,
     WATCHED,
@@ -196,13 +196,13 @@ class ColumnHooks(DirectMemory):
         req = self.state.req
         assert req[PLACE][r] in (GONE, DETACHED), f"{state.request_id} runs elsewhere"
         assert req[OUT][r] == len(state.output_token_ids), state.request_id
-        join(self.state, self.at, r)
-        req[KV][r], req[FITS][r] = kv_tokens, taken.blocks * block_tokens
+        add_to_instance(self.state, self.at, r)
+        req[KV][r], req[FITS_TOKENS][r] = kv_tokens, taken.blocks * block_tokens
         if self._shares:
             self._kernel.move_in(self.state, self.at, r, taken.last)
         req[WAITS_FOR][r] |= AFTER_MOVE
         req[MOVE_GAP][r] = 0
-        req[CLEAR_UNTIL][r] = self._get(SUFFERED)
+        req[INTERFERENCE_AT_JOIN_NS][r] = self._get(INTERFERENCE_NS)
         self._kernel.enter_batch(self.state, self.at, r)
         self._names.attached(r, self.instance_id, migration_id)
         self.wake()
@@ -223,7 +223,7 @@ class ColumnHooks(DirectMemory):
             self._add(DETACHED_COUNT, -1)
             self._add_here(r, -1)
             self.state.req[CHUNK][r] = 0
-            self.state.req[CLEAR_UNTIL][r] = self._get(SUFFERED)
+            self.state.req[INTERFERENCE_AT_JOIN_NS][r] = self._get(INTERFERENCE_NS)
             self._kernel.enter_batch(self.state, self.at, r)
         elif self._in_batch(r):
             self.state.req[LEAVING][r] = 0
@@ -274,7 +274,7 @@ class ColumnHooks(DirectMemory):
 
     def _batch(self) -> list[int]:
         base = self.at * int(self.state.fleet[WIDTH])
-        return [int(r) for r in self.state.own[base : base + self._get(SIZE)]]
+        return [int(r) for r in self.state.batches[base : base + self._get(SIZE)]]
 
     def _view(self, r: int) -> RequestView:
         req = self.state.req

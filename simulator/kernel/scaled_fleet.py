@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from policies.scaling import ScaleIn, ScaleOut
 from policies.types import InstanceId
 from simulator.events import NS_PER_S, Priority
+from simulator.fleet.machine_pool import MachinePool
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage
-from simulator.fleet.pool import Pool
 from simulator.kernel import clockwork
 from simulator.kernel.fleet import FastFleet
-from simulator.kernel.site import Site
+from simulator.kernel.instance import ColumnInstance
 from simulator.kernel.slots import one_more
 from simulator.kernel.state import HELD, SCALING, SUBJECT
 from simulator.workload.request import TraceRequest
@@ -23,13 +23,13 @@ from simulator.workload.request import TraceRequest
 class ScaledFastFleet(FastFleet):
     """Runs one workload, as `FastFleet` does, on the machines of its `pool`."""
 
-    pool: Pool
+    pool: MachinePool
 
     def serve(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> None:
         """See FastFleet."""
-        self.pool = Pool(self.config, self.scheduler.config)
+        self.pool = MachinePool(self.config, self.scheduler.config)
         super().serve(requests, progress)
 
     @property
@@ -97,6 +97,6 @@ class ScaledFastFleet(FastFleet):
             self._go_on(self._kernel.take_report(self.state, site.at, self.events.now_ns))
 
 
-def _empty(site: Site) -> bool:
+def _empty(site: ColumnInstance) -> bool:
     """Say whether nobody is here, on the way here, or on the way out."""
     return site.empty and not (len(site.llumlet.departures) or len(site.llumlet.arrivals))

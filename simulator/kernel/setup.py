@@ -133,7 +133,7 @@ def _draw_guesses(state: State, shape: InstanceShape, requests: Sequence[TraceRe
     state.fleet[COHORTS] = 0
     state.fleet[DRAFT_TOKENS] = guesses.speculation.draft_tokens
     state.fleet[DRAFTING_NS] = guesses.speculation.drafting_ns
-    outputs, begins = [], 8 * len(state.told)
+    outputs, begins = [], 8 * len(state.prompt_keys)
     for position, request in enumerate(requests):
         state.req[GUESSED][position] = begins
         if request.prompt_tokens + request.output_tokens <= shape.limits.usable_tokens:

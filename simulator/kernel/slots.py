@@ -12,10 +12,10 @@ Table = NDArray[np.int64]
 def one_more(s: State, at: int) -> State:
     """Make room for instance `at`, which is one more than there are; it is yet to be started."""
     width, blocks = int(s.fleet[WIDTH]), int(s.fleet[SHARES] * (s.fleet[TOTAL_BLOCKS] + 1))
-    if isinstance(s.own, np.ndarray):
+    if isinstance(s.batches, np.ndarray):
         s = s._replace(
             ins=_longer(s.ins, at + 1 - s.ins.shape[1]),
-            own=np.append(s.own, np.zeros(width, dtype=np.int64)),
+            batches=np.append(s.batches, np.zeros(width, dtype=np.int64)),
             blocks=_longer(s.blocks, blocks),
         )
     else:
@@ -23,7 +23,7 @@ def one_more(s: State, at: int) -> State:
             column.append(0)
         for column in s.blocks:
             column.extend([0] * blocks)
-        s.own.extend([0] * width)
+        s.batches.extend([0] * width)
     clear(s, at)
     return s
 

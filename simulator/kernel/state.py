@@ -23,7 +23,7 @@ NEVER = 1 << 62
     TARGET,  # output tokens it will have
     OUT,  # output tokens so far
     KV,
-    FITS,  # tokens that fit in its blocks
+    FITS_TOKENS,  # tokens that fit in its blocks
     CHUNK,  # tokens the step under way computes for it
     LAST,
     LONGEST,
@@ -43,9 +43,9 @@ NEVER = 1 << 62
     FIRST,
     PREEMPTIONS,
     PREEMPTED,
-    LOSS,
+    PREEMPTION_LOSS_NS,
     INTERFERENCE,
-    CLEAR_UNTIL,  # what its instance's decodes had suffered when it became one of them
+    INTERFERENCE_AT_JOIN_NS,  # what its instance's decodes had suffered when it became one of them
     ADMITTED,
     DISPATCHED,
     RESTARTS,
@@ -56,7 +56,7 @@ NEVER = 1 << 62
     IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
     OFFSET,  # its output tokens less the ticks of its instance
     JOINED,  # the tick at which it joined
-    GUESSED,  # the byte of `State.told` that tells how many guesses before any output are right
+    GUESSED,  # the byte of `State.prompt_keys` with how many guesses before an output are right
     # Not of the request of this row, but of all by themselves:
     BY_RANK,  # the request of this rank
     BY_ARRIVAL,  # the request that comes after so many others
@@ -71,7 +71,7 @@ FIRST_SHARED = 41
     OWN,  # the last of the blocks it did not find, which form a ring; or -1
     KEPT,  # how many of its blocks have their content noted
     LAST_KEPT,  # the last of its own among these, or -1
-    KEY_TOKENS,  # tokens of its prompt to an entry of `State.told`; 0: nothing is known of it
+    KEY_TOKENS,  # tokens of its prompt to an entry of `State.prompt_keys`; 0: nothing is known
     KEYS_AT,  # its first entry there
     ALIKE,  # how many of its blocks others may have too
     OWN_KEYS,  # the key its first block would have if it were nobody else's
@@ -112,7 +112,7 @@ NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
     STEPS,
     BUSY,
     SEEN,  # how many reports there had been at its last
-    SUFFERED,  # by how much prompts have lengthened the steps of its decodes
+    INTERFERENCE_NS,  # by how much prompts have lengthened the steps of its decodes
     RUN_START,  # the last long run: its beginning, steps, decodes and contexts
     RUN_STEPS,
     RUN_DECODES,
@@ -193,8 +193,8 @@ COL_BY_CLASS = 15
     REQUESTS,
     SHARES,  # 1: instances share prefixes
     SCALING,
-    WIDTH,  # of an instance's part of `State.own`
-    ASKED_AT,  # where in `State.told` it is noted which blocks were asked for
+    WIDTH,  # of an instance's part of `State.batches`
+    ASKED_AT,  # where in `State.prompt_keys` it is noted which blocks were asked for
     NOTES_AT,  # where in `State.fleet` the notes begin
 ) = range(20, 45)
 FIRST_HEADROOM = 45
@@ -233,10 +233,10 @@ NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
 class State(NamedTuple):
     """A whole fleet.
 
-    `fleet` has the moment, the parameters, and the notes. `own` has a part for every instance: its
-    batch in MAX_SEQS places, the most urgent first; those of it who are in no cohort, in as many
+    `fleet` has the moment, the parameters, and the notes. `batches` has a part for every instance:
+    its batch in MAX_SEQS places, most urgent first; those of it who are in no cohort, in as many
     places and the same order; then the `crossings` and the `gaps` of `engine.cohort`.
-    `told` is what the workload told beforehand, by KEYS_AT and GUESSED, and what is noted of it.
+    `prompt_keys` is what the workload told beforehand, by KEYS_AT and GUESSED, and notes on it.
     Compiled functions hand a State on array by array, which takes longer than much of what they
     do: the fewer, the better.
     """
@@ -247,8 +247,8 @@ class State(NamedTuple):
     fleet: Any
     real: Any
     cost: Any
-    own: Any
-    told: Any
+    batches: Any
+    prompt_keys: Any
     blocks: Any
 
 
@@ -287,8 +287,8 @@ def new_state(
         fleet=_vector(fleet, arrays),
         real=np.zeros(5) if arrays else [0.0] * 5,
         cost=_vector(cost, arrays),
-        own=_vector([0] * (instances * fleet[WIDTH]), arrays),
-        told=np.zeros(0, dtype=np.int64) if arrays else array("q"),
+        batches=_vector([0] * (instances * fleet[WIDTH]), arrays),
+        prompt_keys=np.zeros(0, dtype=np.int64) if arrays else array("q"),
         blocks=_table(BLOCK_COLUMNS, sharers * (fleet[TOTAL_BLOCKS] + 1), arrays),
     )
 
@@ -307,12 +307,12 @@ def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
 
 
 def tell(s: State, numbers: NDArray[np.int64]) -> tuple[State, int]:
-    """Note what the workload tells beforehand; says where in `told` it begins."""
-    begins = len(s.told)
-    if isinstance(s.told, np.ndarray):
-        return s._replace(told=np.concatenate([s.told, numbers])), begins
+    """Note what the workload tells beforehand; says where in `prompt_keys` it begins."""
+    begins = len(s.prompt_keys)
+    if isinstance(s.prompt_keys, np.ndarray):
+        return s._replace(prompt_keys=np.concatenate([s.prompt_keys, numbers])), begins
     # Millions of numbers, maybe: a list would take four times the memory.
-    s.told.frombytes(numbers.tobytes())
+    s.prompt_keys.frombytes(numbers.tobytes())
     return s, begins
 
 

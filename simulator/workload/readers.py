@@ -13,7 +13,7 @@ from simulator.workload.rows import BadRows, Row, RowError, csv_rows, first_line
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class TraceArrival:
     """A request as a trace tells it: `time_s` from any origin, in any order."""
 
     time_s: float
@@ -27,7 +27,7 @@ class Arrival:
 # Yields the rows of a file; passes over those that are none, or raises (see BadRows).
 RowSource = Callable[[Path, BadRows | None], Iterator[Row]]
 # Reads one row. None: the row is well-formed, but holds no request that was served.
-RowReader = Callable[[Row], Arrival | None]
+RowReader = Callable[[Row], TraceArrival | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class TraceFormat:
     recognises: Callable[[str], bool]
     rows: RowSource
     arrival: RowReader
-    together: Callable[[list[Arrival]], list[Arrival]] | None = None
+    together: Callable[[list[TraceArrival]], list[TraceArrival]] | None = None
 
-    def read(self, path: Path, bad_rows: BadRows | None = None) -> list[Arrival]:
+    def read(self, path: Path, bad_rows: BadRows | None = None) -> list[TraceArrival]:
         """Read a whole file, as its rows come; bad rows are counted in `bad_rows`, or raised."""
         arrivals = []
         for row in self.rows(path, bad_rows):
@@ -64,7 +64,7 @@ def trace_format(
     name: str,
     recognises: Callable[[str], bool],
     rows: RowSource = csv_rows,
-    together: Callable[[list[Arrival]], list[Arrival]] | None = None,
+    together: Callable[[list[TraceArrival]], list[TraceArrival]] | None = None,
 ) -> Callable[[RowReader], RowReader]:
     """Register the decorated function as the reader of a format's rows.
 

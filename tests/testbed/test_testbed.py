@@ -13,12 +13,12 @@ import pytest
 
 from llumnix.processes.frontend_process import launched_frontend
 from llumnix.testbed.environment import environment_at, is_ready, requirements_of
-from llumnix.testbed.model import TINY, ModelShape, write_model
+from llumnix.testbed.model import TINY, TinyModel, write_model
 from llumnix.testbed.overlay import PACKAGES, write_overlay
 from llumnix.testbed.tokenizer import VOCABULARY_SIZE
 from testbed.cases import REASONING_PARSERS, Case, all_cases, reasoning_cases
-from testbed.exactness import Comparison, Job, prompt_text
-from testbed.moves import Fleet
+from testbed.exactness import Comparison, MoveJob, prompt_text
+from testbed.moves import AdminSide
 from testbed.plan import settings
 from testbed.recorder import Recording, _Gathered, differences
 
@@ -33,7 +33,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], bytes]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_fill_their_file_without_gap_or_overlap(tmp_path: Path, dtype: str) -> None:
-    shape = ModelShape(hidden=64, heads=2, intermediate=64, dtype=dtype)
+    shape = TinyModel(hidden=64, heads=2, intermediate=64, dtype=dtype)
     header, data = _read_safetensors(write_model(tmp_path, shape) / "model.safetensors")
     item_bytes = 4 if dtype == "float32" else 2
     ends = 0
@@ -49,7 +49,7 @@ def test_weights_fill_their_file_without_gap_or_overlap(tmp_path: Path, dtype: s
 def test_bfloat16_is_float32_rounded(tmp_path: Path) -> None:
     name = "lm_head.weight"
     whole = _read_safetensors(write_model(tmp_path / "f", TINY) / "model.safetensors")
-    half_shape = ModelShape(dtype="bfloat16")
+    half_shape = TinyModel(dtype="bfloat16")
     half = _read_safetensors(write_model(tmp_path / "b", half_shape) / "model.safetensors")
 
     def values(read: tuple[dict[str, Any], bytes], kind: type) -> Any:
@@ -63,7 +63,7 @@ def test_bfloat16_is_float32_rounded(tmp_path: Path) -> None:
 
 def test_a_model_is_the_same_every_time_and_another_with_another_seed(tmp_path: Path) -> None:
     files = [
-        (write_model(tmp_path / name, ModelShape(seed=seed)) / "model.safetensors").read_bytes()
+        (write_model(tmp_path / name, TinyModel(seed=seed)) / "model.safetensors").read_bytes()
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
 
@@ -210,10 +210,10 @@ async def test_the_comparison_moves_requests_of_emulated_engines_too() -> None:
     async with (
         launched_frontend(serve) as url,
         aiohttp.ClientSession() as session,
-        Fleet(session, url) as fleet,
+        AdminSide(session, url) as fleet,
     ):
         await fleet.up(2)
-        jobs = [Job(case, prompt_text(1, 200), stream) for stream in (True, False)]
+        jobs = [MoveJob(case, prompt_text(1, 200), stream) for stream in (True, False)]
         verdict = await Comparison(fleet, concurrency=2).run(jobs)
 
     assert verdict.unlike == []

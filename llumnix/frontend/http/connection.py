@@ -18,7 +18,7 @@ Sink = Callable[[bytes], bool]
 """Takes body bytes as they are read from the socket; False asks for no more."""
 
 
-class Unreachable(OSError):  # noqa: N818 - an outcome, acted on by the route
+class InstanceUnreachable(OSError):  # noqa: N818 - an outcome, acted on by the route
     """No connection could be opened."""
 
 
@@ -209,5 +209,5 @@ class ConnectionPool:
                     Connection, split.hostname or "", port, ssl=secure
                 )
         except (OSError, TimeoutError) as error:
-            raise Unreachable(f"{error!r}") from error
+            raise InstanceUnreachable(f"{error!r}") from error
         return connection

@@ -11,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.connection import Connection, ConnectionPool, Sink, Unreachable
+from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable, Sink
 from llumnix.frontend.http.response import Head
 from llumnix.instances.instance import Instance
 
@@ -35,7 +35,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class UpstreamAnswer:
     """A whole answer, not streamed."""
 
     status: int
@@ -100,7 +100,7 @@ class Upstream:
         *,
         streams: bool,
         waiting: Cuttable,
-    ) -> Leg | Answer | Failure:
+    ) -> Leg | UpstreamAnswer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
         Server errors (5xx) are failures: somebody else may do better. `waiting` learns how to end
@@ -108,7 +108,7 @@ class Upstream:
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
         leg: Leg | None = None
-        result: Leg | Answer | Failure | None = None
+        result: Leg | UpstreamAnswer | Failure | None = None
         try:
             async with asyncio.timeout(deadline_s) as deadline:
                 waiting.cut_by(partial(_cut, deadline))
@@ -117,7 +117,7 @@ class Upstream:
                 leg.head = await connection.head()
                 result = await _receive(leg)
                 return result
-        except Unreachable as error:
+        except InstanceUnreachable as error:
             return Failure("refused", f"{instance.id} takes no connection: {error}")
         except TimeoutError:
             if deadline.when() == _NOW:
@@ -135,7 +135,7 @@ def _cut(deadline: asyncio.Timeout) -> None:
     deadline.reschedule(_NOW)
 
 
-async def _receive(leg: Leg) -> Leg | Answer | Failure:
+async def _receive(leg: Leg) -> Leg | UpstreamAnswer | Failure:
     status, instance = leg.head.status, leg.instance
     if status == 200 and leg.head.content_type == "text/event-stream":
         leg.first = await leg.read()
@@ -147,6 +147,6 @@ async def _receive(leg: Leg) -> Leg | Answer | Failure:
         parts.append(part)
     body = b"".join(parts)
     if status < 500:
-        return Answer(status, leg.head.headers, body, instance)
+        return UpstreamAnswer(status, leg.head.headers, body, instance)
     text = body.decode(errors="replace")[:_DETAIL_CHARACTERS]
     return Failure("answered", f"{instance.id} answered {status}: {text}", status)

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from llumnix.fleet.requests import ActiveRequest, Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.upstream import Answer, Failure, Leg
-from llumnix.frontend.moves.handover import HandOver
+from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.moves.recompute_move import RecomputeMove
 from llumnix.frontend.moves.route import Route
 from llumnix.instances.instance import Instance
 from policies.types import InstanceId, MigrationId
 
-Ask = Callable[[Cuttable], Awaitable[Leg | Answer | Failure]]
+Ask = Callable[[Cuttable], Awaitable[Leg | UpstreamAnswer | Failure]]
 
 
 async def _nothing_to_do() -> None:
@@ -39,7 +39,7 @@ class EarlyClaim:
         self._task = asyncio.ensure_future(ask(self))
         self._task.add_done_callback(self._answered)
 
-    async def answer(self, until: float | None) -> Leg | Answer | Failure:
+    async def answer(self, until: float | None) -> Leg | UpstreamAnswer | Failure:
         """Wait for the answer, up to a time of the event loop's clock."""
         try:
             async with asyncio.timeout_at(until):
@@ -61,7 +61,7 @@ class EarlyClaim:
         if not self._task.cancel():
             self._answered(self._task)
 
-    def _answered(self, task: "asyncio.Future[Leg | Answer | Failure]") -> None:
+    def _answered(self, task: "asyncio.Future[Leg | UpstreamAnswer | Failure]") -> None:
         if not self._closed or task.cancelled():
             return
         answer = task.result()
@@ -87,7 +87,7 @@ class Claims:
         self._waiting: EarlyClaim | None = None
         self._followed: EarlyClaim | None = None
         self._failed: EarlyClaim | None = None
-        self._hand_over: HandOver | None = None
+        self._hand_over: RecomputeMove | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._patient_until = 0.0
         self._over: set[str] = set()
@@ -97,7 +97,7 @@ class Claims:
         """Say whether a claim is being followed that has brought nothing new yet."""
         return self._followed is not None
 
-    def hand_over_by(self, hand_over: HandOver) -> None:
+    def hand_over_by(self, hand_over: RecomputeMove) -> None:
         """Learn how the request's stream is handed over without a llumlet."""
         self._hand_over = hand_over
 
@@ -131,7 +131,9 @@ class Claims:
         if self._waiting is not None and self._waiting.migration_id == migration_id:
             self._drop_waiting()
 
-    async def follow(self, migration_id: str | None, *, patient: bool) -> Leg | Answer | None:
+    async def follow(
+        self, migration_id: str | None, *, patient: bool
+    ) -> Leg | UpstreamAnswer | None:
         """Go on with what was claimed for a migration that has moved the request.
 
         None when nothing was, or when it failed, which the route knows then. `patient`: wait as

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from multidict import CIMultiDict
 
-from llumnix.fleet.fleet import Ask
+from llumnix.fleet.fleet import PlacementRequest
 from llumnix.fleet.requests import ActiveRequest, Cuttable
-from llumnix.frontend.context import Desk
-from llumnix.frontend.http.upstream import Answer, Failure, Leg
+from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.request.body import RESUME_FIELD, TAG_FIELD, with_transfer
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
@@ -32,9 +32,13 @@ class Route:
     """Opens one leg after the other. Failures are bounded, counted since the last `progressed`."""
 
     def __init__(
-        self, desk: Desk, request: ClientRequest, headers: CIMultiDict[str], active: ActiveRequest
+        self,
+        context: ServingContext,
+        request: ClientRequest,
+        headers: CIMultiDict[str],
+        active: ActiveRequest,
     ) -> None:
-        self._desk = desk
+        self._context = context
         self._request = request
         self._headers = headers
         self._active = active
@@ -53,7 +57,7 @@ class Route:
         *,
         begun: bool = False,
         prompt_ids: Sequence[int] | None = None,
-    ) -> Leg | Answer | Refusal:
+    ) -> Leg | UpstreamAnswer | Refusal:
         """Find an instance, send it the request and wait for its first bytes.
 
         `token_ids` are the output so far of a request to be carried on, None for one that starts
@@ -77,7 +81,7 @@ class Route:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
                 if claim and claim[0] is not None:
-                    self._desk.fleet.mover.book.claimed(self._active.request_id, claim[0])
+                    self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
                 self._active.state = "running"
                 return self._opened(result)
             refusal = self._failed(target, result)
@@ -87,7 +91,7 @@ class Route:
 
     def early_destination(self, migration_id: MigrationId) -> Instance | None:
         """Say where a request about to be migrated is to be claimed early; None for nowhere."""
-        claim = self._desk.fleet.claim_at(migration_id) if self._request.resumable else None
+        claim = self._context.fleet.claim_at(migration_id) if self._request.resumable else None
         return claim[1] if claim and claim[1].plugged and claim[1].vllm else None
 
     async def claim_early(
@@ -96,13 +100,13 @@ class Route:
         target: Instance,
         token_ids: Sequence[int],
         waiting: Cuttable,
-    ) -> Leg | Answer | Failure:
+    ) -> Leg | UpstreamAnswer | Failure:
         """Claim the request where a migration is taking it, while it still runs elsewhere."""
         body = self._body(target, migration_id, token_ids, early=True)
         result = await self._send(target, body, waiting)
         if self._request.streams:
             return _only_stream(target, result)
-        if isinstance(result, Answer) and result.status != 200:
+        if isinstance(result, UpstreamAnswer) and result.status != 200:
             return _failure(target, result)
         return result
 
@@ -113,7 +117,7 @@ class Route:
 
     def arrived(self, migration_id: MigrationId) -> None:
         """Note that the request gives output where it was claimed early."""
-        self._desk.fleet.mover.book.claimed(self._active.request_id, migration_id)
+        self._context.fleet.mover.book.claimed(self._active.request_id, migration_id)
         self._claim = None
         self._active.state = "running"
         self._carried_on(ok=True)
@@ -133,7 +137,7 @@ class Route:
         if failure.kind == "answered" and failure.status != 503:
             self._barred.add(instance.id)
         elif failure.kind != "refused":
-            self._claim = self._desk.fleet.claim_at(migration_id)
+            self._claim = self._context.fleet.claim_at(migration_id)
 
     def progressed(self) -> None:
         """Note that new output has arrived: whatever failed before is behind us."""
@@ -144,7 +148,7 @@ class Route:
     def migrated(self, migration_id: str) -> None:
         """Note that the request was moved; the next leg claims it where it went."""
         self._leave("migrated")
-        self._claim = self._desk.fleet.claim_at(MigrationId(migration_id))
+        self._claim = self._context.fleet.claim_at(MigrationId(migration_id))
 
     def requeued(self) -> Refusal | None:
         """Note that the request was sent back to be placed anew; a Refusal when that never ends."""
@@ -164,7 +168,7 @@ class Route:
         If a migration was about to move the request, or just has, its destination is asked first.
         """
         self._leave("instance_died")
-        instance = self._desk.fleet.instances.get(self._active.instance_id)
+        instance = self._context.fleet.instances.get(self._active.instance_id)
         if instance is None:
             return self._given_up(self._count_failure(failure))
         return self._given_up(self._failed(instance, failure))
@@ -172,10 +176,10 @@ class Route:
     def _leave(self, reason: str) -> None:
         self._moving = reason
         self._active.state = "moving"
-        self._desk.fleet.forget(self._active.request_id)
+        self._context.fleet.forget(self._active.request_id)
 
     def _failed(self, instance: Instance, failure: Failure) -> Refusal | None:
-        fleet = self._desk.fleet
+        fleet = self._context.fleet
         if failure.kind == "refused":
             fleet.suspect(instance, failure.detail)
         if failure.kind == "answered" and failure.status != 503:
@@ -196,21 +200,21 @@ class Route:
         self._stalls += failure.kind == "stalled"
         if self._stalls >= _STALLS:
             return Refusal(504, failure.detail, "upstream_timeout")
-        if self._failures >= self._desk.config.max_attempts:
+        if self._failures >= self._context.config.max_attempts:
             return Refusal(
                 502, f"{self._failures} attempts failed: {failure.detail}", "bad_gateway"
             )
         return None
 
     async def _place(self, output_tokens: int, *, begun: bool, grafts: bool) -> Instance | Refusal:
-        ask = Ask(
+        ask = PlacementRequest(
             DispatchRequest(
                 self._active.request_id,
                 self._request.class_index,
                 self._request.prompt_tokens + output_tokens,
                 self._arrived_at_s,
             ),
-            self._request.model or self._desk.fleet.only_model(),
+            self._request.model or self._context.fleet.only_model(),
             frozenset(self._avoided),
             frozenset(self._barred),
             plugged_only=begun,
@@ -219,16 +223,16 @@ class Route:
         if not begun:
             self._active.state = "queued"
         asked_at = time.monotonic()
-        placed = await self._desk.queue.place(ask)
+        placed = await self._context.queue.place(ask)
         if self._moving is None:
-            waited_s = self._desk.fleet_seconds(time.monotonic() - asked_at)
-            self._desk.tally.waited(self._request.class_name, waited_s)
+            waited_s = self._context.fleet_seconds(time.monotonic() - asked_at)
+            self._context.tally.waited(self._request.class_name, waited_s)
         return placed
 
     async def _send(
         self, target: Instance, body: bytes, waiting: Cuttable
-    ) -> Leg | Answer | Failure:
-        return await self._desk.upstream.send(
+    ) -> Leg | UpstreamAnswer | Failure:
+        return await self._context.upstream.send(
             target,
             self._request.path,
             body,
@@ -259,7 +263,7 @@ class Route:
                 "issued_at": time.time(),
                 "early": early,
             }
-            fields[RESUME_FIELD] = sign_resume(self._desk.fleet.secret, resume)
+            fields[RESUME_FIELD] = sign_resume(self._context.fleet.secret, resume)
         return with_transfer(request.original(target), fields, amid=request.has_params)
 
     def _graft_body(
@@ -274,13 +278,13 @@ class Route:
             self._opened(refusal)
         return refusal
 
-    def _opened(self, result: Leg | Answer | Refusal) -> Leg | Answer | Refusal:
+    def _opened(self, result: Leg | UpstreamAnswer | Refusal) -> Leg | UpstreamAnswer | Refusal:
         self._carried_on(ok=not isinstance(result, Refusal))
         return result
 
     def _carried_on(self, *, ok: bool) -> None:
         if self._moving is not None:
-            self._desk.tally.carried_on(self._moving, ok=ok)
+            self._context.tally.carried_on(self._moving, ok=ok)
             self._moving = None
 
     async def _back_off(self) -> None:
@@ -289,9 +293,9 @@ class Route:
             await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))
 
 
-def _only_stream(target: Instance, result: Leg | Answer | Failure) -> Leg | Failure:
-    return _failure(target, result) if isinstance(result, Answer) else result
+def _only_stream(target: Instance, result: Leg | UpstreamAnswer | Failure) -> Leg | Failure:
+    return _failure(target, result) if isinstance(result, UpstreamAnswer) else result
 
 
-def _failure(target: Instance, answer: Answer) -> Failure:
+def _failure(target: Instance, answer: UpstreamAnswer) -> Failure:
     return Failure("answered", f"{target.id} answered {answer.status}", answer.status)

@@ -38,7 +38,7 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ClaimRefused:
     """The instance would not carry the request on: our signature did not convince it."""
 
     reason: str
@@ -93,7 +93,7 @@ def ends_with_done(data: bytes) -> bool:
     return is_done(line)
 
 
-def outcome_of(parsed: dict[str, Any] | None) -> Redirect | Refused | None:
+def outcome_of(parsed: dict[str, Any] | None) -> Redirect | ClaimRefused | None:
     """Read off a parsed chunk or answer that its instance has let go of the request.
 
     A client may well stop at the string `migrate:x`; then the finish reason is `stop`.
@@ -105,7 +105,7 @@ def outcome_of(parsed: dict[str, Any] | None) -> Redirect | Refused | None:
     if choices[0].get("finish_reason") not in _CUT_OFF or not isinstance(reason, str):
         return None
     if reason.startswith(_REFUSED):
-        return Refused(reason.removeprefix(_REFUSED))
+        return ClaimRefused(reason.removeprefix(_REFUSED))
     if not reason.startswith(_REDIRECT):
         return None
     target = reason.removeprefix(_REDIRECT)
@@ -117,7 +117,7 @@ def lets_go(data: bytes) -> bool:
     return _STOPPED_MARK in data and (REDIRECT_MARK in data or REFUSED_MARK in data)
 
 
-def until_let_go(data: bytes) -> tuple[bytes, Redirect | Refused | None]:
+def until_let_go(data: bytes) -> tuple[bytes, Redirect | ClaimRefused | None]:
     """Cut whole events off before a redirect or refusal; it is swallowed with all that follows."""
     kept = b""
     for event in events(data):

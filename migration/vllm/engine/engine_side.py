@@ -26,7 +26,7 @@ LINGER_S = 0.005
 """So long an engine that has nothing but requests waiting for KV stands still at a time."""
 
 
-class Listener:
+class AgentCallbacks:
     """Whom the engine's side tells, on the agent's thread; until there is one, nobody."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class EngineSide:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.register = Register()
-        self.listener = Listener()
+        self.listener = AgentCallbacks()
         self.counts: Counter[str] = Counter()
         self.terminating = False
         self._core = core

@@ -22,7 +22,7 @@ _LOOK_AGAIN_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
-class Departure:
+class StagedDeparture:
     """A request on its way out: where its staged blocks lie, and how far staging has come."""
 
     slots: dict[int, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class VllmHooks:
         self._instance_id = instance_id
         self._wait_s = wait_s
         self._claim_s = claim_s
-        self._departures: dict[RequestId, Departure] = {}
+        self._departures: dict[RequestId, StagedDeparture] = {}
         self._freed = asyncio.Event()
 
     # --- looking ---
@@ -86,7 +86,7 @@ class VllmHooks:
 
     def departing(self, request_id: RequestId, redirect: str) -> None:
         """See EngineHooks."""
-        self._departures[request_id] = Departure()
+        self._departures[request_id] = StagedDeparture()
         tracked = self._engine.register.get(request_id)
         if tracked is not None:
             self._bridge.to_engine(lambda: self._engine.outgoing.begin(tracked, redirect))
@@ -110,7 +110,7 @@ class VllmHooks:
         return self._stage(departure, request_id, blocks)
 
     async def _stage(
-        self, departure: Departure | None, request_id: RequestId, blocks: range
+        self, departure: StagedDeparture | None, request_id: RequestId, blocks: range
     ) -> bool:
         if departure is None:
             return False
@@ -133,7 +133,7 @@ class VllmHooks:
 
     def _staged(
         self,
-        departure: Departure,
+        departure: StagedDeparture,
         placed: dict[int, int] | None,
         done: "asyncio.Future[dict[int, int] | None]",
     ) -> None:
@@ -157,7 +157,7 @@ class VllmHooks:
             blocks = range(first_block, first_block + n_blocks)
             self._free(departure, [block for block in blocks if block in departure.slots])
 
-    def _free(self, departure: Departure, blocks: list[int]) -> None:
+    def _free(self, departure: StagedDeparture, blocks: list[int]) -> None:
         self._slots.release([departure.slots.pop(block) for block in blocks])
         self._freed.set()
 

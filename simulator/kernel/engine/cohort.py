@@ -18,7 +18,7 @@ from simulator.kernel.state import (
     COHORT,
     COHORT_CONTEXTS,
     FINISH_TICK,
-    FITS,
+    FITS_TOKENS,
     FREE,
     GAPS,
     IN_COHORT,
@@ -43,17 +43,17 @@ from simulator.kernel.state import (
 
 def may_join(s: State, r: int) -> bool:
     """Whether a request with a token more than its blocks were for takes one by the rule."""
-    spare = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[OUT][r]
+    spare = s.req[FITS_TOKENS][r] + 1 - s.req[PROMPT][r] - s.req[OUT][r]
     rule: bool = 0 <= spare < s.fleet[BLOCK_TOKENS]
     return rule
 
 
-def join(s: State, i: int, r: int) -> None:
+def join_cohort(s: State, i: int, r: int) -> None:
     """Count a request among the cohort from this tick on; its next step is not planned yet."""
     ins, req, tick = s.ins, s.req, s.ins[TICKS][i]
     ahead = req[OUT][r] - tick
     req[IN_COHORT][r], req[OFFSET][r], req[JOINED][r] = 1, ahead, tick
-    s.own[_crossing(s, i, r)] += 1
+    s.batches[_crossing(s, i, r)] += 1
     finish_tick = req[TARGET][r] - ahead
     if ins[COHORT][i] == 0 or finish_tick < ins[FINISH_TICK][i]:
         ins[FINISH_TICK][i] = finish_tick
@@ -64,7 +64,7 @@ def join(s: State, i: int, r: int) -> None:
 def _crossing(s: State, i: int, r: int) -> int:
     """Where `crossings` counts a request."""
     block_tokens = s.fleet[BLOCK_TOKENS]
-    tick = s.req[FITS][r] + 1 - s.req[PROMPT][r] - s.req[OFFSET][r]
+    tick = s.req[FITS_TOKENS][r] + 1 - s.req[PROMPT][r] - s.req[OFFSET][r]
     place: int = _crossings(s, i) + tick % block_tokens
     return place
 
@@ -79,19 +79,19 @@ def _gaps(s: State, i: int) -> int:
     return base
 
 
-def leave(s: State, i: int, r: int, grown: int) -> None:
+def leave_cohort(s: State, i: int, r: int, grown: int) -> None:
     """Write a request's own columns anew; it had blocks for the steps up to tick `grown`."""
     ins, req = s.ins, s.req
     out = req[OFFSET][r] + ins[TICKS][i]
-    s.own[_crossing(s, i, r)] -= 1
+    s.batches[_crossing(s, i, r)] -= 1
     ins[COHORT][i] -= 1
     ins[COHORT_CONTEXTS][i] -= req[PROMPT][r] + out
     req[IN_COHORT][r], req[OUT][r], req[KV][r] = 0, out, req[PROMPT][r] + out - 1
     req[LAST][r] = ins[LAST_END][i]
     req[LONGEST][r] = max(req[LONGEST][r], _longest_since(s, i, req[JOINED][r]))
-    more = req[PROMPT][r] + req[OFFSET][r] + grown - req[FITS][r]
+    more = req[PROMPT][r] + req[OFFSET][r] + grown - req[FITS_TOKENS][r]
     if more > 0:
-        req[FITS][r] += -(-more // s.fleet[BLOCK_TOKENS]) * s.fleet[BLOCK_TOKENS]
+        req[FITS_TOKENS][r] += -(-more // s.fleet[BLOCK_TOKENS]) * s.fleet[BLOCK_TOKENS]
 
 
 def dissolve(s: State, i: int) -> None:
@@ -103,10 +103,10 @@ def dissolve(s: State, i: int) -> None:
     stepping = ins[STEPPING][i]
     grown = ins[TICKS][i] - 1 + stepping
     for at in range(base, base + ins[SIZE][i]):
-        r = s.own[at]
-        s.own[at + to_apart] = r
+        r = s.batches[at]
+        s.batches[at + to_apart] = r
         if s.req[IN_COHORT][r]:
-            leave(s, i, r, grown)
+            leave_cohort(s, i, r, grown)
             s.req[CHUNK][r] = stepping
     ins[APART][i] = ins[SIZE][i]
     ins[GAPS][i] = 0
@@ -115,7 +115,7 @@ def dissolve(s: State, i: int) -> None:
 def due_now(s: State, i: int) -> int:
     """Count the blocks the cohort takes at this tick."""
     place = i * s.fleet[WIDTH] + 2 * s.fleet[MAX_SEQS] + s.ins[TICKS][i] % s.fleet[BLOCK_TOKENS]
-    blocks: int = s.own[place]
+    blocks: int = s.batches[place]
     return blocks
 
 
@@ -133,13 +133,13 @@ def crossing(s: State, i: int, ticks: int, after: int) -> int:
     blocks: int = rounds * s.ins[COHORT][i]
     base, first = _crossings(s, i), s.ins[TICKS][i] + after
     for tick in range(first, first + rest):
-        blocks += s.own[base + tick % block_tokens]
+        blocks += s.batches[base + tick % block_tokens]
     return blocks
 
 
 def keep_gap(s: State, i: int, tick: int, gap_ns: int) -> None:
     """Keep the longest gap of the steps that end at a tick."""
-    ins, gaps, base = s.ins, s.own, _gaps(s, i)
+    ins, gaps, base = s.ins, s.batches, _gaps(s, i)
     kept = ins[GAPS][i]
     while kept and gaps[base + 2 * kept - 1] <= gap_ns:
         kept -= 1
@@ -154,7 +154,7 @@ def _settle_gaps(s: State, i: int) -> None:
     """Note the longest gap of each of the cohort so far, so that the list can begin anew."""
     req, base = s.req, i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
-        r = s.own[at]
+        r = s.batches[at]
         if req[IN_COHORT][r]:
             req[LONGEST][r] = max(req[LONGEST][r], _longest_since(s, i, req[JOINED][r]))
             req[JOINED][r] = s.ins[TICKS][i]
@@ -164,7 +164,7 @@ def _settle_gaps(s: State, i: int) -> None:
 def _longest_since(s: State, i: int, tick: int) -> int:
     base = _gaps(s, i)
     for at in range(base, base + 2 * s.ins[GAPS][i], 2):
-        if s.own[at] > tick:
-            longest_ns: int = s.own[at + 1]
+        if s.batches[at] > tick:
+            longest_ns: int = s.batches[at + 1]
             return longest_ns
     return 0

@@ -1,6 +1,12 @@
 """What steps that are over have yielded: `Engine.complete_step` and `Life.token`, on columns."""
 
-from simulator.kernel.engine.cohort import join, keep_gap, leave, may_join, take_crossing
+from simulator.kernel.engine.cohort import (
+    join_cohort,
+    keep_gap,
+    leave_cohort,
+    may_join,
+    take_crossing,
+)
 from simulator.kernel.engine.pace import keep_ends
 from simulator.kernel.engine.prefixes import grow_all, leave_in_order
 from simulator.kernel.engine.roster import (
@@ -22,7 +28,6 @@ from simulator.kernel.state import (
     CHUNK,
     CLASS,
     CLASS_COLUMNS,
-    CLEAR_UNTIL,
     COHORT,
     COHORT_CONTEXTS,
     COHORTS,
@@ -35,16 +40,17 @@ from simulator.kernel.state import (
     FINISH_TICK,
     FINISHED,
     FIRST,
-    FITS,
+    FITS_TOKENS,
     GONE,
     HERE,
     IN_COHORT,
     INTERFERENCE,
+    INTERFERENCE_AT_JOIN_NS,
+    INTERFERENCE_NS,
     KV,
     LAST,
     LAST_END,
     LONGEST,
-    LOSS,
     MAX_SEQS,
     MOVE_GAP,
     NEVER,
@@ -54,6 +60,7 @@ from simulator.kernel.state import (
     OUT,
     PLACE,
     PREEMPTED,
+    PREEMPTION_LOSS_NS,
     PROMPT,
     ROW,
     RUN,
@@ -68,7 +75,6 @@ from simulator.kernel.state import (
     START,
     STEPPING,
     STEPS,
-    SUFFERED,
     TARGET,
     TICKS,
     WAITS_FOR,
@@ -154,12 +160,12 @@ def _count_apart(
     joining: int,
 ) -> None:
     """Count the tokens of each that is not of the cohort; `joining`: afterwards it may be."""
-    ins, req, apart = s.ins, s.req, s.own
+    ins, req, apart = s.ins, s.req, s.batches
     base = i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
-    lasts, longest, targets, fits = req[LAST], req[LONGEST], req[TARGET], req[FITS]
+    lasts, longest, targets, fits = req[LAST], req[LONGEST], req[TARGET], req[FITS_TOKENS]
     waits, block_tokens = req[WAITS_FOR], s.fleet[BLOCK_TOKENS]
-    kept, suffered = base, ins[SUFFERED][i]
+    kept, suffered = base, ins[INTERFERENCE_NS][i]
     for r in apart[base : base + ins[APART][i]]:
         apart[kept] = r
         kept += 1
@@ -175,7 +181,9 @@ def _count_apart(
             kvs[r] += chunk
             left = prompts[r] + outs[r] - kvs[r]
             if outs[r] == 0 or chunk > 1:
-                req[CLEAR_UNTIL][r] = suffered  # in the next step it may be one of the decodes
+                req[INTERFERENCE_AT_JOIN_NS][r] = (
+                    suffered  # in the next step it may be one of the decodes
+                )
             if left:
                 continue  # its prompt goes on
         if outs[r] == 0:
@@ -196,20 +204,20 @@ def _count_apart(
             _finish(s, i, r)
         elif joining and not waits[r] and may_join(s, r):
             kept -= 1
-            join(s, i, r)
+            join_cohort(s, i, r)
     ins[APART][i] = kept - base
 
 
 def _finish_cohort(s: State, i: int) -> None:
     """Let go who of the cohort has all its tokens."""
-    ins, req, batch, base = s.ins, s.req, s.own, i * s.fleet[WIDTH]
+    ins, req, batch, base = s.ins, s.req, s.batches, i * s.fleet[WIDTH]
     tick, soonest, kept = ins[TICKS][i], NEVER, base
     together, targets, ahead = req[IN_COHORT], req[TARGET], req[OFFSET]
     for r in batch[base : base + ins[SIZE][i]]:
         if together[r]:
             finish_tick = targets[r] - ahead[r]
             if finish_tick <= tick:
-                leave(s, i, r, tick - 1)
+                leave_cohort(s, i, r, tick - 1)
                 ins[BY_CLASS + CLASS_COLUMNS * req[CLASS][r] + HERE][i] -= 1
                 _finish(s, i, r)
                 continue
@@ -224,7 +232,7 @@ def _finish_cohort(s: State, i: int) -> None:
 def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
     req = s.req
     if req[WAITS_FOR][r] & AFTER_PREEMPTION:
-        req[LOSS][r] += now_ns - req[PREEMPTED][r]
+        req[PREEMPTION_LOSS_NS][r] += now_ns - req[PREEMPTED][r]
         req[PREEMPTED][r] = 0
     if req[WAITS_FOR][r] & AFTER_MOVE:
         req[MOVE_GAP][r] = gap_ns
@@ -233,7 +241,7 @@ def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
 
 def _finish(s: State, i: int, r: int) -> None:
     """Let a request go that has left the batch."""
-    s.req[INTERFERENCE][r] += s.ins[SUFFERED][i] - s.req[CLEAR_UNTIL][r]
+    s.req[INTERFERENCE][r] += s.ins[INTERFERENCE_NS][i] - s.req[INTERFERENCE_AT_JOIN_NS][r]
     free_blocks(s, i, r)
     s.req[PLACE][r] = GONE
     s.req[FATE][r] = FINISHED

@@ -5,7 +5,7 @@ comes is queued only when that one begins. Until then an instance's reports do n
 """
 
 from simulator.kernel.engine.planning import plan
-from simulator.kernel.engine.roster import join, line_push
+from simulator.kernel.engine.roster import add_to_instance, line_push
 from simulator.kernel.state import (
     AT,
     CAME,
@@ -31,7 +31,7 @@ from simulator.kernel.state import (
 )
 
 
-def come(s: State, i: int, r: int) -> None:
+def arrive_late(s: State, i: int, r: int) -> None:
     """Take a request; it is queued at once only if no step is under way."""
     ins, req = s.ins, s.req
     req[AT][r], req[PLACE][r] = i, COMING
@@ -46,7 +46,7 @@ def come(s: State, i: int, r: int) -> None:
         _queue(s, i)
 
 
-def let_in(s: State, i: int, now_ns: int) -> None:
+def admit_late(s: State, i: int, now_ns: int) -> None:
     """Queue those who came during the last step, now that the one after it is planned.
 
     Where there was nothing to plan, they are not too late.
@@ -60,7 +60,7 @@ def _queue(s: State, i: int) -> None:
     r = s.ins[FIRST_CAME][i]
     for _ in range(s.ins[CAME][i]):
         after = s.req[NEXT][r]
-        join(s, i, r)
+        add_to_instance(s, i, r)
         line_push(s, i, r, False)
         r = after
     s.ins[CAME][i] = 0
@@ -79,7 +79,7 @@ def keep_sent(s: State, i: int, now_ns: int) -> None:
         r = req[NEXT][r]
 
 
-def who_came(s: State, i: int) -> list[int]:
+def arrived_late(s: State, i: int) -> list[int]:
     """List those who came and are not queued, in order."""
     came, r = [], s.ins[FIRST_CAME][i]
     for _ in range(s.ins[CAME][i]):

@@ -36,9 +36,10 @@ from simulator.kernel.state import (
     DRAFT_TOKENS,
     END,
     FINISH_TICK,
-    FITS,
+    FITS_TOKENS,
     FOUND,
     FREE,
+    INTERFERENCE_NS,
     KV,
     MAX_SEQS,
     NEVER,
@@ -53,7 +54,6 @@ from simulator.kernel.state import (
     START,
     STEPPING,
     STEPS,
-    SUFFERED,
     TARGET,
     TICKS,
     TOKEN_BUDGET,
@@ -92,7 +92,7 @@ def plan(s: State, i: int, now_ns: int) -> None:
     if chunks:
         if decodes:
             alone_ns = _cost_ns(s, 0, 0, 0, 0, decodes, contexts)
-            ins[SUFFERED][i] += cost_ns - alone_ns
+            ins[INTERFERENCE_NS][i] += cost_ns - alone_ns
         if s.fleet[SHARES]:
             clear_prompts(s, i)
     elif not (preempted or draft or ins[COPIES][i] or ins[WATCHED][i] or ins[CAME][i]):
@@ -114,7 +114,7 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
     any was preempted. Where that could happen, all are taken one by one.
     """
     req, ins, base = s.req, s.ins, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
-    prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS], req[CHUNK]
+    prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS_TOKENS], req[CHUNK]
     block_tokens, sizes, free = s.fleet[BLOCK_TOKENS], ins[APART], ins[FREE]
     if ins[COHORT][i]:
         due = due_now(s, i)
@@ -125,7 +125,7 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
             ins[ALLOCATED][i] += due
     decodes, contexts, at = ins[COHORT][i], ins[COHORT_CONTEXTS][i], 0
     first_prompt, preempted = NEVER, False
-    for r in s.own[base : base + sizes[i]]:
+    for r in s.batches[base : base + sizes[i]]:
         if at >= sizes[i]:
             break  # the rest was preempted
         at += 1
@@ -154,7 +154,7 @@ def _plan_prefills(
 
     Those begun are looked for from place `at` of those apart on.
     """
-    req, apart, base = s.req, s.own, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
+    req, apart, base = s.req, s.batches, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     tokens = squares = ends = chunks = 0
     begun = s.ins[APART][i]
     while budget > 0:
@@ -214,7 +214,7 @@ def _plan_run(s: State, i: int) -> None:
     steps = 1 << 40
     if ins[COHORT][i]:
         steps = ins[FINISH_TICK][i] - ins[TICKS][i]
-    for r in s.own[base : base + ins[APART][i]]:
+    for r in s.batches[base : base + ins[APART][i]]:
         left = targets[r] - outs[r]
         if left < steps:
             steps = left
@@ -248,9 +248,14 @@ def _steps_in_memory(s: State, i: int, steps: int) -> int:
 def growth(s: State, i: int, steps: int) -> int:
     """Blocks the batch takes from now until the last of so many steps is planned."""
     req, base = s.req, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
-    prompts, outs, fits, block_tokens = req[PROMPT], req[OUT], req[FITS], s.fleet[BLOCK_TOKENS]
+    prompts, outs, fits, block_tokens = (
+        req[PROMPT],
+        req[OUT],
+        req[FITS_TOKENS],
+        s.fleet[BLOCK_TOKENS],
+    )
     growth = crossing(s, i, steps - 1, 1) if s.ins[COHORT][i] else 0
-    for r in s.own[base : base + s.ins[APART][i]]:
+    for r in s.batches[base : base + s.ins[APART][i]]:
         more = prompts[r] + outs[r] + steps - 1 - fits[r]
         if more > 0:
             growth += -(-more // block_tokens)

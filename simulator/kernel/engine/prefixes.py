@@ -23,13 +23,14 @@ from simulator.kernel.state import (
     CHUNK,
     CLASS_COLUMNS,
     CLASSES,
-    CLEAR_UNTIL,
     DEMANDS,
-    FITS,
+    FITS_TOKENS,
     FOUND,
     FREE,
     HEAD,
     HOLDERS,
+    INTERFERENCE_AT_JOIN_NS,
+    INTERFERENCE_NS,
     KEPT,
     KEY_TOKENS,
     KEYS_AT,
@@ -42,7 +43,6 @@ from simulator.kernel.state import (
     PROMPT,
     PROMPT_TURN,
     SIZE,
-    SUFFERED,
     TARGET,
     TOTAL_BLOCKS,
     WIDTH,
@@ -58,7 +58,7 @@ def key_of(s: State, r: int, number: int) -> int:
         first = sharing[OWN_KEYS][r]
     else:
         last_token = (number + 1) * s.fleet[BLOCK_TOKENS] - 1
-        first = s.told[sharing[KEYS_AT][r] + last_token // sharing[KEY_TOKENS][r]]
+        first = s.prompt_keys[sharing[KEYS_AT][r] + last_token // sharing[KEY_TOKENS][r]]
     return first + number
 
 
@@ -93,7 +93,7 @@ def take(s: State, i: int, r: int, blocks: int) -> None:
     """Give a request so many more blocks of its own, which must be free."""
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
-    s.req[FITS][r] += blocks * s.fleet[BLOCK_TOKENS]
+    s.req[FITS_TOKENS][r] += blocks * s.fleet[BLOCK_TOKENS]
     s.req[OWN][r] = hand_out(s, i, s.req[OWN][r], blocks, 1)
 
 
@@ -109,7 +109,7 @@ def start(s: State, i: int, r: int) -> bool:
     for number in range(found):
         share(s, i, find(s, i, key_of(s, r, number)))
     sharing[FOUND][r] = sharing[KEPT][r] = found
-    req[KV][r] = req[FITS][r] = found * block_tokens
+    req[KV][r] = req[FITS_TOKENS][r] = found * block_tokens
     take(s, i, r, needed - found)
     return True
 
@@ -132,25 +132,25 @@ def note_kv(s: State, i: int, r: int, kv_tokens: int) -> None:
 
 def move_in(s: State, i: int, r: int, last: int) -> None:
     """Give a request the ring of blocks that was reserved for it; its KV is there already."""
-    commit(s, last, s.req[FITS][r] // s.fleet[BLOCK_TOKENS])
+    commit(s, last, s.req[FITS_TOKENS][r] // s.fleet[BLOCK_TOKENS])
     s.req[OWN][r] = last
     note_kv(s, i, r, s.req[KV][r])
 
 
-def leave(s: State, i: int, r: int, kv_tokens: int) -> None:
+def release_blocks(s: State, i: int, r: int, kv_tokens: int) -> None:
     """Take all of a request's blocks; what they hold is found for as long as they are free."""
-    if s.req[FITS][r] == 0:
+    if s.req[FITS_TOKENS][r] == 0:
         return  # they were taken already
     note_kv(s, i, r, kv_tokens)
     sharing, before = s.req, s.blocks[BEFORE]
     found, block, place = sharing[FOUND][r], sharing[OWN][r], free_ring(s, i)
-    for _ in range(s.req[FITS][r] // s.fleet[BLOCK_TOKENS] - found):
+    for _ in range(s.req[FITS_TOKENS][r] // s.fleet[BLOCK_TOKENS] - found):
         next_one = before[block]
         place = drop(s, i, block, place)
         block = next_one
     for number in range(found - 1, -1, -1):
         place = drop(s, i, find(s, i, key_of(s, r, number)), place)
-    s.req[FITS][r] = 0
+    s.req[FITS_TOKENS][r] = 0
     begin_anew(s, r)
 
 
@@ -161,8 +161,8 @@ def grow_all(s: State, i: int, steps: int) -> None:
     """
     req, base, block_tokens = s.req, i * s.fleet[WIDTH], s.fleet[BLOCK_TOKENS]
     for at in range(base, base + s.ins[SIZE][i]):
-        r = s.own[at]
-        more = req[PROMPT][r] + req[OUT][r] + steps - req[FITS][r]
+        r = s.batches[at]
+        more = req[PROMPT][r] + req[OUT][r] + steps - req[FITS_TOKENS][r]
         if more > 0 and req[CHUNK][r]:
             take(s, i, r, -(-more // block_tokens))
 
@@ -171,8 +171,8 @@ def clear_prompts(s: State, i: int) -> None:
     """Charge the prompts of a step with nothing that its decodes suffer by them."""
     turns, base = s.req[PROMPT_TURN], i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
-        if turns[s.own[at]]:
-            s.req[CLEAR_UNTIL][s.own[at]] = s.ins[SUFFERED][i]
+        if turns[s.batches[at]]:
+            s.req[INTERFERENCE_AT_JOIN_NS][s.batches[at]] = s.ins[INTERFERENCE_NS][i]
 
 
 def leave_in_order(s: State, i: int) -> None:
@@ -184,19 +184,19 @@ def leave_in_order(s: State, i: int) -> None:
     end = base + s.ins[SIZE][i]
     prompts = 0
     for at in range(base, end):
-        r = s.own[at]
+        r = s.batches[at]
         if turns[r]:
             prompts = max(prompts, turns[r])
         elif req[CHUNK][r] and req[OUT][r] + 1 >= req[TARGET][r]:
-            leave(s, i, r, req[KV][r] + 1)
+            release_blocks(s, i, r, req[KV][r] + 1)
     for turn in range(1, prompts + 1):
         for at in range(base, end):
-            r = s.own[at]
+            r = s.batches[at]
             if turns[r] == turn:
                 turns[r] = 0
                 kv_tokens = req[KV][r] + req[CHUNK][r]
                 if kv_tokens == req[PROMPT][r] + req[OUT][r] and req[OUT][r] + 1 >= req[TARGET][r]:
-                    leave(s, i, r, kv_tokens)
+                    release_blocks(s, i, r, kv_tokens)
                 break
 
 
@@ -227,7 +227,7 @@ def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
     most, limit = findable(s, r), s.fleet[TOTAL_BLOCKS] + 1
     alike = min(s.req[ALIKE][r], most)
     known = _asked(s, r, alike, turn)
-    found = min(known, s.told[_mark(s, r, known - 1)] % limit) if known else 0
+    found = min(known, s.prompt_keys[_mark(s, r, known - 1)] % limit) if known else 0
     needed: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.fleet[BLOCK_TOKENS]) - known
     for number in range(known, most if found == known else known):
         block = find(s, i, key_of(s, r, number))
@@ -240,7 +240,7 @@ def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
     while known < alike:
         mark = _mark(s, r, known)
         known = min(((_piece(s, r, known) + 1) * size) // s.fleet[BLOCK_TOKENS], alike)
-        s.told[mark] = (turn * limit + known) * limit + min(found, known)
+        s.prompt_keys[mark] = (turn * limit + known) * limit + min(found, known)
     return needed, found
 
 
@@ -249,7 +249,7 @@ def _asked(s: State, r: int, most: int, turn: int) -> int:
     fewest, limit = 0, s.fleet[TOTAL_BLOCKS] + 1
     while fewest < most:
         middle = (fewest + most) // 2
-        if s.told[_mark(s, r, middle)] // limit > turn * limit + middle:
+        if s.prompt_keys[_mark(s, r, middle)] // limit > turn * limit + middle:
             fewest = middle + 1
         else:
             most = middle
@@ -263,7 +263,7 @@ def _piece(s: State, r: int, number: int) -> int:
 
 
 def _mark(s: State, r: int, number: int) -> int:
-    """Where in `State.told` the blocks that end within one piece of a prompt are marked.
+    """Where in `State.prompt_keys` the blocks that end within one piece of a prompt are marked.
 
     A mark holds the turn, up to which block was asked in it, and how many were found up to there.
     """

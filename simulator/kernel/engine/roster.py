@@ -1,6 +1,6 @@
 """Who is on an instance: its line, its batch, its blocks. `simulator.engine.roster`, on columns."""
 
-from simulator.kernel.engine.prefixes import begin_anew, leave, take
+from simulator.kernel.engine.prefixes import begin_anew, release_blocks, take
 from simulator.kernel.state import (
     AFTER_PREEMPTION,
     ALLOCATED,
@@ -14,16 +14,17 @@ from simulator.kernel.state import (
     CLASS,
     CLASS_COLUMNS,
     CLASSES,
-    CLEAR_UNTIL,
     DETACHED,
     DETACHED_COUNT,
     EARLIEST,
-    FITS,
+    FITS_TOKENS,
     FREE,
     GONE,
     HEAD,
     HERE,
     INTERFERENCE,
+    INTERFERENCE_AT_JOIN_NS,
+    INTERFERENCE_NS,
     KV,
     LEAVING,
     LINE,
@@ -51,7 +52,6 @@ from simulator.kernel.state import (
     SEEN,
     SHARES,
     SIZE,
-    SUFFERED,
     TAIL,
     TO_WAKE,
     WAITS_FOR,
@@ -81,21 +81,21 @@ def take_blocks(s: State, i: int, r: int, blocks: int) -> None:
         return
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
-    s.req[FITS][r] += blocks * s.fleet[BLOCK_TOKENS]
+    s.req[FITS_TOKENS][r] += blocks * s.fleet[BLOCK_TOKENS]
 
 
 def free_blocks(s: State, i: int, r: int) -> None:
     """Take all of a request's blocks."""
     if s.fleet[SHARES]:
-        leave(s, i, r, s.req[KV][r])
+        release_blocks(s, i, r, s.req[KV][r])
         return
-    held = s.req[FITS][r] // s.fleet[BLOCK_TOKENS]
+    held = s.req[FITS_TOKENS][r] // s.fleet[BLOCK_TOKENS]
     s.ins[FREE][i] += held
     s.ins[ALLOCATED][i] -= held
-    s.req[FITS][r] = 0
+    s.req[FITS_TOKENS][r] = 0
 
 
-def join(s: State, i: int, r: int) -> None:
+def add_to_instance(s: State, i: int, r: int) -> None:
     """Count a request as one of this instance's."""
     ins = s.ins
     ins[ARRIVALS][i] += 1
@@ -195,7 +195,7 @@ def enter_batch(s: State, i: int, r: int) -> None:
 
 
 def _put(s: State, base: int, size: int, r: int) -> None:
-    places, classes, orders = s.own, s.req[CLASS], s.req[ORDER]
+    places, classes, orders = s.batches, s.req[CLASS], s.req[ORDER]
     of_class, order = classes[r], orders[r]
     at = base + size
     while at > base:
@@ -225,7 +225,7 @@ def leave_places(s: State, i: int, r: int) -> None:
 
 
 def _drop(s: State, base: int, size: int, r: int) -> None:
-    places, at, end = s.own, base, base + size - 1
+    places, at, end = s.batches, base, base + size - 1
     while places[at] != r:
         at += 1
     while at < end:
@@ -243,7 +243,7 @@ def decoding(s: State, r: int) -> bool:
 def clear_up(s: State, i: int, r: int) -> None:
     """Charge a request that decodes no longer with what decodes have suffered since it did."""
     if decoding(s, r):
-        s.req[INTERFERENCE][r] += s.ins[SUFFERED][i] - s.req[CLEAR_UNTIL][r]
+        s.req[INTERFERENCE][r] += s.ins[INTERFERENCE_NS][i] - s.req[INTERFERENCE_AT_JOIN_NS][r]
 
 
 def preempt_last(s: State, i: int) -> int:
@@ -252,7 +252,7 @@ def preempt_last(s: State, i: int) -> int:
     All of the batch must be apart.
     """
     size = s.ins[SIZE][i]
-    victim: int = s.own[i * s.fleet[WIDTH] + size - 1]
+    victim: int = s.batches[i * s.fleet[WIDTH] + size - 1]
     s.ins[SIZE][i] = s.ins[APART][i] = size - 1
     s.ins[BY_CLASS + CLASS_COLUMNS * s.req[CLASS][victim] + HERE][i] -= 1
     clear_up(s, i, victim)
@@ -292,7 +292,7 @@ def detach_leaving(s: State, i: int) -> None:
         return
     at = 0
     while at < ins[SIZE][i]:
-        r = s.own[base + at]
+        r = s.batches[base + at]
         if not req[LEAVING][r]:
             at += 1
             continue

@@ -1,7 +1,7 @@
 """Steps that guess tokens ahead: `simulator.engine.speculation`, on columns.
 
-What is right was drawn before the run: `State.told`. How many tokens a step yields lies on no
-line, so such steps are planned and counted one by one.
+Which are right was drawn before the run: `State.prompt_keys`. How many tokens a step yields lies
+on no line, so such steps are planned and counted one by one.
 """
 
 from simulator.kernel.engine.roster import make_room, take_blocks
@@ -11,7 +11,7 @@ from simulator.kernel.state import (
     CHUNK,
     DRAFT_TOKENS,
     DRAFTING_NS,
-    FITS,
+    FITS_TOKENS,
     FREE,
     GUESSED,
     KV,
@@ -32,11 +32,11 @@ def make_room_for_guesses(s: State, i: int, now_ns: int) -> bool:
     Gives whether any was preempted. Guesses that no memory could hold are past the last token.
     """
     req, ins, base = s.req, s.ins, i * s.fleet[WIDTH]
-    prompts, outs, kvs, fits = req[PROMPT], req[OUT], req[KV], req[FITS]
+    prompts, outs, kvs, fits = req[PROMPT], req[OUT], req[KV], req[FITS_TOKENS]
     draft, block_tokens, sizes = s.fleet[DRAFT_TOKENS], s.fleet[BLOCK_TOKENS], ins[SIZE]
     most = s.fleet[TOTAL_BLOCKS] * block_tokens
     at, preempted = 0, False
-    for r in s.own[base : base + sizes[i]]:
+    for r in s.batches[base : base + sizes[i]]:
         if at >= sizes[i]:
             break  # the rest was preempted
         at += 1
@@ -64,7 +64,7 @@ def guessing_step_ns(
 
 def right_guesses(s: State, byte: int) -> int:
     """Read a byte of what was told."""
-    guesses: int = (s.told[byte >> 3] >> (8 * (byte & 7))) & 255
+    guesses: int = (s.prompt_keys[byte >> 3] >> (8 * (byte & 7))) & 255
     return guesses
 
 
@@ -76,7 +76,7 @@ def keep_right_guesses(s: State, i: int) -> None:
     req, base = s.req, i * s.fleet[WIDTH]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
     guessed = req[GUESSED]
-    for r in s.own[base : base + s.ins[SIZE][i]]:
+    for r in s.batches[base : base + s.ins[SIZE][i]]:
         if s.fleet[SHARES] and req[PROMPT_TURN][r]:
             continue  # of what it recomputes all but one token was found
         if chunks[r] == 1 and outs[r] > 0 and prompts[r] + outs[r] - kvs[r] == 1:

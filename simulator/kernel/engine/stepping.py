@@ -5,9 +5,9 @@ After `settle`, which comes before any change from outside, one step at most is 
 
 from simulator.kernel.engine.cohort import dissolve
 from simulator.kernel.engine.counting import complete, split
-from simulator.kernel.engine.late_arrivals import come, let_in
+from simulator.kernel.engine.late_arrivals import admit_late, arrive_late
 from simulator.kernel.engine.planning import growth, plan
-from simulator.kernel.engine.roster import join, line_push
+from simulator.kernel.engine.roster import add_to_instance, line_push
 from simulator.kernel.engine.runs import line_at, steps_within
 from simulator.kernel.state import (
     AHEAD,
@@ -20,7 +20,7 @@ from simulator.kernel.state import (
     EARLIEST,
     EARLIEST_OF_ALL,
     END,
-    FITS,
+    FITS_TOKENS,
     KV,
     LEAST_STEP,
     OUT,
@@ -39,11 +39,11 @@ from simulator.kernel.state import (
 def submit(s: State, i: int, r: int, now_ns: int) -> None:
     """Queue a request; one that has tokens already computes them again."""
     settle(s, i, now_ns)
-    s.req[KV][r] = s.req[FITS][r] = 0
+    s.req[KV][r] = s.req[FITS_TOKENS][r] = 0
     if s.fleet[AHEAD]:
-        come(s, i, r)
+        arrive_late(s, i, r)
     else:
-        join(s, i, r)
+        add_to_instance(s, i, r)
         line_push(s, i, r, False)
     soonest = now_ns + (s.req[TARGET][r] - s.req[OUT][r]) * s.fleet[LEAST_STEP]
     s.ins[EARLIEST][i] = min(s.ins[EARLIEST][i], soonest)
@@ -79,7 +79,7 @@ def catch_up(s: State, i: int, now_ns: int) -> None:
         complete(s, i)
         plan(s, i, end_ns)
         if ins[CAME][i]:
-            let_in(s, i, end_ns)
+            admit_late(s, i, end_ns)
 
 
 def blocks_at(s: State, i: int, now_ns: int) -> int:

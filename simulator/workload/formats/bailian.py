@@ -3,7 +3,7 @@
 Each turn of a conversation is a request; chats and types are not read.
 """
 
-from simulator.workload.readers import Arrival, trace_format
+from simulator.workload.readers import TraceArrival, trace_format
 from simulator.workload.rows import Row, json_rows
 
 BLOCK_TOKENS = 16
@@ -14,9 +14,9 @@ BLOCK_TOKENS = 16
     lambda line: line.startswith("{") and '"chat_id"' in line and '"input_length"' in line,
     rows=json_rows,
 )
-def arrival(row: Row) -> Arrival:
+def arrival(row: Row) -> TraceArrival:
     """Read a row as it is."""
-    return Arrival(
+    return TraceArrival(
         row.number("timestamp"),
         row.tokens("input_length"),
         row.tokens("output_length"),

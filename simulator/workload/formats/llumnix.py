@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from simulator.workload.readers import Arrival, trace_format
+from simulator.workload.readers import TraceArrival, trace_format
 from simulator.workload.request import TraceRequest
 from simulator.workload.rows import Row, json_rows
 
@@ -11,10 +11,10 @@ from simulator.workload.rows import Row, json_rows
 @trace_format(
     "llumnix", lambda line: line.startswith("{") and '"arrival_s"' in line, rows=json_rows
 )
-def arrival(row: Row) -> Arrival:
+def arrival(row: Row) -> TraceArrival:
     """Read a row as it is."""
     block_tokens = row.tokens("block_tokens") if "prompt_blocks" in row.cells else 1
-    return Arrival(
+    return TraceArrival(
         row.number("arrival_s"),
         row.tokens("prompt_tokens"),
         row.tokens("output_tokens"),

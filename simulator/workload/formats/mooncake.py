@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.types import FloatColumn
 from simulator.streams import stream
-from simulator.workload.readers import Arrival, trace_format
+from simulator.workload.readers import TraceArrival, trace_format
 from simulator.workload.rows import Row, json_rows
 
 # A trace is quantised when its stamps repeat this often on average (the conversation trace:
@@ -16,7 +16,7 @@ QUANTISED_BATCH = 2.0
 BLOCK_TOKENS = 512
 
 
-def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
+def _spread_out(arrivals: list[TraceArrival]) -> list[TraceArrival]:
     times_s = spread([arrival.time_s for arrival in arrivals])
     return [
         dataclasses.replace(arrival, time_s=time_s)
@@ -31,9 +31,9 @@ def _spread_out(arrivals: list[Arrival]) -> list[Arrival]:
     rows=json_rows,
     together=_spread_out,
 )
-def arrival(row: Row) -> Arrival:
+def arrival(row: Row) -> TraceArrival:
     """Read a row; quantised stamps are spread over their slots afterwards (see `spread`)."""
-    return Arrival(
+    return TraceArrival(
         row.number("timestamp") / 1000.0,
         row.tokens("input_length"),
         row.tokens("output_length"),

@@ -4,16 +4,16 @@ A request that was rejected, or lost before its first token, has no output lengt
 one that was cut short is as long as it got.
 """
 
-from simulator.workload.readers import Arrival, has_columns, trace_format
+from simulator.workload.readers import TraceArrival, has_columns, trace_format
 from simulator.workload.rows import Row
 
 
 @trace_format(
     "recording", has_columns("request", "class", "arrived_s", "prompt_tokens", "output_tokens")
 )
-def arrival(row: Row) -> Arrival | None:
+def arrival(row: Row) -> TraceArrival | None:
     """Read a row, unless nothing was served."""
-    request = Arrival(
+    request = TraceArrival(
         row.number("arrived_s"),
         row.tokens("prompt_tokens"),
         row.tokens("output_tokens"),

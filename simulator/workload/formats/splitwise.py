@@ -4,17 +4,17 @@ Only what a row of such a trace says of every LLM request is taken for one: type
 A row that says otherwise is a bad row. Applications are models, not tenants: they are not read.
 """
 
-from simulator.workload.readers import Arrival, has_columns, trace_format
+from simulator.workload.readers import TraceArrival, has_columns, trace_format
 from simulator.workload.rows import Row
 
 
 @trace_format("splitwise", has_columns("arrival_timestamp", "prompt_size", "token_size"))
-def arrival(row: Row) -> Arrival:
+def arrival(row: Row) -> TraceArrival:
     """Read a row; the columns `request_type` and `batch_size` may be absent."""
     if row.text("request_type", "2") != "2":
         row.refuse("request_type", "2, an LLM request")
     if row.text("batch_size", "1") != "1":
         row.refuse("batch_size", "1, a row being one request")
-    return Arrival(
+    return TraceArrival(
         row.number("arrival_timestamp"), row.tokens("prompt_size"), row.tokens("token_size")
     )

@@ -159,7 +159,7 @@ def stub() -> Iterator[StubFrontend]:
 
 def test_a_frontend_that_goes_away_and_comes_back_is_followed(stub: StubFrontend) -> None:
     """The last frame stays with the reason above it; new events of a new frontend replace old."""
-    watch = top.Watch(AdminClient(stub.url, timeout_s=1.0))
+    watch = top.FleetPoll(AdminClient(stub.url, timeout_s=1.0))
     stub.answers["GET /llumnix/events"] = [
         (200, {"next": 5, "events": events(5, "old")}),
         (200, {"next": 1, "events": []}),

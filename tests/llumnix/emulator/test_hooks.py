@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llumnix.emulator.hooks import EmulatorHooks
 from llumnix.emulator.model.answer import expected_output
-from llumnix.emulator.requests import Finish, Sampling
+from llumnix.emulator.requests import FinishReason, Sampling
 from migration.engine import EngineHooks, Gone
 from policies.types import MigrationId, RequestId
 from tests.llumnix.emulator.engines import HandStepped, copy_blocks, detach, some_prompt
@@ -106,12 +106,12 @@ def test_a_moved_request_answers_as_if_left_alone(
         migration_id = copy_blocks(source, destination, state)
         assert destination.hooks.attach(migration_id, state)
         source.hooks.release(A, f"migrate:{migration_id}")
-        assert request.finish == Finish("abort", f"migrate:{migration_id}")
+        assert request.finish == FinishReason("abort", f"migrate:{migration_id}")
         arrived = destination.instance.claim(migration_id)
         assert arrived is not None
         destination.run_out()
         assert tuple(arrived.outputs) == expected_output(tokens, length)
-        assert arrived.finish == Finish("length")
+        assert arrived.finish == FinishReason("length")
         blocks = destination.instance.engine.blocks
         assert blocks.free_blocks == blocks.total_blocks
         assert source.instance.engine.get(A) is None
@@ -135,7 +135,7 @@ async def test_a_request_may_move_again_before_it_is_claimed() -> None:
     assert claimed is not None
     tokens, finish = await claimed.read(0)
     assert tuple(tokens) == onward.output_token_ids
-    assert finish == Finish("abort", "migrate:onward")
+    assert finish == FinishReason("abort", "migrate:onward")
 
 
 async def test_an_unclaimed_request_is_freed_after_a_while() -> None:
@@ -205,7 +205,7 @@ def test_a_listener_hears_who_is_gone_and_why() -> None:
     engine.instance.cancel(left)
     engine.step()
     assert engine.listener.gone_ones == [("left", Gone.CANCELLED), ("short", Gone.FINISHED)]
-    assert short.finish == Finish("length")
+    assert short.finish == FinishReason("length")
     engine.submit("x", some_prompt(30, 1), LONG)
     engine.submit("y", some_prompt(30, 2), LONG)
     engine.run_out()
@@ -221,7 +221,7 @@ def test_a_queued_request_is_sent_elsewhere_by_requeue() -> None:
     assert not engine.hooks.requeue(RequestId("running"))
     assert engine.hooks.requeue(RequestId("queued"))
     assert not engine.hooks.requeue(RequestId("queued"))
-    assert queued.finish == Finish("abort", "migrate:requeue")
+    assert queued.finish == FinishReason("abort", "migrate:requeue")
     assert running.finish is None
 
 
@@ -237,7 +237,7 @@ def test_hooks_of_requests_already_gone_do_nothing() -> None:
     engine.hooks.reattach(A)
     engine.hooks.release(A, "migrate:m")
     engine.hooks.free_reservation(MigrationId("m"))
-    assert request.finish == Finish("abort")
+    assert request.finish == FinishReason("abort")
 
 
 def test_load_names_the_instance_and_whether_it_is_drained() -> None:

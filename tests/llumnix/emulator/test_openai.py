@@ -6,18 +6,18 @@ import pytest
 
 from llumnix.emulator.errors import ApiError
 from llumnix.emulator.model.vocabulary import chat_prompt, encode
-from llumnix.emulator.openai import Call, Kind, Resume, read_call
+from llumnix.emulator.openai import Call, CallKind, ResumeField, read_call
 from llumnix.emulator.requests import Sampling
 
 LIMIT = 100
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-def read(kind: Kind = Kind.COMPLETION, **body: object) -> Call:
+def read(kind: CallKind = CallKind.COMPLETION, **body: object) -> Call:
     return read_call(kind, json.dumps(body).encode(), "m", LIMIT)
 
 
-def refusal(kind: Kind = Kind.COMPLETION, **body: object) -> ApiError:
+def refusal(kind: CallKind = CallKind.COMPLETION, **body: object) -> ApiError:
     with pytest.raises(ApiError) as caught:
         read(kind, **body)
     return caught.value
@@ -61,7 +61,7 @@ def test_everything_said_is_heard() -> None:
 def test_a_chat_may_use_all_the_room_there_is() -> None:
     """Without a limit of its own the answer ends at the model's."""
     prompt = chat_prompt(MESSAGES)
-    call = read(Kind.CHAT, messages=MESSAGES)
+    call = read(CallKind.CHAT, messages=MESSAGES)
     assert call.prompt_token_ids == tuple(prompt)
     assert call.sampling.max_tokens == LIMIT - len(prompt)
 
@@ -69,13 +69,13 @@ def test_a_chat_may_use_all_the_room_there_is() -> None:
 @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
 def test_a_chats_limit_has_two_names(key: str) -> None:
     """The newer goes first where both are given."""
-    assert read(Kind.CHAT, messages=MESSAGES, **{key: 5}).sampling.max_tokens == 5
+    assert read(CallKind.CHAT, messages=MESSAGES, **{key: 5}).sampling.max_tokens == 5
 
 
 def test_a_messages_parts_are_joined() -> None:
     """Content may be a list of texts."""
     parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
-    call = read(Kind.CHAT, messages=[{"role": "user", "content": parts}])
+    call = read(CallKind.CHAT, messages=[{"role": "user", "content": parts}])
     assert call.prompt_token_ids == tuple(chat_prompt(MESSAGES))
 
 
@@ -83,7 +83,7 @@ def test_a_messages_parts_are_joined() -> None:
 def test_bad_json_is_refused(raw: bytes) -> None:
     """400, not a crash."""
     with pytest.raises(ApiError) as caught:
-        read_call(Kind.COMPLETION, raw, "m", LIMIT)
+        read_call(CallKind.COMPLETION, raw, "m", LIMIT)
     assert caught.value.status == 400
 
 
@@ -111,14 +111,14 @@ def test_bad_json_is_refused(raw: bytes) -> None:
 )
 def test_wrong_fields_are_named(body: dict[str, object], param: str) -> None:
     """400, and the client learns which field it was."""
-    error = refusal(Kind.COMPLETION, **body)
+    error = refusal(CallKind.COMPLETION, **body)
     assert (error.status, error.param) == (400, param)
 
 
 @pytest.mark.parametrize("messages", [None, [], ["hi"], [{"role": "user"}], [{"content": "x"}]])
 def test_wrong_messages_are_refused(messages: object) -> None:
     """Each needs a role and text."""
-    assert refusal(Kind.CHAT, messages=messages).status == 400
+    assert refusal(CallKind.CHAT, messages=messages).status == 400
 
 
 def test_too_long_a_request_is_refused_naming_the_limit() -> None:
@@ -133,7 +133,7 @@ def test_too_long_a_request_is_refused_naming_the_limit() -> None:
 def test_a_chat_without_room_for_an_answer_is_refused() -> None:
     """Even when it does not say how long the answer may be."""
     long = [{"role": "user", "content": "!" * 200}]
-    assert refusal(Kind.CHAT, messages=long).code == "context_length_exceeded"
+    assert refusal(CallKind.CHAT, messages=long).code == "context_length_exceeded"
 
 
 def test_an_unknown_model_is_not_found() -> None:
@@ -157,7 +157,7 @@ def test_a_resume_is_read_as_it_was_signed(outputs: list[int] | None, early: boo
     }
     call = read(prompt="a", kv_transfer_params={"llumnix": fields})
     expected = None if outputs is None else tuple(outputs)
-    assert call.resume == Resume(fields, "r", "m", expected, early)
+    assert call.resume == ResumeField(fields, "r", "m", expected, early)
 
 
 def test_other_transfer_parameters_are_not_ours() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from llumnix.emulator.model.kv import KvPool
 from llumnix.emulator.model.vocabulary import END_ID, TEXT
-from llumnix.emulator.requests import EmulatedRequest, Finish, Sampling
+from llumnix.emulator.requests import EmulatedRequest, FinishReason, Sampling
 from policies.types import RequestId
 
 TABLE = KvPool(1, 16, 8).table()
@@ -21,7 +21,7 @@ def test_the_last_token_ends_it_by_length() -> None:
     """`max_tokens` counts every output, those it came with too."""
     answer = request(Sampling(3), outputs=(A,))
     assert [answer.accept(B), answer.accept(C)] == [False, True]
-    assert answer.finish == Finish("length")
+    assert answer.finish == FinishReason("length")
     assert (answer.outputs, answer.output_tokens) == ([A, B, C], 3)
 
 
@@ -43,14 +43,14 @@ def test_a_stop_string_ends_it_where_it_begins(stop: str, found: str, text_end: 
     """Within a token, at its edge, or across two tokens."""
     answer = request(Sampling(9, stop=("never", stop)))
     assert [answer.accept(A), answer.accept(B)] == [False, True]
-    assert answer.finish == Finish("stop", found, text_end)
+    assert answer.finish == FinishReason("stop", found, text_end)
 
 
 def test_the_earliest_of_several_stop_strings_counts() -> None:
     """A token may complete two; the text is cut at the first."""
     answer = request(Sampling(9, stop=(TEXT[A][-1], TEXT[A][1])))
     answer.accept(A)
-    assert answer.finish == Finish("stop", TEXT[A][1], 1)
+    assert answer.finish == FinishReason("stop", TEXT[A][1], 1)
 
 
 def test_stop_strings_wait_for_min_tokens() -> None:
@@ -61,7 +61,7 @@ def test_stop_strings_wait_for_min_tokens() -> None:
 
 def test_outputs_it_came_with_may_end_it_at_once() -> None:
     """Its first engine died between the last token and the end of its stream."""
-    assert request(Sampling(2), outputs=(A, B)).finish == Finish("length")
+    assert request(Sampling(2), outputs=(A, B)).finish == FinishReason("length")
     assert request(Sampling(9, stop=(TEXT[B],)), outputs=(A, B)).finish is not None
 
 
@@ -90,14 +90,14 @@ async def test_a_reader_gets_each_token_once_and_then_the_end() -> None:
     assert await reading == ([A], None)
     answer.accept(B)
     answer.accept(C)
-    assert await answer.read(1) == ([B, C], Finish("length"))
+    assert await answer.read(1) == ([B, C], FinishReason("length"))
 
 
 async def test_a_late_reader_gets_everything_from_the_first_token() -> None:
     """A claim replays."""
     answer = request(Sampling(2), outputs=(A,))
     answer.accept(B)
-    assert await answer.read(0) == ([A, B], Finish("length"))
+    assert await answer.read(0) == ([A, B], FinishReason("length"))
 
 
 async def test_an_end_without_a_token_wakes_the_reader() -> None:
@@ -105,6 +105,6 @@ async def test_an_end_without_a_token_wakes_the_reader() -> None:
     answer = request(Sampling(3))
     reading = asyncio.create_task(answer.finished())
     await asyncio.sleep(0)
-    answer.end(Finish("abort", "migrate:m"))
-    answer.end(Finish("abort", "again"))
-    assert await reading == Finish("abort", "migrate:m")
+    answer.end(FinishReason("abort", "migrate:m"))
+    answer.end(FinishReason("abort", "again"))
+    assert await reading == FinishReason("abort", "migrate:m")

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llumnix.fleet.fleet import Ask
-from llumnix.instances.instance import Instance, State
+from llumnix.fleet.fleet import PlacementRequest
+from llumnix.instances.instance import Instance, InstanceState
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
@@ -22,9 +22,9 @@ async def _stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def ask(name: str = "r", **more: object) -> Ask:
+def ask(name: str = "r", **more: object) -> PlacementRequest:
     request = DispatchRequest(RequestId(name), 1, 10, 0.0)
-    return Ask(request, **more)  # type: ignore[arg-type]
+    return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 
 def where(placed: Instance | Hold | Reject) -> str | None:
@@ -113,13 +113,13 @@ async def test_a_lost_instance_is_down_at_once_and_comes_back(stage: Stage) -> N
     assert stage.metric("migrations_total", reason="manual", result="aborted") == 1
     texts = [event.text for event in stage.fleet.events.after(0)]
     assert "a is down: unplugged" in texts
-    await until(lambda: stage.instance("a").state is State.UP)
+    await until(lambda: stage.instance("a").state is InstanceState.UP)
 
 
 async def test_an_instance_that_refuses_connections_is_taken_out(stage: Stage) -> None:
     stage.fleet.suspect(stage.instance("a"), "connection refused")
 
-    assert stage.instance("a").state is State.DOWN
+    assert stage.instance("a").state is InstanceState.DOWN
     assert {where(stage.fleet.dispatch(ask(str(i)))) for i in range(4)} == {"b", "c"}
 
 
@@ -130,7 +130,7 @@ async def test_a_drain_outlives_a_lost_connection(stage: Stage) -> None:
     await until(lambda: stage.stubs[0].drained == [True, True])
     await until(lambda: stage.instance("a").alive)
 
-    assert stage.instance("a").state is State.DRAINING
+    assert stage.instance("a").state is InstanceState.DRAINING
 
 
 async def test_a_request_on_the_move_is_found_by_its_migration(stage: Stage) -> None:

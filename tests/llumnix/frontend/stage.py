@@ -13,7 +13,7 @@ from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.instance import Identity, Instance, Link, Move
+from llumnix.instances.instance import Identity, Instance, InstanceLink, MigrationOrder
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
@@ -48,7 +48,7 @@ class StubLink:
         self.reason = reason
         self.gone.set()
 
-    async def migrate_out(self, move: Move) -> None:
+    async def migrate_out(self, move: MigrationOrder) -> None:
         self.stub.orders.append(move)
 
     async def drain(self, on: bool) -> None:
@@ -132,7 +132,7 @@ class Stage:
         for stub in self.stubs:
             await stub.stop()
 
-    async def _link(self, instance: Instance, identity: Identity) -> Link:
+    async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         stub = next(each for each in self.stubs if each.name == identity.instance_id)
         link = self.links[stub.name] = StubLink(stub)
         instance.id = identity.instance_id
@@ -155,7 +155,9 @@ class Stage:
     def order(self, migration_id: str, source: str, destination: str) -> None:
         """Let the fleet have ordered a migration."""
         target = self.instance(destination)
-        move = Move(MigrationId(migration_id), InstanceId(source), target, None, 1, "manual")
+        move = MigrationOrder(
+            MigrationId(migration_id), InstanceId(source), target, None, 1, "manual"
+        )
         self.fleet.mover.book.begin(move, _WHY, self.fleet.now_s())
 
     def started(self, migration_id: str, request_id: str, source: str, destination: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from llumnix.instances.instance import Move
+from llumnix.instances.instance import MigrationOrder
 from migration.links.auth import verify_resume
 from tests.llumnix.frontend.splicing.chunks import DONE, Writer, full_text, token
 
@@ -61,7 +61,7 @@ class StubInstance:
         self.cancelled = asyncio.Event()
         self.began = asyncio.Event()
         self.began_silently = False
-        self.orders: list[Move] = []
+        self.orders: list[MigrationOrder] = []
         self.drained: list[bool] = []
         self.url = ""
         self._runner: web.AppRunner | None = None

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from llumnix.instances.instance import State
+from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.stage import Stage, until
 from tests.llumnix.frontend.stub import Script
 
@@ -138,7 +138,7 @@ async def test_a_drained_instance_gets_nothing_until_it_is_back() -> None:
         assert (len(a.heard), len(b.heard)) == (0, 3)
 
         await post(stage, "/llumnix/drain", {"instance_id": "a", "on": False})
-        assert stage.instance("a").state is State.UP
+        assert stage.instance("a").state is InstanceState.UP
         for _ in range(2):
             await stage.stream()
         assert len(a.heard) == 1

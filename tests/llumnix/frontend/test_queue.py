@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.fleet.fleet import Ask
+from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -24,7 +24,7 @@ class Fleet:
         self.placed: list[str] = []
         self.reject = False
 
-    def place(self, ask: Ask) -> Instance | Hold | Reject:
+    def place(self, ask: PlacementRequest) -> Instance | Hold | Reject:
         if self.reject:
             return Reject("never", Explanation("test"))
         if self.room == 0:
@@ -34,16 +34,20 @@ class Fleet:
         return SOMEWHERE
 
 
-def ask(name: str, class_index: int = 1, arrived_at_s: float = 0.0, **more: object) -> Ask:
+def ask(
+    name: str, class_index: int = 1, arrived_at_s: float = 0.0, **more: object
+) -> PlacementRequest:
     request = DispatchRequest(RequestId(name), class_index, 1, arrived_at_s)
-    return Ask(request, **more)  # type: ignore[arg-type]
+    return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 
 def queue(fleet: Fleet, limit: int = 100, timeout_s: float = 30.0) -> HoldQueue:
     return HoldQueue(fleet.place, limit, timeout_s, retry_after_s=2.0)
 
 
-async def enter(line: HoldQueue, *asks: Ask) -> list["asyncio.Task[Instance | Refusal]"]:
+async def enter(
+    line: HoldQueue, *asks: PlacementRequest
+) -> list["asyncio.Task[Instance | Refusal]"]:
     tasks = [asyncio.create_task(line.place(each)) for each in asks]
     await asyncio.sleep(0)
     return tasks

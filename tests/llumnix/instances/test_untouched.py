@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from llumnix.instances.instance import Kind, State
+from llumnix.instances.instance import InstanceKind, InstanceState
 from llumnix.instances.untouched import read_load
 from policies.types import InstanceId
 from tests.llumnix.frontend.stage import Stage, until
@@ -60,13 +60,13 @@ async def test_an_untouched_server_is_found_polled_and_lost() -> None:
     async with Stage(1, plugged=False) as stage:
         (instance,) = stage.fleet.instances
         assert instance.identity is not None
-        assert instance.identity.kind is Kind.UNTOUCHED
+        assert instance.identity.kind is InstanceKind.UNTOUCHED
         assert instance.model_ids == {"m"}
         stage.stubs[0].scripts.append(Script(3, then="hang"))
         async with stage.post():
             await until(lambda: instance.load is not None and instance.load.running == (0, 1))
         await stage.stubs[0].stop()
-        await until(lambda: instance.state is State.DOWN)
+        await until(lambda: instance.state is InstanceState.DOWN)
 
 
 async def test_without_the_secret_a_plugged_server_counts_as_untouched() -> None:
@@ -74,6 +74,6 @@ async def test_without_the_secret_a_plugged_server_counts_as_untouched() -> None
     async with Stage(1, plugged=True, secret=b"", link=False) as stage:
         (instance,) = stage.fleet.instances
         assert instance.identity is not None
-        assert instance.identity.kind is Kind.UNTOUCHED
+        assert instance.identity.kind is InstanceKind.UNTOUCHED
         assert not instance.plugged
         await asyncio.sleep(0)

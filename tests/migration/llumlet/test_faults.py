@@ -12,7 +12,7 @@ from migration.links.link import Deliver, Lost
 from migration.links.tcp import TcpLink, TcpTransport
 from migration.protocol.messages import Blocks, Commit, Message
 from migration.protocol.peer import Peer
-from migration.protocol.source import State
+from migration.protocol.source import SourceState
 from policies.types import MigrationId, RequestId
 from tests.migration.instances import SECRET, patient, running, until
 from tests.migration.links.test_links import Pair, over_tcp
@@ -128,7 +128,7 @@ async def test_a_destination_gone_after_the_commit_hands_over_to_the_frontend() 
         pair.frontend.destinations[MigrationId("m")] = pair.b.name
         pair.a.order("m", pair.b, "r")
         (source,) = pair.a.agent.llumlet.departures.sources()
-        await until(lambda: source.state is State.COMMITTING)
+        await until(lambda: source.state is SourceState.COMMITTING)
         await pair.b.close()
         await until(lambda: pair.a.outcomes() == {"handed over": 1})
         assert pair.frontend.waiting() == [R]
@@ -146,7 +146,7 @@ async def test_an_emulated_link_takes_its_time() -> None:
         pair.a.order("m", pair.b, "r")
         (source,) = pair.a.agent.llumlet.departures.sources()
         begun_s = time.monotonic()
-        await until(lambda: source.state is State.DETACHING)
+        await until(lambda: source.state is SourceState.DETACHING)
         took_s = time.monotonic() - begun_s
         pair.a.stepping = True
         await until(lambda: pair.a.outcomes() == {"committed": 1})

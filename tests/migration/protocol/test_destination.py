@@ -10,7 +10,7 @@ from migration.errors import InvalidTransition
 from migration.protocol import events as ev
 from migration.protocol import instructions as do
 from migration.protocol import messages as say
-from migration.protocol.destination import Destination, State
+from migration.protocol.destination import Destination, DestinationState
 from tests.migration.protocol.samples import LAYOUT, A, B, M, R
 
 CONFIG = MigrationConfig()
@@ -71,7 +71,7 @@ def test_the_whole_way_to_attached() -> None:
         machine.handle(event)
     assert machine.handle(COMMIT)[-1] == do.Attach(STATE)
     assert sent(machine.handle(ev.Attached())) == [say.Committed(M, 7)]
-    assert machine.state is State.ATTACHED
+    assert machine.state is DestinationState.ATTACHED
 
 
 def test_a_stage_is_acknowledged_when_its_last_block_is_here() -> None:
@@ -148,7 +148,7 @@ def test_what_is_wrong_aborts_and_frees(events: list[Event], reason: str) -> Non
     (abort,) = sent(done)
     assert isinstance(abort, say.Abort)
     assert reason in abort.reason
-    assert machine.state is State.FENCED
+    assert machine.state is DestinationState.FENCED
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_an_engine_that_will_not_attach_is_a_refusal() -> None:
     machine, done = walk(*COMPLETE, ev.AttachDenied())
 
     assert [type(message) for message in sent(done)] == [say.Refused]
-    assert machine.state is State.FENCED
+    assert machine.state is DestinationState.FENCED
 
 
 @pytest.mark.parametrize("way", [RECEIVING, COMPLETING])
@@ -187,7 +187,7 @@ def test_what_is_over_is_freed_at_once(way: list[Event], end: Event) -> None:
     machine, done = walk(*way, end)
 
     assert kinds(done) == FREED
-    assert machine.state is State.FENCED
+    assert machine.state is DestinationState.FENCED
 
 
 @pytest.mark.parametrize("way", [[], RECEIVING, COMPLETING, FENCED])
@@ -225,7 +225,7 @@ def test_attached_is_attached_for_good() -> None:
     )
     for event in stray:
         assert machine.handle(event) == [do.Drop("late")]
-    assert machine.state is State.ATTACHED
+    assert machine.state is DestinationState.ATTACHED
 
 
 @pytest.mark.parametrize(

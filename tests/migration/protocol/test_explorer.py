@@ -17,7 +17,7 @@ from tests.migration.protocol.ending_engine import EndingEngine
 from tests.migration.protocol.explorer import BrokenLawError, explore
 from tests.migration.protocol.world import CONFIG, World
 
-AWAY, IN = source.State, destination.State
+AWAY, IN = source.SourceState, destination.DestinationState
 
 
 def one_migration(engine: type[FakeEngine] = FakeEngine) -> World:
@@ -115,7 +115,7 @@ def _forget_to_put_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _stop_watching(patch: pytest.MonkeyPatch) -> None:
-    def watch(machine: Destination, state: destination.State) -> list[object]:
+    def watch(machine: Destination, state: destination.DestinationState) -> list[object]:
         machine.state = state
         return []
 

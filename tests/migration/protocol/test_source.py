@@ -11,7 +11,7 @@ from migration.protocol import events as ev
 from migration.protocol import instructions as do
 from migration.protocol import messages as say
 from migration.protocol.pacing import Bandwidth
-from migration.protocol.source import HELD, LIVE, SENT, Source, State
+from migration.protocol.source import HELD, LIVE, SENT, Source, SourceState
 from migration.protocol.trip import Trip
 from tests.migration.protocol.samples import LAYOUT, A, B, M, R
 
@@ -31,15 +31,15 @@ REST: list[ev.SourceEvent | say.Message] = [
     ev.TimerFired("commit"),
 ]
 PATH = [
-    State.NEW,
-    State.RESERVING,
-    State.COPYING,
-    State.ACKING,
-    State.RESERVING_LAST,
-    State.DETACHING,
-    State.COPYING_LAST,
-    State.COMMITTING,
-    State.ASKING,
+    SourceState.NEW,
+    SourceState.RESERVING,
+    SourceState.COPYING,
+    SourceState.ACKING,
+    SourceState.RESERVING_LAST,
+    SourceState.DETACHING,
+    SourceState.COPYING_LAST,
+    SourceState.COMMITTING,
+    SourceState.ASKING,
 ]
 BIG = replace(STATE, output_token_ids=tuple(range(20)), kv_tokens=20)
 """Grown past what was reserved before it left the batch."""
@@ -51,11 +51,11 @@ def feed(source: Source, event: ev.SourceEvent | say.Message, kv_tokens: int | N
     return source.handle(event, ev.Moment(now_s=1.0, kv_tokens=kv_tokens, step_s=0.0))
 
 
-def reach(state: State, abilities: Abilities = PAUSABLE) -> Source:
+def reach(state: SourceState, abilities: Abilities = PAUSABLE) -> Source:
     """Walk a source to a state by the shortest way."""
     source = Source(TRIP, CONFIG, Bandwidth(), abilities=abilities)
-    if state in (State.RESERVING_REST, State.UNDOING):
-        last = ev.Detached(BIG) if state is State.RESERVING_REST else ev.Stop("over")
+    if state in (SourceState.RESERVING_REST, SourceState.UNDOING):
+        last = ev.Detached(BIG) if state is SourceState.RESERVING_REST else ev.Stop("over")
         for event in [*REST[:5], last]:
             feed(source, event)
     else:
@@ -96,7 +96,7 @@ def test_the_whole_way_to_committed() -> None:
 
 def test_what_grew_meanwhile_is_another_stage() -> None:
     """Blocks that became full while a stage was under way are copied live, too."""
-    source = reach(State.ACKING)
+    source = reach(SourceState.ACKING)
 
     done = feed(source, say.StageAck(M, 7, 0), kv_tokens=9)
 
@@ -109,12 +109,12 @@ def test_a_request_without_full_blocks_is_moved_in_one_stage() -> None:
     source = Source(TRIP, CONFIG, Bandwidth())
 
     assert sent(feed(source, ev.Start(), kv_tokens=1)) == [say.Reserve(M, 7, R, A, B, 0, 2, LAYOUT)]
-    assert source.state is State.RESERVING_LAST
+    assert source.state is SourceState.RESERVING_LAST
 
 
 def test_nothing_left_to_copy_means_commit_at_once() -> None:
     """When the KV ends on a block already copied, the last stage is the commit alone."""
-    source = reach(State.DETACHING)
+    source = reach(SourceState.DETACHING)
 
     done = feed(source, ev.Detached(replace(STATE, kv_tokens=4, output_token_ids=(4, 5))))
 
@@ -123,7 +123,7 @@ def test_nothing_left_to_copy_means_commit_at_once() -> None:
 
 def test_a_request_that_outgrew_its_room_asks_again_before_it_copies() -> None:
     """Blocks are never sent beyond what was reserved."""
-    source = reach(State.DETACHING)
+    source = reach(SourceState.DETACHING)
 
     assert sent(feed(source, ev.Detached(BIG))) == [say.Reserve(M, 7, R, A, B, 2, 11, LAYOUT)]
     assert feed(source, say.Reserved(M, 7, 2))[0] == do.SendBlocks(2, 2, 8)
@@ -131,7 +131,7 @@ def test_a_request_that_outgrew_its_room_asks_again_before_it_copies() -> None:
 
 def test_a_stage_is_done_when_its_last_frame_is_sent() -> None:
     """Frames are counted, and each is a sign of life that rewinds the timer."""
-    source = reach(State.COPYING)
+    source = reach(SourceState.COPYING)
 
     assert feed(source, ev.FrameSent(1, 16)) == [do.SetTimer("copy", CONFIG.stage_timeout_s)]
     assert sent(feed(source, ev.FrameSent(1, 16))) == [say.StageDone(M, 7, 0, 2)]
@@ -149,7 +149,7 @@ ENDINGS: list[tuple[ev.SourceEvent | say.Message, do.Outcome, bool]] = [
 @pytest.mark.parametrize("state", LIVE + HELD)
 @pytest.mark.parametrize(("event", "outcome", "tells"), ENDINGS)
 def test_before_the_commit_whatever_fails_leaves_the_request_here(
-    state: State, event: ev.SourceEvent | say.Message, outcome: do.Outcome, tells: bool
+    state: SourceState, event: ev.SourceEvent | say.Message, outcome: do.Outcome, tells: bool
 ) -> None:
     """It goes on at the source: put back if it was held, else untouched, and never released."""
     done = feed(reach(state), event)
@@ -161,7 +161,7 @@ def test_before_the_commit_whatever_fails_leaves_the_request_here(
 
 
 @pytest.mark.parametrize("state", [*LIVE, *HELD])
-def test_before_the_commit_silence_ends_it_here(state: State) -> None:
+def test_before_the_commit_silence_ends_it_here(state: SourceState) -> None:
     """Every wait is bounded, and the destination is told."""
     done = feed(reach(state), ev.TimerFired(state.value))
 
@@ -174,22 +174,22 @@ def test_a_detach_is_waited_for_before_it_is_undone(
     event: ev.SourceEvent | say.Message,
 ) -> None:
     """The engine cannot be called off: once the request is out, it is put back."""
-    source = reach(State.DETACHING)
+    source = reach(SourceState.DETACHING)
     feed(source, event)
 
-    assert source.state is State.UNDOING
+    assert source.state is SourceState.UNDOING
     assert kinds(feed(source, ev.Detached(STATE))) == [do.Reattach, do.Ended]
 
 
 def test_a_request_that_finishes_instead_of_detaching_needs_no_undoing() -> None:
     """There is nothing to put back."""
-    assert kinds(feed(reach(State.UNDOING), ev.Left(Gone.FINISHED))) == [do.Ended]
+    assert kinds(feed(reach(SourceState.UNDOING), ev.Left(Gone.FINISHED))) == [do.Ended]
 
 
-@pytest.mark.parametrize("state", [*LIVE, *HELD, State.DETACHING, *SENT])
+@pytest.mark.parametrize("state", [*LIVE, *HELD, SourceState.DETACHING, *SENT])
 @pytest.mark.parametrize("why", Gone)
 def test_a_request_that_is_gone_ends_it_and_the_destination_is_told(
-    state: State, why: Gone
+    state: SourceState, why: Gone
 ) -> None:
     """INV-5: finished, cancelled or preempted, the destination frees at once."""
     done = feed(reach(state), ev.Left(why))
@@ -201,7 +201,7 @@ def test_a_request_that_is_gone_ends_it_and_the_destination_is_told(
 @pytest.mark.parametrize("state", SENT)
 @pytest.mark.parametrize("word", [say.Refused(M, 7, "no"), say.Abort(M, 7, "no")])
 def test_after_the_commit_only_the_destinations_word_brings_it_back(
-    state: State, word: say.Message
+    state: SourceState, word: say.Message
 ) -> None:
     """A refusal is for good, so the request can go on here."""
     assert kinds(feed(reach(state), word)) == [do.Reattach, do.Ended]
@@ -212,7 +212,7 @@ def test_an_unanswered_commit_is_asked_about_and_then_handed_over(
     event: ev.SourceEvent,
 ) -> None:
     """The source asks a bounded number of times, then lets go: the frontend arbitrates."""
-    source = reach(State.COMMITTING)
+    source = reach(SourceState.COMMITTING)
     assert kinds(feed(source, event)) == [do.Ask]
     assert kinds(feed(source, ev.TimerFired("query"))) == [do.Ask]
 
@@ -224,13 +224,13 @@ def test_an_unanswered_commit_is_asked_about_and_then_handed_over(
 
 
 @pytest.mark.parametrize("state", SENT)
-def test_a_commit_cannot_be_called_off(state: State) -> None:
+def test_a_commit_cannot_be_called_off(state: SourceState) -> None:
     """Neither a shutdown nor a late answer to a stage changes anything any more."""
     for event in (ev.Stop("no"), say.Reserved(M, 7, 0), say.StageAck(M, 7, 1)):
         assert feed(reach(state), event) == [do.Drop("late")]
 
 
-@pytest.mark.parametrize("state", [*LIVE, *HELD, State.DETACHING, *SENT, State.UNDOING])
+@pytest.mark.parametrize("state", [*LIVE, *HELD, SourceState.DETACHING, *SENT, SourceState.UNDOING])
 @pytest.mark.parametrize(
     "message",
     [
@@ -241,7 +241,7 @@ def test_a_commit_cannot_be_called_off(state: State) -> None:
         say.Abort(M, 6, ""),
     ],
 )
-def test_another_attempts_messages_are_dropped(state: State, message: say.Message) -> None:
+def test_another_attempts_messages_are_dropped(state: SourceState, message: say.Message) -> None:
     """Whatever is left over from an old epoch is counted and changes nothing."""
     source = reach(state)
 
@@ -249,8 +249,8 @@ def test_another_attempts_messages_are_dropped(state: State, message: say.Messag
     assert source.state is state
 
 
-@pytest.mark.parametrize("state", [*LIVE, *HELD, State.DETACHING, *SENT, State.UNDOING])
-def test_answers_that_come_twice_are_dropped(state: State) -> None:
+@pytest.mark.parametrize("state", [*LIVE, *HELD, SourceState.DETACHING, *SENT, SourceState.UNDOING])
+def test_answers_that_come_twice_are_dropped(state: SourceState) -> None:
     """Doubled acknowledgements of earlier stages change nothing."""
     source = reach(state)
     if source.stage == 0:
@@ -262,35 +262,41 @@ def test_answers_that_come_twice_are_dropped(state: State) -> None:
 
 def test_a_stale_timer_is_dropped() -> None:
     """A timer that fired for an earlier wait changes nothing."""
-    assert feed(reach(State.ACKING), ev.TimerFired("reserve")) == [do.Drop("stale timer")]
+    assert feed(reach(SourceState.ACKING), ev.TimerFired("reserve")) == [do.Drop("stale timer")]
 
 
 @pytest.mark.parametrize(
     ("state", "event"),
     [
-        (State.RESERVING, ev.Detached(STATE)),
-        (State.ACKING, ev.FrameSent(1, 16)),
-        (State.COMMITTING, ev.Detached(STATE)),
-        (State.COPYING, ev.Start()),
+        (SourceState.RESERVING, ev.Detached(STATE)),
+        (SourceState.ACKING, ev.FrameSent(1, 16)),
+        (SourceState.COMMITTING, ev.Detached(STATE)),
+        (SourceState.COPYING, ev.Start()),
     ],
 )
-def test_our_own_mistakes_raise_with_the_whole_story(state: State, event: ev.SourceEvent) -> None:
+def test_our_own_mistakes_raise_with_the_whole_story(
+    state: SourceState, event: ev.SourceEvent
+) -> None:
     """An engine or driver that breaks its contract is told how it came to that."""
     with pytest.raises(InvalidTransition, match="Start"):
         feed(reach(state), event)
 
 
-@pytest.mark.parametrize("state", [State.RESERVING, State.ACKING, State.RESERVING_LAST])
-def test_an_answer_to_a_stage_not_begun_aborts(state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [SourceState.RESERVING, SourceState.ACKING, SourceState.RESERVING_LAST]
+)
+def test_an_answer_to_a_stage_not_begun_aborts(state: SourceState) -> None:
     """A peer cannot run ahead."""
-    ahead = say.StageAck(M, 7, 9) if state is State.ACKING else say.Reserved(M, 7, 9)
+    ahead = say.StageAck(M, 7, 9) if state is SourceState.ACKING else say.Reserved(M, 7, 9)
 
     assert kinds(feed(reach(state), ahead)) == [do.Send, do.Ended]
 
 
-@pytest.mark.parametrize("state", [State.NEW, State.RESERVING, State.ACKING])
-def test_a_request_that_does_not_run_is_not_moved(state: State) -> None:
+@pytest.mark.parametrize("state", [SourceState.NEW, SourceState.RESERVING, SourceState.ACKING])
+def test_a_request_that_does_not_run_is_not_moved(state: SourceState) -> None:
     """Without KV there is nothing to copy; the destination is told."""
-    event = {State.NEW: REST[0], State.RESERVING: REST[1], State.ACKING: REST[3]}[state]
+    event = {SourceState.NEW: REST[0], SourceState.RESERVING: REST[1], SourceState.ACKING: REST[3]}[
+        state
+    ]
 
     assert kinds(feed(reach(state), event, kv_tokens=None)) == [do.Send, do.Ended]

@@ -9,7 +9,7 @@ from migration.protocol import events as ev
 from migration.protocol import instructions as do
 from migration.protocol import messages as say
 from migration.protocol.pacing import SHORT_TAIL_TOKENS, Bandwidth, tail_is_copied
-from migration.protocol.source import HELD, LIVE, SENT, Source, State
+from migration.protocol.source import HELD, LIVE, SENT, Source, SourceState
 from tests.migration.protocol.samples import M
 from tests.migration.protocol.test_source import (
     BIG,
@@ -36,7 +36,7 @@ def outcome(done: list[do.SourceInstruction]) -> do.Outcome:
 @pytest.mark.parametrize("state", HELD)
 @pytest.mark.parametrize(("event", "_", "tells"), ENDINGS)
 def test_a_request_that_has_ended_here_is_left_to_the_frontend(
-    state: State, event: ev.SourceEvent | say.Message, _: do.Outcome, tells: bool
+    state: SourceState, event: ev.SourceEvent | say.Message, _: do.Outcome, tells: bool
 ) -> None:
     """It cannot be put back: the destination is told, the stream has its redirect."""
     done = feed(reach(state, ENDING), event)
@@ -47,7 +47,7 @@ def test_a_request_that_has_ended_here_is_left_to_the_frontend(
 
 
 @pytest.mark.parametrize("state", HELD)
-def test_so_it_is_after_silence(state: State) -> None:
+def test_so_it_is_after_silence(state: SourceState) -> None:
     done = feed(reach(state, ENDING), ev.TimerFired(state.value))
 
     assert kinds(done) == [do.Send, *LET_GO]
@@ -56,7 +56,9 @@ def test_so_it_is_after_silence(state: State) -> None:
 
 @pytest.mark.parametrize("state", SENT)
 @pytest.mark.parametrize("word", [say.Refused(M, 7, "no"), say.Abort(M, 7, "no")])
-def test_so_it_is_when_the_destination_will_not_have_it(state: State, word: say.Message) -> None:
+def test_so_it_is_when_the_destination_will_not_have_it(
+    state: SourceState, word: say.Message
+) -> None:
     done = feed(reach(state, ENDING), word)
 
     assert kinds(done) == LET_GO
@@ -67,7 +69,7 @@ def test_so_it_is_when_the_destination_will_not_have_it(state: State, word: say.
 def test_a_detach_that_cannot_be_called_off_ends_in_the_same_way(
     event: ev.SourceEvent | say.Message,
 ) -> None:
-    source = reach(State.DETACHING, ENDING)
+    source = reach(SourceState.DETACHING, ENDING)
     feed(source, event)
     done = feed(source, ev.Detached(STATE))
 
@@ -78,7 +80,7 @@ def test_a_detach_that_cannot_be_called_off_ends_in_the_same_way(
 @pytest.mark.parametrize("why", Gone)
 def test_one_that_goes_on_or_ends_by_itself_instead_is_no_hand_over(why: Gone) -> None:
     """Preempted, say: the engine has taken the end back."""
-    for state in (State.DETACHING, State.UNDOING):
+    for state in (SourceState.DETACHING, SourceState.UNDOING):
         done = feed(reach(state, ENDING), ev.Left(why))
         assert outcome(done) is not do.Outcome.HANDED_OVER
         assert do.Release not in kinds(done)
@@ -87,7 +89,7 @@ def test_one_that_goes_on_or_ends_by_itself_instead_is_no_hand_over(why: Gone) -
 @pytest.mark.parametrize("state", LIVE)
 @pytest.mark.parametrize(("event", "expected", "_"), ENDINGS)
 def test_one_that_still_decodes_is_not_touched(
-    state: State, event: ev.SourceEvent | say.Message, expected: do.Outcome, _: bool
+    state: SourceState, event: ev.SourceEvent | say.Message, expected: do.Outcome, _: bool
 ) -> None:
     done = feed(reach(state, ENDING), event)
 
@@ -116,7 +118,7 @@ def slow() -> Bandwidth:
 
 
 def detach(abilities: Abilities, state: RequestState, step_s: float = 0.1) -> Source:
-    source = reach(State.DETACHING, abilities)
+    source = reach(SourceState.DETACHING, abilities)
     source._bandwidth = slow()
     source.handle(ev.Detached(state), ev.Moment(1.0, state.kv_tokens, step_s))
     return source
@@ -126,29 +128,29 @@ def test_a_short_tail_on_a_slow_link_is_left_to_be_computed() -> None:
     """The commit says of how many tokens there is KV, and follows at once."""
     source = detach(ENDING, STATE)
 
-    assert source.state is State.COMMITTING
+    assert source.state is SourceState.COMMITTING
     assert source.held == replace(STATE, kv_tokens=4)
 
 
 def test_it_is_copied_where_the_engine_cannot_compute_it() -> None:
     source = detach(Abilities(reattach=False, recompute=False), STATE)
 
-    assert source.state is State.COPYING_LAST
+    assert source.state is SourceState.COPYING_LAST
     assert source.held == STATE
 
 
 def test_it_is_copied_while_nothing_is_known_of_steps() -> None:
-    assert detach(ENDING, STATE, step_s=0.0).state is State.COPYING_LAST
+    assert detach(ENDING, STATE, step_s=0.0).state is SourceState.COPYING_LAST
 
 
 def test_a_long_tail_is_copied_however_slow_the_link() -> None:
     long = replace(BIG, output_token_ids=tuple(range(60)), kv_tokens=4 + SHORT_TAIL_TOKENS + 1)
 
-    assert detach(ENDING, long).state is State.RESERVING_REST
+    assert detach(ENDING, long).state is SourceState.RESERVING_REST
 
 
 def test_the_commit_tells_the_blocks_that_were_sent() -> None:
-    source = reach(State.DETACHING, ENDING)
+    source = reach(SourceState.DETACHING, ENDING)
     source._bandwidth = slow()
     done = source.handle(ev.Detached(STATE), ev.Moment(1.0, 5, 0.1))
 

@@ -10,14 +10,14 @@ import pytest
 from simulator.calibration.fit import fit, nonnegative
 from simulator.calibration.measured import Measured, read_measured
 from simulator.calibration.rerun import rerun
-from simulator.calibration.validate import Engine, cross_validated, errors, largest_batch
+from simulator.calibration.validate import EngineSize, cross_validated, errors, largest_batch
 from simulator.costs.model import LinearCosts
 from simulator.workload.request import WorkloadError
 
 FAST = LinearCosts(3_000_000, 40_000, 300, 11_000_000, 90, 20_000)
 SLOW = LinearCosts(5_000_000, 205_000, 4_600, 34_000_000, 1_100, 280_000)
 OVERHEAD = replace(FAST, overhead_ns=2_000_000)
-ENGINE = Engine(max_num_seqs=64)
+ENGINE = EngineSize(max_num_seqs=64)
 
 
 def served(

@@ -254,4 +254,4 @@ def test_the_columns_know_what_each_request_guesses_right(arrays: bool) -> None:
             right = guesses.right(RequestId(f"request-{request.index}"), output)
             kept = min(right, request.output_tokens - 1 - output)
             assert right_guesses(state, state.req[GUESSED][position] + output) == kept
-    assert memoryview(state.told).nbytes == told + -told % 8
+    assert memoryview(state.prompt_keys).nbytes == told + -told % 8

@@ -28,7 +28,7 @@ from simulator.fleet.options import SimulatorConfig
 from simulator.fleets import fleet_for
 from simulator.kernel.compiled import available
 from simulator.kernel.drain import DrainedHooks
-from simulator.kernel.engine.late_arrivals import who_came
+from simulator.kernel.engine.late_arrivals import arrived_late
 from simulator.kernel.engine.prefixes import start
 from simulator.kernel.engine.shared_blocks import drop
 from simulator.kernel.fleet import FastFleet
@@ -78,7 +78,7 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
     requeue = DrainedHooks.requeue
 
     def noted(state: State, at: int) -> list[int]:
-        came = who_came(state, at)
+        came = arrived_late(state, at)
         seen.update("lost before it was queued" for _ in came)
         return came
 
@@ -87,7 +87,7 @@ def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatc
         seen.update({"sent back"} if back else ())
         return back
 
-    monkeypatch.setattr("simulator.kernel.site.who_came", noted)
+    monkeypatch.setattr("simulator.kernel.instance.arrived_late", noted)
     monkeypatch.setattr(DrainedHooks, "requeue", sent_back)
 
     def start_and_tell(s: State, i: int, r: int) -> bool:

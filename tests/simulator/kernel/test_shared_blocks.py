@@ -20,9 +20,9 @@ from simulator.kernel.engine.keys import with_keys
 from simulator.kernel.engine.prefixes import (
     begin_anew,
     key_of,
-    leave,
     move_in,
     note_kv,
+    release_blocks,
     start,
     take,
 )
@@ -32,7 +32,7 @@ from simulator.kernel.state import (
     ALLOCATED,
     BEFORE,
     CONTENT,
-    FITS,
+    FITS_TOKENS,
     FOUND,
     FREE,
     HOLDERS,
@@ -114,7 +114,7 @@ class Both:
                 self.cache.leave(request)
                 self.blocks.free(request.blocks)
                 request.blocks = []
-                leave(self.columns, HERE, r, self.columns.req[KV][r])
+                release_blocks(self.columns, HERE, r, self.columns.req[KV][r])
             case "reserve":
                 self._reserve(r, number)
             case "unreserve" if r in self.reserved:
@@ -163,7 +163,7 @@ class Both:
         self.cache.note(request, request.kv_tokens)
         self._count(RESERVED, ALLOCATED, len(ids))
         req = self.columns.req
-        req[KV][r], req[FITS][r] = request.kv_tokens, len(ids) * BLOCK
+        req[KV][r], req[FITS_TOKENS][r] = request.kv_tokens, len(ids) * BLOCK
         move_in(self.columns, HERE, r, last)
 
     def _count(self, before: int, after: int, blocks: int) -> None:

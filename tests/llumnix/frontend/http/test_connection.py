@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llumnix.frontend.http.connection import Connection, ConnectionPool, Unreachable
+from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -187,5 +187,5 @@ async def test_pouring_ends_with_the_stream() -> None:
 async def test_nobody_there_is_unreachable() -> None:
     async with served(ok) as (server, pool):
         pass
-    with pytest.raises(Unreachable):
+    with pytest.raises(InstanceUnreachable):
         await pool.ask(server.url, "/", {}, b"")

@@ -9,7 +9,7 @@ from llumnix.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class WorkerPool:
     """So many `processes` here, or, where `ray` is not None, a cluster.
 
     `ray` is its address; empty, it is what Ray finds, or else starts on this machine.
@@ -19,7 +19,7 @@ class Pool:
     ray: str | None = None
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> "Pool":
+    def of(cls, args: argparse.Namespace) -> "WorkerPool":
         """Read it off a command line (`add_pool_arguments`); raises ConfigError."""
         if args.ray is not None and args.jobs is not None:
             raise ConfigError("--jobs is for this machine: with --ray, the cluster's cores decide")

@@ -11,7 +11,7 @@ from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage, SimulatorConfig
 
 
-class Pool:
+class MachinePool:
     """All machines there ever were, in the order in which they were ordered.
 
     Those `starting` take no requests yet, those `draining` none any more; times are in ns. One

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Leg
-from llumnix.frontend.moves.warm import Helper
+from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.splicing.transcript import Transcript
 from llumnix.instances.instance import Instance
 
 
-class HandOver:
+class RecomputeMove:
     """The hand-over of one stream, one at a time. `so_far` reads what its client has.
 
     `able` says whether an instance can carry on what the client has.
@@ -23,13 +23,13 @@ class HandOver:
     def __init__(
         self,
         config: FrontendConfig,
-        helper: Helper,
+        server_calls: ServerCalls,
         so_far: Callable[[], Transcript],
         able: Callable[[Instance, Transcript], bool],
     ) -> None:
         self.leg: Leg | None = None
         self._config = config
-        self._helper = helper
+        self._server_calls = server_calls
         self._so_far = so_far
         self._able = able
         self._target: Instance | None = None
@@ -51,7 +51,7 @@ class HandOver:
             had = self._so_far()
             ids = [*had.prompt_ids, *had.token_ids]
             if ids:
-                await self._helper.warm(target, ids, self._config.helper_timeout_s)
+                await self._server_calls.warm(target, ids, self._config.helper_timeout_s)
             if self.leg is not leg or not target.alive:
                 return False
             self._target = self._going_to = target

@@ -4,17 +4,17 @@ import asyncio
 
 import pytest
 
-from llumnix.frontend.record import Record
-from llumnix.frontend.splicing.strand import Strand, as_it_is
+from llumnix.frontend.delivered import DeliveredStream
+from llumnix.frontend.splicing.leg_filter import LegFilter, as_it_is
 from llumnix.frontend.splicing.transcript import read
 from tests.llumnix.frontend.splicing.vllm_chunks import VllmWriter
 
 WRITER = VllmWriter({"messages": [], "return_token_ids": True})
 
 
-def followed() -> tuple[Record, Strand]:
-    record = Record()
-    strand = Strand(None, plugged=True, hide=as_it_is, event_limit_bytes=1 << 20)
+def followed() -> tuple[DeliveredStream, LegFilter]:
+    record = DeliveredStream()
+    strand = LegFilter(None, plugged=True, hide=as_it_is, event_limit_bytes=1 << 20)
     record.follow(strand)
     return record, strand
 
@@ -56,7 +56,7 @@ async def test_a_leg_that_is_over_is_read_no_further() -> None:
     reading = asyncio.create_task(record.read_ahead())
     await asyncio.sleep(0)
     record.note()
-    following = Strand(None, plugged=True, hide=as_it_is, event_limit_bytes=1 << 20)
+    following = LegFilter(None, plugged=True, hide=as_it_is, event_limit_bytes=1 << 20)
     record.follow(following)
     await reading
 

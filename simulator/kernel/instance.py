@@ -9,7 +9,7 @@ from simulator.events import NS_PER_S, EventQueue
 from simulator.fleet.instance import InstanceShape
 from simulator.kernel.compiled import Kernel
 from simulator.kernel.drain import DrainedHooks
-from simulator.kernel.engine.late_arrivals import who_came
+from simulator.kernel.engine.late_arrivals import arrived_late
 from simulator.kernel.engine.pace import step_ends
 from simulator.kernel.engine.roster import clear, clear_up
 from simulator.kernel.engine.shared_blocks import lay_out
@@ -40,7 +40,7 @@ class ReadSteps(StepTime):
 
     __slots__ = ("_site",)
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: "ColumnInstance") -> None:
         super().__init__()
         self._site = site
 
@@ -50,7 +50,7 @@ class ReadSteps(StepTime):
         return mean_step_s([at_ns / NS_PER_S for at_ns in ends])
 
 
-class Site(DrainedHooks):
+class ColumnInstance(DrainedHooks):
     """One instance, with its llumlet."""
 
     def __init__(
@@ -137,7 +137,7 @@ class Site(DrainedHooks):
                 req[PLACE][kept.position] = GONE
         for request_id in list(self._departing):
             self.departed(request_id)
-        came = who_came(self.state, self.at)
+        came = arrived_late(self.state, self.at)
         for position in came:
             req[PLACE][position] = GONE
         clear(self.state, self.at)

@@ -7,14 +7,14 @@ import pytest
 
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Failure, Leg
-from llumnix.frontend.moves.carrying import Carrying
-from llumnix.frontend.moves.warm import Helper
+from llumnix.frontend.moves.continuation import Continuation
+from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.request.request import Classes, ClientRequest, parse
+from llumnix.frontend.splicing.leg_filter import LegFilter
 from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.splice import Diverged
-from llumnix.frontend.splicing.strand import Strand
 from llumnix.frontend.splicing.transcript import read
-from llumnix.instances.instance import VLLM, Identity, Instance, Kind
+from llumnix.instances.instance import VLLM, Identity, Instance, InstanceKind
 from policies.types import InstanceId
 from tests.llumnix.frontend.splicing.chunks import DONE, event, text_of
 
@@ -37,7 +37,7 @@ class FakeLeg:
     """A leg whose bytes are all there."""
 
     def __init__(self, first: bytes, rest: list[bytes]) -> None:
-        identity = Identity(InstanceId("b"), Kind.UNTOUCHED, engine=VLLM)
+        identity = Identity(InstanceId("b"), InstanceKind.UNTOUCHED, engine=VLLM)
         self.instance = Instance("http://b", InstanceId("b"), identity)
         self.first = first
         self._rest = rest
@@ -73,14 +73,16 @@ def asked(**more: Any) -> ClientRequest:
 
 async def carry(
     cut: int, replies: list[bytes], helper: FakeHelper | None = None, **more: Any
-) -> Strand | Failure:
+) -> LegFilter | Failure:
     had = read(b"".join(streamed(0, cut)))
     ids = list(TEXT.encode()[:cut])
-    made = Carrying(FrontendConfig(), asked(**more), cast("Helper", helper or FakeHelper()))
+    made = Continuation(
+        FrontendConfig(), asked(**more), cast("ServerCalls", helper or FakeHelper())
+    )
     assert made.by_graft(had, ids)
     leg = FakeLeg(replies[0], replies[1:])
     strand = await made.strand(cast("Leg", leg), had, KeptTokens(), ids)
-    if isinstance(strand, Strand):
+    if isinstance(strand, LegFilter):
         leg.rest = [leg.first, *leg._rest]  # type: ignore[attr-defined]
         strand.told = b"".join(map(strand.feed, leg.rest))  # type: ignore[attr-defined]
     return strand
@@ -98,7 +100,7 @@ async def test_a_stream_cut_anywhere_is_the_same_text(cut: int, nonsense: str) -
         finish = "length" if cut + complete == len(TOKENS) - 1 else None
         replies[complete] = chunk(nonsense or "x", ids, finish)
     strand = await carry(cut, [*replies, DONE])
-    assert isinstance(strand, Strand)
+    assert isinstance(strand, LegFilter)
     got = b"".join(streamed(0, cut)) + strand.told  # type: ignore[attr-defined]
 
     assert text_of(got) == TEXT
@@ -116,13 +118,13 @@ async def test_stop_strings_need_a_server_that_decodes() -> None:
     deaf.knows = False
     rest = [*streamed(1, len(TOKENS)), DONE]
 
-    assert isinstance(await carry(1, list(rest), deaf), Strand)
+    assert isinstance(await carry(1, list(rest), deaf), LegFilter)
     assert isinstance(await carry(1, list(rest), deaf, stop=b'"zz"'), Failure)
 
 
 async def test_another_text_is_an_error() -> None:
     had = read(chunk("other", TEXT.encode()[:3], prompt_token_ids=[7]))
-    made = Carrying(FrontendConfig(), asked(), cast("Helper", FakeHelper()))
+    made = Continuation(FrontendConfig(), asked(), cast("ServerCalls", FakeHelper()))
     leg = cast("Leg", FakeLeg(chunk("x", [1]), []))
 
     with pytest.raises(Diverged):
@@ -133,6 +135,6 @@ async def test_a_parsers_channels_cannot_be_grafted() -> None:
     """A second server's parser begins in its first state, and would take the rest for reasoning."""
     choice = {"index": 0, "delta": {"reasoning": "hm"}, "token_ids": [1]}
     had = read(event({"prompt_token_ids": [7], "choices": [choice]}))
-    made = Carrying(FrontendConfig(), asked(), cast("Helper", FakeHelper()))
+    made = Continuation(FrontendConfig(), asked(), cast("ServerCalls", FakeHelper()))
 
     assert not made.by_graft(had, [1])

@@ -4,26 +4,28 @@ from collections.abc import Sequence
 
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Failure, Leg
-from llumnix.frontend.moves.warm import REPLACEMENT, Helper
+from llumnix.frontend.moves.server_calls import REPLACEMENT, ServerCalls
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
+from llumnix.frontend.splicing.leg_filter import LegFilter, hider
 from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.splice import Diverged, Splicer
-from llumnix.frontend.splicing.strand import Strand, hider
 from llumnix.frontend.splicing.transcript import Transcript, only_choice, strings
 from llumnix.instances.instance import Instance
 
 _CHANNELS = {"text", "content"}
 
 
-class Carrying:
+class Continuation:
     """The joints of one request's stream: replays at plugged instances, grafts at other vLLMs."""
 
-    def __init__(self, config: FrontendConfig, request: ClientRequest, helper: Helper) -> None:
+    def __init__(
+        self, config: FrontendConfig, request: ClientRequest, server_calls: ServerCalls
+    ) -> None:
         self._config = config
         self._request = request
-        self._helper = helper
+        self._server_calls = server_calls
 
     def by_replay(self, source: Instance, had: Transcript) -> bool:
         """Say whether a plugged instance can carry the stream on."""
@@ -43,7 +45,7 @@ class Carrying:
 
     async def strand(
         self, leg: Leg, had: Transcript, kept: KeptTokens, ids: Sequence[int]
-    ) -> Strand | Failure:
+    ) -> LegFilter | Failure:
         """Make the strand of a leg that carries on, with these tokens known, what the client has.
 
         Raises Diverged when the client has other text than these tokens are.
@@ -56,7 +58,7 @@ class Carrying:
             if isinstance(made, Failure):
                 return made
             joiner = made
-        return Strand(
+        return LegFilter(
             joiner,
             plugged=leg.instance.plugged,
             hide=hider(leg.instance, asked=self._request.asks_ids(leg.instance)),
@@ -104,7 +106,7 @@ class Carrying:
         return None if text is None else text[sent:]
 
     async def _text(self, leg: Leg, had: Transcript, ids: Sequence[int]) -> str | None:
-        return await self._helper.output_text(
+        return await self._server_calls.output_text(
             leg.instance, had.prompt_ids, ids, self._config.helper_timeout_s
         )
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.ledger import Ledger
+from llumnix.frontend.splicing.leg_filter import LegFilter
 from llumnix.frontend.splicing.logprobs import KeptTokens
-from llumnix.frontend.splicing.strand import Strand
 from llumnix.frontend.splicing.transcript import Reader, Transcript
 
 _AT_A_TIME = 20
 """Events read before others get their turn: under half a millisecond."""
 
 
-class Record:
+class DeliveredStream:
     """`had` is what earlier legs brought, `kept` the tokens they had left over."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Record:
         self._reader = Reader()
         self._read_bytes = 0
 
-    def follow(self, strand: Strand) -> None:
+    def follow(self, strand: LegFilter) -> None:
         """Go on with the next leg."""
         self._start(strand.ledger, grafted=strand.grafted)
 

@@ -10,7 +10,7 @@ from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
 from llumnix.frontend.splicing.ledger import Ledger
 from llumnix.frontend.splicing.splice import Splicer
-from llumnix.frontend.splicing.sse import Redirect, Refused
+from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.instances.instance import Instance
 
 Hide = Callable[[bytes], bytes]
@@ -33,7 +33,7 @@ class Overlong(Exception):  # noqa: N818 - the instance's fault, acted on by the
     """The instance sent a single event beyond the limit."""
 
 
-class Strand:
+class LegFilter:
     """Forwards whole events only, so that a stream can be cut over at any moment.
 
     `joiner` joins it to what the client has: a Splicer if it replays that, a Grafter if it goes on
@@ -50,7 +50,7 @@ class Strand:
         event_limit_bytes: int,
     ) -> None:
         self.ledger = Ledger()
-        self.let_go: Redirect | Refused | None = None
+        self.let_go: Redirect | ClaimRefused | None = None
         self._joiner = joiner
         self._plugged = plugged
         self._hide = hide

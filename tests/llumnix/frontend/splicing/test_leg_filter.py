@@ -5,19 +5,19 @@ import json
 import pytest
 
 from llumnix.frontend.splicing import sse
+from llumnix.frontend.splicing.leg_filter import LegFilter, Overlong, as_it_is
 from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.splice import Diverged, Splicer
 from llumnix.frontend.splicing.sse import Redirect
-from llumnix.frontend.splicing.strand import Overlong, Strand, as_it_is
 from llumnix.frontend.splicing.transcript import Transcript, read
 from tests.llumnix.frontend.splicing.chunks import DONE, Writer, event, full_text, text_of
 
 TOKENS = 12
 
 
-def strand(had: Transcript | None = None, *, hides: bool = True, plugged: bool = True) -> Strand:
+def strand(had: Transcript | None = None, *, hides: bool = True, plugged: bool = True) -> LegFilter:
     hide = sse.without_token_ids if hides and plugged else as_it_is
-    return Strand(
+    return LegFilter(
         Splicer(had, KeptTokens()) if had is not None and had.events else None,
         plugged=plugged,
         hide=hide,
@@ -196,7 +196,7 @@ def test_an_untouched_server_cannot_redirect() -> None:
 
 
 def test_an_endless_event_is_refused() -> None:
-    leg = Strand(None, plugged=True, hide=as_it_is, event_limit_bytes=100)
+    leg = LegFilter(None, plugged=True, hide=as_it_is, event_limit_bytes=100)
     with pytest.raises(Overlong):
         leg.feed(b"data: " + b"x" * 200)
 

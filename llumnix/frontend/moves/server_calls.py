@@ -15,7 +15,7 @@ _KIND = {"Content-Type": "application/json"}
 _ALLOWED = ("Authorization", "X-Api-Key")
 
 
-class Helper:
+class ServerCalls:
     """Asks servers for such things, on behalf of one request. Deadlines are wall seconds."""
 
     def __init__(
