@@ -42,14 +42,14 @@ class WorkerPool:
         return cluster, cluster.cores
 
 
-def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say where simulations run, and how many at a time."""
+def add_pool_arguments(parser: "argparse._ActionsContainer") -> None:
+    """Add the flags that say where simulations run, and how many at a time."""
     parser.add_argument(
         "--jobs",
         type=int,
         default=None,
         metavar="N",
-        help="simulations at a time (default: one a core)",
+        help="number of simulations at a time (default: one per core)",
     )
     parser.add_argument(
         "--ray",
@@ -57,6 +57,6 @@ def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         default=None,
         metavar="ADDRESS",
-        help="run them on a Ray cluster: at HOST:PORT or ray://HOST:PORT, or, without an address, "
-        "the one at $RAY_ADDRESS or on this machine, which is started if there is none",
+        help="run on a Ray cluster, at HOST:PORT or ray://HOST:PORT; without an address, on the "
+        "one at $RAY_ADDRESS or on this machine, where one is started if there is none",
     )
