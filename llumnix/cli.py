@@ -50,7 +50,7 @@ exit status: 0 success, 1 something failed, 2 the command could not run, 130 int
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Build the command line: of one command, or the whole of it."""
+    """Build the command line: for one command, or for all of them."""
     top_level = argparse.ArgumentParser(
         prog="llumnix",
         description=DESCRIPTION,

@@ -15,7 +15,7 @@ def add_flag_groups(
 ) -> None:
     """Add the flags of a section under titles; the last group also takes every field not named.
 
-    A title that the parser has already goes on with that group.
+    If the parser already has a group of that title, the flags join it.
     """
     fields = [item.name for item in dataclasses.fields(cls)]
     named = {name for names in groups.values() for name in names}

@@ -32,7 +32,7 @@ from simulator.workload.transforms import mean_rate_rps, with_high_class
 
 
 def describe(requests: Sequence[TraceRequest]) -> list[tuple[str, str]]:
-    """Sum a workload up as rows of a table: what, and how much."""
+    """Summarise a workload as rows of a table: name and value."""
     prompts = np.array([request.prompt_tokens for request in requests])
     outputs = np.array([request.output_tokens for request in requests])
     times_s = np.array([request.arrival_s for request in requests])

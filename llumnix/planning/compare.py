@@ -111,7 +111,7 @@ def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list
 
 
 def figures_of(result: RunResult) -> dict[str, float]:
-    """Take the figures compared; what is unknown is left out."""
+    """Return the figures that are compared, without those that are unknown."""
     values = {name: take(result) for name, take in FIGURES.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
 
@@ -119,7 +119,7 @@ def figures_of(result: RunResult) -> dict[str, float]:
 def differences(
     figures: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, Estimate]]:
-    """Estimate, by policy and figure, how much more it is than with the first policy."""
+    """Estimate, by policy and figure, the difference from the first policy."""
     first = next(iter(figures))
     return {
         name: {
@@ -135,7 +135,7 @@ def differences(
 
 
 def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    """Lay the policies side by side: the first one's means, and the others' differences."""
+    """Put the policies side by side: means of the first, differences of the others."""
     first, *others = figures
     found = differences(figures)
     seeds = len(figures[first])
@@ -160,7 +160,7 @@ def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 
 
 def as_json(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Give every figure of every seed, and what was estimated from them."""
+    """Return every figure of every seed, and the estimates made from them."""
     found = differences(figures)
     return {
         name: {

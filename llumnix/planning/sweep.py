@@ -34,7 +34,7 @@ _HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected", "instance-s
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One thing that is varied: a setting, `policy`, or a figure of the workload."""
+    """One thing that is varied: a setting, `policy`, or a property of the workload."""
 
     key: str
     values: tuple[str, ...]
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def refuse_what_is_idle(
     args: argparse.Namespace, varied: Sequence[str], configs: Sequence[Config]
 ) -> None:
-    """Raise ConfigError for what is given or varied and changes no combination."""
+    """Raise ConfigError for a setting given or varied that changes no combination."""
     refuse_varied(args, varied)
     refuse_idle(args, configs)
     refuse_idle_keys("--vary", varied, configs)
@@ -163,7 +163,7 @@ def grid_rows(
 
 
 def row_of(result: RunResult) -> dict[str, Any]:
-    """Take the figures of a row."""
+    """Return the figures of a row."""
     row: dict[str, Any] = {name: take(result) for name, take in FIGURES.items()}
     if result.goodput is not None:
         row["good share"] = result.goodput.share
@@ -197,7 +197,7 @@ def highest_rate(job: Job, most: int = 40) -> float:
 
 
 def served(job: Job, rate: float) -> bool:
-    """Say whether enough requests meet the SLOs at a rate."""
+    """Return whether enough requests meet the SLOs at a rate."""
     result = run_one(dataclasses.replace(job, draw=dataclasses.replace(job.draw, rate=rate)))
     return result.goodput is not None and result.goodput.share >= GOOD_SHARE
 

@@ -1,4 +1,4 @@
-"""`llumnix tune`: search the scheduler's settings offline, and write what was found as YAML."""
+"""`llumnix tune`: search the scheduler's settings offline, and write the best as YAML."""
 
 import argparse
 import dataclasses
@@ -43,7 +43,7 @@ _DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A setting and the bounds within which it is searched; whole numbers where both are."""
+    """A setting and the bounds of its search; only whole numbers if both bounds are whole."""
 
     key: str
     low: float
@@ -64,7 +64,7 @@ class Range:
         return cls(key, *bound, whole=low.lstrip("-").isdigit() and high.isdigit())
 
     def draw(self, draws: np.random.Generator) -> float:
-        """Draw a value, evenly."""
+        """Draw a value, uniformly."""
         value = float(draws.uniform(self.low, self.high))
         return round(value) if self.whole else round(value, 4)
 
@@ -199,7 +199,7 @@ def run_places(
 
 
 def checked(args: argparse.Namespace, best: Settings, seeds_seen: int) -> Estimate:
-    """Estimate how much more the objective is than without tuning, on seeds never searched on."""
+    """Estimate the change of the objective by tuning, on seeds that were not searched on."""
     first = args.seed + seeds_seen
     seeds = range(first, first + args.check_seeds)
     places = [(at, seed) for seed in seeds for at in (0, 1)]
@@ -210,19 +210,19 @@ def checked(args: argparse.Namespace, best: Settings, seeds_seen: int) -> Estima
 
 
 def objective_of(args: argparse.Namespace, result: RunResult) -> float:
-    """Read the objective off a result; nothing finished is as bad as can be."""
+    """Return the objective of a result; infinite if nothing finished."""
     value = OBJECTIVES[args.objective](result)
     return float("inf") if value is None else float(value)
 
 
 def settings_of(args: argparse.Namespace, settings: Settings) -> Any:
-    """Give the configuration of a candidate; raises ConfigError when it does not fit together."""
+    """Return the configuration of a candidate; raises ConfigError if it is inconsistent."""
     changed = {**vars(args), "set": overrides(args, settings)}
     return simulate.settings_of(argparse.Namespace(**changed))
 
 
 def overrides(args: argparse.Namespace, settings: Settings) -> list[str]:
-    """Give what a candidate sets as `--set` would, after what was given."""
+    """Return what a candidate sets as arguments of `--set`, after those given."""
     changes = [f"{key}={value}" for key, value in settings.items()]
     if any(key.startswith(_DISPATCH) for key in settings):  # parameters need their policy's name
         name = simulate.settings_of(args).scheduler.dispatch.name
