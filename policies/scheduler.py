@@ -57,6 +57,10 @@ class SchedulerConfig:
         default=PolicySpec("freeness"),
         metadata={"help": "where to send requests", "unit": ""},
     )
+    queue: PolicySpec = field(
+        default=PolicySpec("class-then-arrival"),
+        metadata={"help": "who is served next, of those that wait for an instance", "unit": ""},
+    )
     migration: bool = field(
         default=True, metadata={"help": "move running requests between instances", "unit": ""}
     )

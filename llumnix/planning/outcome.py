@@ -8,7 +8,7 @@ from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
 from llumnix.results.result import RunResult, Slo, summarise
 from simulator.events import NS_PER_S
-from simulator.fleet.life import Fate, Life
+from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.machines import held_ns
 from simulator.fleets import VirtualFleet, machines_of
 from simulator.workload.request import TraceRequest
@@ -68,7 +68,7 @@ class SimulatedRecord:
     @property
     def shed(self) -> bool:
         """Rejected for load, not for its own length."""
-        return self.life.fate is Fate.REJECTED and "never fit" not in self.life.reason
+        return self.life.fate is Fate.REJECTED and self.life.rejection is not Rejection.NEVER_FITS
 
     @property
     def error(self) -> str:

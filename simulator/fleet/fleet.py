@@ -1,12 +1,11 @@
 """A fleet in virtual time: requests come in at the front, and everything else follows.
 
-What the real fleet does between its frontend and its llumlets (`llumnix/fleet/fleet.py`,
-`llumnix/frontend/queue.py`) is done here in the same order: late binding by class and arrival,
-reports at an interval, the scheduler asked again whenever one came in, a rebalance now and then.
-Every decision is the scheduler's, and every migration is carried out by the llumlets.
+What the real fleet does between its frontend and its llumlets (`llumnix/fleet/fleet.py`) is done
+here in the same order: requests wait in the same queue, reports come at an interval, the queue is
+offered to the scheduler whenever one came in, and now and then there is a rebalance. Every decision
+is the scheduler's, and every migration is carried out by the llumlets.
 """
 
-import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,13 @@ from policies.types import (
     Hold,
     InstanceId,
     InstanceLoad,
+    Reject,
     RequestId,
 )
 from simulator.events import NS_PER_S, EventQueue, Priority
+from simulator.fleet.front_door import FrontDoor
 from simulator.fleet.instance import SimulatedInstance
-from simulator.fleet.life import Fate, Life
+from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.moves import Moves
 from simulator.fleet.network import Network
 from simulator.fleet.options import Outage, SimulatorConfig
@@ -79,8 +80,10 @@ class SimulatedFleet:
         self._class_names = [known.name for known in scheduler.classes]
         self._shape = config.shape(len(scheduler.classes), seed)
         self._loads: dict[InstanceId, InstanceLoad] = {}
-        self._held: list[tuple[tuple[int, int, int], Life]] = []
         self._interval_ns = round(config.report_interval_s * NS_PER_S)
+        self.door: FrontDoor[Life, Dispatch | Reject] = FrontDoor(
+            scheduler.queue, config.queue_limit, self._shape.limits.usable_tokens, self
+        )
         self._open = 0
         self._snapshot: FleetSnapshot | None = None
         self._snapshot_ns = -1
@@ -100,7 +103,7 @@ class SimulatedFleet:
         check_prefixes(self.config, requests)
         lives = [self._new_life(request) for request in requests]
         for life in lives:
-            self.events.at(life.arrived_ns, Priority.ARRIVAL, partial(self._arrive, life))
+            self.events.at(life.arrived_ns, Priority.ARRIVAL, partial(self.door.arrive, life))
         self._open = len(lives)
         self._rebalance_later()
         while self._open and self.events.advance():
@@ -118,24 +121,23 @@ class SimulatedFleet:
         """List the instances alive."""
         return self.wiring.instances
 
-    # --- Ward ---
+    # --- InstanceOwner ---
 
     def life(self, request_id: RequestId) -> Life:
-        """See Ward."""
+        """See InstanceOwner."""
         return self.lives[request_id]
 
     def ended(self, life: Life) -> None:
-        """See Ward."""
+        """See InstanceOwner."""
         self._close(life, Fate.FINISHED)
         self.scheduler.forget(RequestId(life.request_id))
 
     def requeued(self, request_id: RequestId) -> None:
-        """See Ward."""
-        self.scheduler.forget(request_id)
-        self._hold(self.lives[request_id])
+        """See InstanceOwner."""
+        self._requeue(self.lives[request_id])
 
     def pump(self, instance: SimulatedInstance) -> None:
-        """See Ward."""
+        """See InstanceOwner."""
         self.wiring.pump(instance)
 
     # --- requests ---
@@ -155,57 +157,52 @@ class SimulatedFleet:
         self.lives[RequestId(life.request_id)] = life
         return life
 
-    def _arrive(self, life: Life) -> None:
-        capacity = self._shape.limits.usable_tokens
-        needed = life.request.prompt_tokens + life.request.output_tokens
-        if needed > capacity:
-            self._reject(life, f"{needed} tokens never fit in {capacity}")
-            return
-        self._hold(life)
-        if len(self._held) > self.config.queue_limit and life.fate is Fate.WAITING:
-            self._held = [one for one in self._held if one[1] is not life]
-            self._reject(life, f"{self.config.queue_limit} requests are waiting already")
-
-    def _hold(self, life: Life) -> None:
+    def _requeue(self, life: Life) -> None:
+        """Have a request wait at the front door again."""
+        self.scheduler.forget(RequestId(life.request_id))
         life.fate = Fate.WAITING
         life.instance_id = None
-        bisect.insort(
-            self._held,
-            ((life.class_index, life.arrived_ns, life.request.index), life),
-            key=lambda one: one[0],
+        self.door.requeue(life)
+
+    # --- DoorHost ---
+
+    def dispatch_request(self, request: Life) -> DispatchRequest:
+        """See DoorHost."""
+        return DispatchRequest(
+            RequestId(request.request_id),
+            request.class_index,
+            request.request.prompt_tokens + request.tokens,
+            request.arrived_ns / NS_PER_S,
+            request.request.tenant,
         )
-        self._place()
 
-    def _place(self) -> None:
-        """Place what can be placed now, in order; nobody overtakes."""
-        while self._held:
-            life = self._held[0][1]
-            if not self._dispatch(life):
-                return
+    def number(self, request: Life) -> int:
+        """See DoorHost."""
+        return request.request.index
 
-    def _dispatch(self, life: Life) -> bool:
-        request = DispatchRequest(
-            RequestId(life.request_id),
-            life.class_index,
-            life.request.prompt_tokens + life.tokens,
-            life.arrived_ns / NS_PER_S,
-            life.request.tenant,
-        )
-        decision = self.scheduler.dispatch(request, self._now(), self.events.now_s)
-        if isinstance(decision, Hold):
-            return False
-        del self._held[0]
-        if not isinstance(decision, Dispatch):
-            self._reject(life, decision.reason)
-            return True
-        life.fate = Fate.RUNNING
-        life.dispatched_ns = life.dispatched_ns or self.events.now_ns
-        self.wiring.instances[decision.instance_id].submit(life)
-        return True
+    def tokens_at_end(self, request: Life) -> int:
+        """See DoorHost."""
+        return request.request.prompt_tokens + request.request.output_tokens
 
-    def _reject(self, life: Life, reason: str) -> None:
-        life.reason = reason
-        self._close(life, Fate.REJECTED)
+    def place(self, request: Life) -> Dispatch | Reject | None:
+        """See DoorHost."""
+        asked = self.dispatch_request(request)
+        decision = self.scheduler.dispatch(asked, self._now(), self.events.now_s)
+        return None if isinstance(decision, Hold) else decision
+
+    def settle(self, request: Life, placement: Dispatch | Reject) -> None:
+        """See DoorHost."""
+        if isinstance(placement, Reject):
+            self.reject(request, Rejection.BY_POLICY, placement.reason)
+            return
+        request.fate = Fate.RUNNING
+        request.dispatched_ns = request.dispatched_ns or self.events.now_ns
+        self.wiring.instances[placement.instance_id].submit(request)
+
+    def reject(self, request: Life, why: Rejection, reason: str) -> None:
+        """See DoorHost."""
+        request.rejection, request.reason = why, reason
+        self._close(request, Fate.REJECTED)
 
     def _close(self, life: Life, fate: Fate) -> None:
         life.fate = fate
@@ -228,7 +225,7 @@ class SimulatedFleet:
         self._snapshot = None
         new_ids, instance.new_ids = instance.new_ids, []
         self.scheduler.confirm(instance.instance_id, new_ids)
-        self._place()
+        self.door.offer()
         self.events.after(self._interval_ns, Priority.REPORT, lambda: self._report(instance))
 
     def _now(self) -> FleetSnapshot:
@@ -275,8 +272,7 @@ class SimulatedFleet:
     def _restart(self, life: Life) -> None:
         """Have a request computed anew somewhere, its outputs included."""
         life.restarts += 1
-        self.scheduler.forget(RequestId(life.request_id))
-        self._hold(life)
+        self._requeue(life)
 
     def _plan(self, outage: Outage) -> None:
         if outage.instance_id not in self.wiring.instances:

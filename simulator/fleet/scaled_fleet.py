@@ -64,10 +64,9 @@ class ScaledFleet(SimulatedFleet):
     # --- scaling ---
 
     def _scale(self) -> None:
-        held = [life for _, life in self._held]
-        tokens = sum(life.request.prompt_tokens + life.tokens for life in held)
+        waiting, tokens = self.door.waiting()
         fleet = self.scheduler.ledger.fill_in(self._now())
-        match self.pool.decide(fleet, len(held), tokens, self.events.now_s):
+        match self.pool.decide(fleet, waiting, tokens, self.events.now_s):
             case ScaleOut():
                 self._order()
             case ScaleIn(instance_id):

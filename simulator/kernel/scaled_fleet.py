@@ -16,7 +16,7 @@ from simulator.kernel import clockwork
 from simulator.kernel.fleet import FastFleet
 from simulator.kernel.instance import ColumnInstance
 from simulator.kernel.slots import one_more
-from simulator.kernel.state import HELD, SCALING, SUBJECT
+from simulator.kernel.state import SCALING, SUBJECT
 from simulator.workload.request import TraceRequest
 
 
@@ -56,13 +56,13 @@ class ScaledFastFleet(FastFleet):
     # --- scaling ---
 
     def _scale(self) -> None:
-        held, tokens = int(self.state.fleet[HELD]), int(self._kernel.held_tokens(self.state))
-        match self.pool.decide(self._snapshot(), held, tokens, self.events.now_s):
+        waiting, tokens = self.door.waiting()
+        match self.pool.decide(self.snapshot(), waiting, tokens, self.events.now_s):
             case ScaleOut():
                 self._order()
             case ScaleIn(instance_id):
                 self._drain(instance_id)
-        if self._kernel.rebalance(self.state, self.events.now_ns) == clockwork.REBALANCE:
+        if self.kernel.rebalance(self.state, self.events.now_ns) == clockwork.REBALANCE:
             self._rebalance()
 
     def _order(self) -> None:
@@ -87,14 +87,14 @@ class ScaledFastFleet(FastFleet):
 
     def _report_of_drained(self) -> None:
         """Send back what is queued; then give the machine back, or take the report in."""
-        site = self._sites[int(self.state.fleet[SUBJECT])]
+        site = self.sites[int(self.state.fleet[SUBJECT])]
         site.llumlet.bounce_queued()
         self.wiring.pump(site)
         if _empty(site):
             self._take_down(site)
             self.pool.give_back(site.instance_id, self.events.now_ns)
         else:
-            self._go_on(self._kernel.take_report(self.state, site.at, self.events.now_ns))
+            self._go_on(self.kernel.take_report(self.state, site.at, self.events.now_ns))
 
 
 def _empty(site: ColumnInstance) -> bool:
