@@ -94,9 +94,10 @@ class FrontQueue(Generic[Item, Decision]):
         self._sort_key = queue_disciplines.build(discipline)
         self._lines: dict[Hashable, _Line[Item]] = {}
         self._beside: _Line[Item] = _Line()
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return len(self._beside) + sum(map(len, self._lines.values()))
+        return self._waiting
 
     def __iter__(self) -> Iterator[Ticket[Item]]:
         """List the tickets, line by line."""
@@ -117,6 +118,7 @@ class FrontQueue(Generic[Item, Decision]):
         ticket = Ticket(item, request, (self._sort_key(request), number), line, beside)
         home = self._beside if beside else self._lines.setdefault(line, _Line())
         home.add(ticket)
+        self._waiting += 1
         return ticket
 
     def leave(self, ticket: Ticket[Item]) -> None:
@@ -124,6 +126,7 @@ class FrontQueue(Generic[Item, Decision]):
         if not ticket.queued:
             return
         ticket.queued = False
+        self._waiting -= 1
         if ticket.beside:
             self._beside.remove(ticket)
             return
@@ -134,7 +137,7 @@ class FrontQueue(Generic[Item, Decision]):
 
     def turns_away(self, ticket: Ticket[Item]) -> bool:
         """Whether a newcomer that was offered to the fleet and still waits is one too many."""
-        return ticket.queued and not ticket.beside and len(self) > self.limit
+        return ticket.queued and not ticket.beside and self._waiting > self.limit
 
     def offer(
         self,
@@ -153,17 +156,11 @@ class FrontQueue(Generic[Item, Decision]):
             while line and self._try(line.head(), decide, settle):
                 pass
 
-    def first(self, count: int) -> list[Item] | None:
+    def first(self, count: int) -> list[Ticket[Item]] | None:
         """List the next so many to be served; None unless all wait in one line."""
         if self._beside or len(self._lines) > 1:
             return None
-        return [ticket.item for line in self._lines.values() for ticket in line.first(count)]
-
-    def serve_first(self, count: int) -> None:
-        """Note that so many were served in the order of `first`."""
-        (line,) = self._lines.values()
-        for ticket in line.first(count):
-            self.leave(ticket)
+        return [ticket for line in self._lines.values() for ticket in line.first(count)]
 
     def _try(
         self,

@@ -10,7 +10,7 @@ from llumnix.results.result import RunResult, Slo, summarise
 from simulator.events import NS_PER_S
 from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.machines import held_ns
-from simulator.fleets import VirtualFleet, machines_of
+from simulator.fleets import ServingFleet, machines_of
 from simulator.workload.request import TraceRequest
 
 _MS = 1e6
@@ -80,7 +80,7 @@ class SimulatedRecord:
 
 
 def result_of(
-    fleet: VirtualFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
+    fleet: ServingFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
 ) -> RunResult:
     """Sum a finished simulation up as a run like any other."""
     moves = [move for life in lives for move in life.moves if move.gap_ns]

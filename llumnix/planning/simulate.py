@@ -25,7 +25,7 @@ from policies.registry import PolicyError, PolicySpec
 from policies.types import InstanceId
 from simulator.fleet.life import Life
 from simulator.fleet.options import Outage, SimulatorConfig
-from simulator.fleets import VirtualFleet, fleet_for
+from simulator.fleets import ServingFleet, fleet_for
 from simulator.workload.request import TraceRequest
 
 
@@ -144,7 +144,7 @@ def simulate(
     outages: list[Outage],
     *,
     watch: bool = False,
-) -> tuple[VirtualFleet, list[Life]]:
+) -> tuple[ServingFleet, list[Life]]:
     """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
     try:
         fleet = fleet_for(

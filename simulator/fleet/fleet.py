@@ -7,12 +7,10 @@ is the scheduler's, and every migration is carried out by the llumlets.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from migration.config import MigrationConfig
-from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
-from policies.scheduler import GlobalScheduler, SchedulerConfig
+from policies.scheduler import SchedulerConfig
 from policies.types import (
     Dispatch,
     DispatchRequest,
@@ -23,25 +21,14 @@ from policies.types import (
     Reject,
     RequestId,
 )
-from simulator.events import NS_PER_S, EventQueue, Priority
+from simulator.events import NS_PER_S, Priority
 from simulator.fleet.front_door import FrontDoor
 from simulator.fleet.instance import SimulatedInstance
 from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.moves import Moves
-from simulator.fleet.network import Network
 from simulator.fleet.options import Outage, SimulatorConfig
-from simulator.fleet.wiring import Wiring
+from simulator.fleet.virtual_fleet import VirtualFleet
 from simulator.workload.request import TraceRequest
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSample:
-    """The fleet at a moment: freeness in decode steps and KV in use, by instance."""
-
-    at_s: float
-    ids: tuple[InstanceId, ...]
-    freeness: list[float]
-    kv_tokens: list[int]
 
 
 def check_prefixes(config: SimulatorConfig, requests: Sequence[TraceRequest]) -> None:
@@ -53,12 +40,8 @@ def check_prefixes(config: SimulatorConfig, requests: Sequence[TraceRequest]) ->
         )
 
 
-class SimulatedFleet:
-    """Runs one workload; make a new one for another run. Equal arguments give equal lives.
-
-    `looks` may be set to a list before the run, which is then filled at every rebalance. The fleet
-    keeps its size; `scaled_fleet` has one that does not.
-    """
+class SimulatedFleet(VirtualFleet[SimulatedInstance]):
+    """Walks every step of every engine: the reference. `scaled_fleet` has one that grows."""
 
     def __init__(
         self,
@@ -68,19 +51,11 @@ class SimulatedFleet:
         seed: int = 0,
         outages: Sequence[Outage] = (),
     ) -> None:
-        self.config = config
-        self.events = EventQueue()
-        self.scheduler = GlobalScheduler(scheduler, seed)
-        self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
-        self.wiring: Wiring[SimulatedInstance] = Wiring(self.events, self.network, self._heard)
+        super().__init__(config, scheduler, migration, seed, outages)
         self.lives: dict[RequestId, Life] = {}
         self.moves = Moves(self.scheduler, self.events, self.lives)
-        self.looks: list[FleetSample] | None = None
-        self._migration = migration
         self._class_names = [known.name for known in scheduler.classes]
-        self._shape = config.shape(len(scheduler.classes), seed)
         self._loads: dict[InstanceId, InstanceLoad] = {}
-        self._interval_ns = round(config.report_interval_s * NS_PER_S)
         self.door: FrontDoor[Life, Dispatch | Reject] = FrontDoor(
             scheduler.queue, config.queue_limit, self._shape.limits.usable_tokens, self
         )
@@ -89,17 +64,11 @@ class SimulatedFleet:
         self._snapshot_ns = -1
         for number, name in enumerate(config.names()):
             self._start(name, after_ns=self._interval_ns * number // config.instances)
-        for outage in outages:
-            self._plan(outage)
 
     def run(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> list[Life]:
-        """Serve a workload to its end; gives the requests' lives in the workload's order.
-
-        `progress` is told now and then how many requests have ended. Raises ValueError for a
-        request of an unknown class, and for a prefix cache where nothing is known of any prompt.
-        """
+        """See VirtualFleet."""
         check_prefixes(self.config, requests)
         lives = [self._new_life(request) for request in requests]
         for life in lives:
@@ -114,12 +83,8 @@ class SimulatedFleet:
 
     @property
     def running(self) -> int:
-        """Count the requests that are at an instance now."""
+        """See VirtualFleet."""
         return sum(life.fate is Fate.RUNNING for life in self.lives.values())
-
-    def instances(self) -> dict[InstanceId, SimulatedInstance]:
-        """List the instances alive."""
-        return self.wiring.instances
 
     # --- InstanceOwner ---
 
@@ -211,7 +176,7 @@ class SimulatedFleet:
     # --- reports ---
 
     def _start(self, name: InstanceId, after_ns: int = 0) -> None:
-        """Start an instance, known to be empty; it first reports after a while, then regularly."""
+        """See VirtualFleet."""
         instance = SimulatedInstance(name, self._shape, self._migration, self.events, self)
         self.wiring.instances[name] = instance
         self._loads[name] = instance.load_at(self.events.now_s)
@@ -244,58 +209,20 @@ class SimulatedFleet:
         self.events.after(interval_ns, Priority.DECISION, self._rebalance)
 
     def _rebalance(self) -> None:
-        self._look()
-        for order in self.scheduler.rebalance(self._now(), self.events.now_s):
-            source = self.wiring.instances[order.source]
-            self.network.post(partial(self._tell, source, self.moves.order(order)))
+        self._move(self._now())
         self._rebalance_later()
 
-    def _look(self) -> None:
-        if self.looks is not None:
-            fleet = self._now()
-            freeness = self.scheduler.freeness(fleet).tolist()
-            kv_tokens = fleet.physical_tokens.tolist()
-            self.looks.append(FleetSample(self.events.now_s, fleet.ids, freeness, kv_tokens))
-
-    def _tell(self, source: SimulatedInstance, order: MigrateOut) -> None:
-        if source.alive:
-            source.llumlet.order(order)
-            self.pump(source)
-
-    def _heard(self, event: MigrationEvent) -> None:
-        orphan = self.moves.heard(event)
-        if orphan is not None:
-            self._restart(orphan)
-
-    # --- outages ---
-
     def _restart(self, life: Life) -> None:
-        """Have a request computed anew somewhere, its outputs included."""
+        """See VirtualFleet."""
         life.restarts += 1
         self._requeue(life)
 
-    def _plan(self, outage: Outage) -> None:
-        if outage.instance_id not in self.wiring.instances:
-            known = ", ".join(self.wiring.instances)
-            raise ValueError(f"there is no {outage.instance_id}; there are: {known}")
-        self.events.at(round(outage.at_s * NS_PER_S), Priority.FAILURE, lambda: self._die(outage))
-
-    def _die(self, outage: Outage) -> None:
-        instance = self.wiring.instances.get(outage.instance_id)
-        if instance is None:
-            return
-        for life in self._take_down(instance):
-            if life.fate is Fate.RUNNING and life.instance_id == instance.instance_id:
-                self._restart(life)
-        if outage.down_s is not None:
-            back_ns = round(outage.down_s * NS_PER_S)
-            self.events.after(back_ns, Priority.FAILURE, lambda: self._start(outage.instance_id))
-
     def _take_down(self, instance: SimulatedInstance) -> list[Life]:
-        """Have an instance exist no longer; gives the requests that were there."""
-        orphans = instance.die()
+        """See VirtualFleet."""
+        here = instance.die()
         self.wiring.lose(instance)
         del self._loads[instance.instance_id]
         self._snapshot = None
         self.moves.instance_gone(instance.instance_id)
-        return orphans
+        runs_here = (Fate.RUNNING, instance.instance_id)
+        return [life for life in here if (life.fate, life.instance_id) == runs_here]

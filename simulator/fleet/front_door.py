@@ -6,7 +6,7 @@ instance has room, and what sending a request there takes, is the fleet's to say
 
 from typing import Generic, Protocol, TypeVar
 
-from policies.queue import FrontQueue
+from policies.queue import FrontQueue, Ticket
 from policies.registry import PolicySpec
 from policies.types import DispatchRequest
 from simulator.fleet.life import Rejection
@@ -71,14 +71,16 @@ class FrontDoor(Generic[Request, Placement]):
             self._queue.leave(ticket)
             reason = f"{self._queue.limit} requests are waiting already"
             self._host.reject(request, Rejection.QUEUE_FULL, reason)
-        self.end()
+        self.end(ticket)
 
     def requeue(self, request: Request) -> None:
         """Have a request wait again that was admitted long ago, and is never turned away."""
         self.begin()
-        self._queue.join(request, self._host.dispatch_request(request), self._host.number(request))
+        ticket = self._queue.join(
+            request, self._host.dispatch_request(request), self._host.number(request)
+        )
         self._queue.offer(self._host.place, self._host.settle)
-        self.end()
+        self.end(ticket)
 
     def offer(self) -> None:
         """Place what can be placed now: something has changed."""
@@ -94,5 +96,5 @@ class FrontDoor(Generic[Request, Placement]):
     def begin(self) -> None:
         """Learn what happened to the queue elsewhere; here, nothing does."""
 
-    def end(self) -> None:
-        """Tell others how the queue stands; here, nobody wants to know."""
+    def end(self, joined: Ticket[Request] | None = None) -> None:
+        """Tell others how the queue stands, of which one may have joined; here, none ask."""

@@ -5,11 +5,12 @@ Python is not asked for each. Where a door decides more than an order, it has th
 everything (DOOR_ASKS).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from policies.queue import Ticket
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler
 from policies.types import Dispatch, DispatchRequest, FleetSnapshot, Hold, InstanceId
@@ -19,7 +20,7 @@ from simulator.fleet.life import Rejection
 from simulator.kernel.compiled import Kernel
 from simulator.kernel.front import ASK_POLICY, ASK_SUBMIT, WAITS_ON
 from simulator.kernel.instance import ColumnInstance
-from simulator.kernel.lives import Lives
+from simulator.kernel.lives import Lives, name_of
 from simulator.kernel.state import (
     ARRIVED,
     CLASS,
@@ -32,12 +33,10 @@ from simulator.kernel.state import (
     LINED_UP,
     OPEN,
     OUT,
-    PROMPT,
     REJECTED,
     ROW,
     SENT_TO,
     SERVED,
-    TARGET,
     State,
 )
 from simulator.workload.request import TraceRequest
@@ -54,18 +53,11 @@ class ColumnFleet(Protocol):
     state: State
     lives: Lives
     kernel: Kernel
+    requests: Sequence[TraceRequest]
+    sites: dict[int, ColumnInstance]
 
-    @property
-    def requests(self) -> Sequence[TraceRequest]:
-        """The workload."""
-
-    @property
-    def slots(self) -> Mapping[InstanceId, int]:
-        """Where instances lie in the columns."""
-
-    @property
-    def sites(self) -> Mapping[int, ColumnInstance]:
-        """The instances alive, by where they lie."""
+    def instances(self) -> dict[InstanceId, ColumnInstance]:
+        """List the instances alive."""
 
     def snapshot(self) -> FleetSnapshot:
         """Show the fleet as it was last reported."""
@@ -79,13 +71,13 @@ class ColumnPlacer:
 
     def dispatch_request(self, request: int) -> DispatchRequest:
         """See DoorHost."""
-        req = self._fleet.state.req
+        req, asked = self._fleet.state.req, self._fleet.requests[request]
         return DispatchRequest(
-            self._fleet.lives.name(request),
+            name_of(asked),
             int(req[CLASS][request]),
-            int(req[PROMPT][request] + req[OUT][request]),
+            asked.prompt_tokens + int(req[OUT][request]),
             int(req[ARRIVED][request]) / NS_PER_S,
-            self._fleet.requests[request].tenant,
+            asked.tenant,
         )
 
     def number(self, request: int) -> int:
@@ -94,8 +86,8 @@ class ColumnPlacer:
 
     def tokens_at_end(self, request: int) -> int:
         """See DoorHost."""
-        req = self._fleet.state.req
-        return int(req[PROMPT][request] + req[TARGET][request])
+        asked = self._fleet.requests[request]
+        return asked.prompt_tokens + asked.output_tokens
 
     def place(self, request: int) -> int | None:
         """See DoorHost."""
@@ -130,7 +122,7 @@ class ColumnPlacer:
             return WAITS_ON
         assert isinstance(decision, Dispatch), decision
         fleet.scheduler.forget(asked.request_id)  # what is on its way stands in the columns
-        row = int(state.ins[ROW][fleet.slots[decision.instance_id]])
+        row = int(state.ins[ROW][fleet.instances()[decision.instance_id].at])
         return fleet.kernel.send(state, request, row, fleet.events.now_ns)
 
 
@@ -142,23 +134,33 @@ class LinedUpDoor(FrontDoor[int, int]):
     ) -> None:
         super().__init__(discipline, limit, capacity_tokens, ColumnPlacer(fleet))
         self._fleet = fleet
+        self._lined_up: list[Ticket[int]] = []
+        self._known_served = 0
 
     def begin(self) -> None:
         """Learn whom the kernel has served."""
-        now = self._fleet.state.fleet
-        if now[SERVED]:
-            self._queue.serve_first(int(now[SERVED]))
-            now[SERVED] = 0
-        now[LINED_UP] = 0
+        served = int(self._fleet.state.fleet[SERVED])
+        for at in range(self._known_served, served):
+            self._queue.leave(self._lined_up[at])
+        self._known_served = served
 
-    def end(self) -> None:
+    def end(self, joined: Ticket[int] | None = None) -> None:
         """Line up whoever is served next."""
         state = self._fleet.state
         state.fleet[HELD] = len(self._queue)
-        if state.fleet[DOOR_ASKS] or not len(self._queue):
+        if state.fleet[DOOR_ASKS] or not len(self._queue) or self._still_lined_up(joined):
             return
-        first = self._queue.first(LINE_UP_LENGTH)
-        if first is not None:
-            line_up = state.req[LINE_UP]
-            line_up[: len(first)] = np.array(first) if isinstance(line_up, np.ndarray) else first
-            state.fleet[LINED_UP] = len(first)
+        self._lined_up = self._queue.first(LINE_UP_LENGTH) or []
+        positions, line_up = [ticket.item for ticket in self._lined_up], state.req[LINE_UP]
+        line_up[: len(positions)] = (
+            np.array(positions) if isinstance(line_up, np.ndarray) else positions
+        )
+        state.fleet[LINED_UP] = len(positions)
+        state.fleet[SERVED] = self._known_served = 0
+
+    def _still_lined_up(self, joined: Ticket[int] | None) -> bool:
+        """Whether those lined up are still the next, in their order."""
+        lined_up, at = self._lined_up, self._known_served
+        if at >= len(lined_up) or not lined_up[at].queued:
+            return False
+        return joined is None or not joined.queued or joined.order > lined_up[-1].order

@@ -12,21 +12,19 @@ import numpy as np
 
 from migration.config import MigrationConfig
 from migration.engine import Gone
-from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
-from policies.scheduler import GlobalScheduler, SchedulerConfig
+from policies.scheduler import SchedulerConfig
 from policies.types import (
     FleetSnapshot,
     InstanceId,
     MigrationId,
     RequestId,
 )
-from simulator.events import NS_PER_S, EventQueue, Priority
-from simulator.fleet.fleet import FleetSample, check_prefixes
+from simulator.events import NS_PER_S, Priority
+from simulator.fleet.fleet import check_prefixes
 from simulator.fleet.life import Life
 from simulator.fleet.moves import Moves
-from simulator.fleet.network import Network
 from simulator.fleet.options import Outage, SimulatorConfig
-from simulator.fleet.wiring import Wiring
+from simulator.fleet.virtual_fleet import VirtualFleet
 from simulator.kernel import clockwork, front
 from simulator.kernel.compiled import PLAIN, Kernel, available, compiled
 from simulator.kernel.door import ColumnPlacer, LinedUpDoor
@@ -37,6 +35,7 @@ from simulator.kernel.setup import refusal, set_up
 from simulator.kernel.state import (
     AT,
     CAPACITY,
+    DOOR_ASKS,
     FATE,
     HELD_BACK,
     HELD_BACK_AT,
@@ -63,13 +62,13 @@ from simulator.kernel.state import (
 from simulator.workload.request import TraceRequest
 
 
-class FastFleet:
-    """Runs one workload; make a new one for another run. Equal arguments give equal lives.
+class FastFleet(VirtualFleet[ColumnInstance]):
+    """Skips the steps that are alike, with the results of `simulator.fleet.fleet`.
 
-    `compiled` says whether numba compiles it; None: if it is installed. `looks` may be set to a
-    list before the run, which is then filled at every rebalance. The fleet keeps its size;
-    `scaled_fleet` has one that does not. Raises ValueError for a fleet that cannot be put into
-    columns (`simulator.kernel.setup.refusal`).
+    `compile_it` says whether numba compiles it; None: if it is installed. With `ask_door` the front
+    door is asked about every arrival and every room that appears, as by a policy that only Python
+    knows. The fleet keeps its size; `scaled_fleet` has one that does not. Raises ValueError for a
+    fleet that cannot be put into columns (`simulator.kernel.setup.refusal`).
     """
 
     def __init__(
@@ -81,33 +80,22 @@ class FastFleet:
         outages: Sequence[Outage] = (),
         *,
         compile_it: bool | None = None,
+        ask_door: bool = False,
     ) -> None:
         if why_not := refusal(config, scheduler):
             raise ValueError(f"this fleet is to be walked step by step: {why_not}")
-        self.config = config
-        self.events = EventQueue()
-        self.scheduler = GlobalScheduler(scheduler, seed)
-        self.network = Network(self.events, config.bytes_per_s(), config.message_latency_us * 1000)
-        self.wiring: Wiring[ColumnInstance] = Wiring(self.events, self.network, self._heard)
-        self.looks: list[FleetSample] | None = None
+        super().__init__(config, scheduler, migration, seed, outages)
         self._compiled = available() if compile_it is None else compile_it
         self.kernel: Kernel = compiled() if self._compiled else PLAIN
-        self._migration = migration
         self._names = list(config.names())
-        self._shape = config.shape(len(scheduler.classes), seed)
         self.sites: dict[int, ColumnInstance] = {}
         self._placer = ColumnPlacer(self)
-        for outage in outages:
-            self._plan(outage)
+        self._ask_door = ask_door
 
     def run(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> list[Life]:
-        """Serve a workload to its end; gives the requests' lives in the workload's order.
-
-        `progress` is told now and then how many requests have ended. Raises ValueError for a
-        request of an unknown class.
-        """
+        """See VirtualFleet."""
         self.serve(requests, progress)
         return self.lives.all()
 
@@ -120,6 +108,7 @@ class FastFleet:
             self.config, self.scheduler.config, self._shape, requests, arrays=self._compiled
         )
         self.state.fleet[LOOKING] = int(self.looks is not None)
+        self.state.fleet[DOOR_ASKS] |= int(self._ask_door)
         self.lives = Lives(requests, self._names, self.state)
         self.moves = Moves(self.scheduler, self.events, self.lives)
         self.requests = requests
@@ -129,19 +118,14 @@ class FastFleet:
             self._shape.limits.usable_tokens,
             self,
         )
-        interval_ns = round(self.config.report_interval_s * NS_PER_S)
-        for at in range(self.config.instances):
-            self._start(at, after_ns=interval_ns * at // self.config.instances)
+        for at, name in enumerate(self.config.names()):
+            self._start(name, after_ns=self._interval_ns * at // self.config.instances)
         self._go(progress)
 
     @property
     def running(self) -> int:
-        """Count the requests that are at an instance now."""
+        """See VirtualFleet."""
         return sum(fate == RUNNING for fate in self.state.req[FATE])
-
-    def instances(self) -> dict[InstanceId, ColumnInstance]:
-        """List the instances alive."""
-        return self.wiring.instances
 
     # --- Names ---
 
@@ -185,7 +169,8 @@ class FastFleet:
                 continue
             self.events.now_ns = int(now[NOW])
             turns[code]()
-            now[ORDERS] = len(self.scheduler.orders.active())
+            if code != clockwork.ARRIVE:
+                now[ORDERS] = len(self.scheduler.orders.active())
 
     def _turns(self) -> dict[int, Callable[[], object]]:
         """List what is done when the kernel comes back, by why it does."""
@@ -193,7 +178,7 @@ class FastFleet:
             clockwork.EVENT: self.events.advance,
             clockwork.TELL: self._tell_llumlets,
             clockwork.REBALANCE: self._rebalance,
-            clockwork.ARRIVE: self._arrive,
+            clockwork.ARRIVE: lambda: self.door.arrive(int(self.state.fleet[SUBJECT])),
             clockwork.OFFER: partial(self._go_on, front.ASK_DOOR),
             clockwork.SUBMIT: partial(self._go_on, front.ASK_SUBMIT),
         }
@@ -213,10 +198,6 @@ class FastFleet:
         for site in told.values():
             self.wiring.pump(site)
 
-    def _arrive(self) -> None:
-        """Have the front door take in a newcomer."""
-        self.door.arrive(int(self.state.fleet[SUBJECT]))
-
     def _go_on(self, code: int) -> None:
         """Do what the kernel's `place` asks for, until all that can be placed is."""
         while code == front.ASK_SUBMIT:
@@ -225,20 +206,15 @@ class FastFleet:
         if code == front.ASK_DOOR:
             self.door.offer()
 
-    @property
-    def slots(self) -> dict[InstanceId, int]:
-        """See ColumnFleet."""
-        return {name: at for at, name in enumerate(self._names)}
-
     def snapshot(self) -> FleetSnapshot:
         """See ColumnFleet."""
         return snapshot(self.state, self._names, self.events.now_s)
 
     # --- instances ---
 
-    def _start(self, at: int, after_ns: int = 0) -> None:
-        """Start an instance, known to be empty; it first reports after a while, then regularly."""
-        state, name, kernel = self.state, self._names[at], self.kernel
+    def _start(self, name: InstanceId, after_ns: int = 0) -> None:
+        """See VirtualFleet."""
+        state, at, kernel = self.state, self._names.index(name), self.kernel
         site = ColumnInstance(
             at, name, self._shape, self._migration, state, kernel, self.events, self
         )
@@ -261,64 +237,28 @@ class FastFleet:
         for site in self.sites.values():
             site.state = state
 
-    def _plan(self, outage: Outage) -> None:
-        if outage.instance_id not in self._names:
-            known = ", ".join(self._names)
-            raise ValueError(f"there is no {outage.instance_id}; there are: {known}")
-        die = partial(self._die, outage)
-        self.events.at(round(outage.at_s * NS_PER_S), Priority.FAILURE, die)
+    def _take_down(self, instance: ColumnInstance) -> list[Life]:
+        """See VirtualFleet."""
+        here, req = instance.die(), self.state.req
+        del self.sites[instance.at]
+        self._set_rows(self.state.col[:, self.state.col[SLOT] != instance.at])
+        self.wiring.lose(instance)
+        self.moves.instance_gone(instance.instance_id)
+        runs_here = [r for r in here if req[FATE][r] == RUNNING and req[AT][r] == instance.at]
+        return [self.lives.at(r) for r in runs_here]
 
-    def _die(self, outage: Outage) -> None:
-        site = self.wiring.instances.get(outage.instance_id)
-        if site is None:
-            return
-        req = self.state.req
-        for r in self._take_down(site):
-            if req[FATE][r] == RUNNING and req[AT][r] == site.at:
-                self._restart(r)
-        if outage.down_s is not None:
-            back_ns = round(outage.down_s * NS_PER_S)
-            self.events.after(back_ns, Priority.FAILURE, partial(self._start, site.at))
-
-    def _take_down(self, site: ColumnInstance) -> list[int]:
-        """Have an instance exist no longer; gives the requests that were there."""
-        here = site.die()
-        del self.sites[site.at]
-        self._set_rows(self.state.col[:, self.state.col[SLOT] != site.at])
-        self.wiring.lose(site)
-        self.moves.instance_gone(site.instance_id)
-        return here
-
-    def _restart(self, position: int) -> None:
-        """Have a request computed anew somewhere, its outputs included."""
+    def _restart(self, life: Life) -> None:
+        """See VirtualFleet."""
+        position = self.position(RequestId(life.request_id))
         self.state.req[RESTARTS][position] += 1
         self.requeued(position)
 
-    # --- migrations ---
-
     def _rebalance(self) -> None:
-        state, now_s = self.state, self.events.now_s
-        fleet = self.snapshot()
-        if self.looks is not None:
-            freeness = self.scheduler.freeness(fleet).tolist()
-            kv_tokens = fleet.physical_tokens.tolist()
-            self.looks.append(FleetSample(now_s, fleet.ids, freeness, kv_tokens))
-        held = None
+        """Have the scheduler go on where the kernel stands."""
+        state, held = self.state, None
         if state.fleet[HELD_BACK] >= 0:
             request = self._placer.dispatch_request(int(state.fleet[HELD_BACK]))
             held = (request, int(state.fleet[HELD_BACK_AT]) / NS_PER_S)
         sources = [self._names[int(i)] for i in state.col[SLOT][state.col[SOURCE] > 0]]
         self.scheduler.take_over(sources, held, int(state.fleet[TURN]))
-        for order in self.scheduler.rebalance(fleet, now_s):
-            source = self.wiring.instances[order.source]
-            self.network.post(partial(self._tell, source, self.moves.order(order)))
-
-    def _tell(self, source: ColumnInstance, order: MigrateOut) -> None:
-        if self.sites.get(source.at) is source:
-            source.llumlet.order(order)
-            self.wiring.pump(source)
-
-    def _heard(self, event: MigrationEvent) -> None:
-        orphan = self.moves.heard(event)
-        if orphan is not None:
-            self._restart(self.position(RequestId(orphan.request_id)))
+        self._move(self.snapshot())

@@ -39,6 +39,7 @@ from simulator.kernel.state import (
     REBALANCE_EVERY,
     RELEASE_STEPS,
     REPORT_EVERY,
+    SCALING,
     SHOWN_S,
     SLOWDOWN,
     State,
@@ -113,7 +114,7 @@ def set_up(
     par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
     par[MIGRATION] = int(scheduler.migration)
     par[LEAST_STEP] = least_step_ns(shape.costs) // (1 + config.draft_tokens)
-    par[AHEAD] = int(shape.schedules_ahead)
+    par[AHEAD], par[SCALING] = int(shape.schedules_ahead), int(config.scaling.on)
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
         par[FIRST_HEADROOM + number] = known_class.headroom_tokens
