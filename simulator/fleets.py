@@ -38,7 +38,9 @@ def fleet_for(
     why_not = refusal(config, scheduler)
     if kernel == "steps" or (kernel == "auto" and why_not):
         stepwise = ScaledFleet if config.scaling.on else SimulatedFleet
-        return stepwise(config, scheduler, migration, seed, outages)
+        walked = stepwise(config, scheduler, migration, seed, outages)
+        walked.walked_instead = why_not if kernel == "auto" else None
+        return walked
     if why_not:
         raise ValueError(f"kernel {kernel} cannot serve this fleet: {why_not}; leave it to auto")
     if kernel == "compiled" and not available():

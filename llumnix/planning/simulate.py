@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,8 @@ def simulate(
             outages,
             requests=len(requests),
         )
+        if fleet.walked_instead:
+            sys.stderr.write(f"walked step by step instead: {fleet.walked_instead}\n")
         fleet.looks = [] if watch else None
         with RunProgress("simulating") as progress:
             lives = fleet.run(requests, lambda done: progress(done, len(requests), fleet.running))

@@ -39,11 +39,13 @@ class FleetSample:
 class VirtualFleet(ABC, Generic[Kind]):
     """Serves one workload; make a new one for another run. Equal arguments give equal lives.
 
-    `looks` may be set to a list before the run, which is then filled at every rebalance. Raises
+    `looks` may be set to a list before the run, which is then filled at every rebalance.
+    `walked_instead` says why the faster kernels refused this fleet, if they were asked. Raises
     ValueError for an outage of an instance that is not there.
     """
 
     moves: Moves
+    walked_instead: str | None = None
 
     def __init__(
         self,
