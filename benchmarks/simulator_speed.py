@@ -111,8 +111,9 @@ def bars_of(rows: Sequence[Row]) -> list[Bar]:
         if not row.contestant.startswith("llumnix") or not full:
             continue
         least = COMPILED_PER_S if kernel == "compiled" else PLAIN_PER_S
-        least = DOOR_PER_S if asks else least
-        name = f"{kernel}{DOOR if asks else ''}, {row.requests:,} requests on {row.instances}: requests/s"
+        if asks:
+            kernel, least = kernel + DOOR, DOOR_PER_S
+        name = f"{kernel}, {row.requests:,} requests on {row.instances}: requests/s"
         ok = row.own_requests_per_s >= least and row.finished == row.requests
         bars.append(Bar(name, round(row.own_requests_per_s), f">= {least:,}", ok))
         if row.requests == EVERY and not asks:
