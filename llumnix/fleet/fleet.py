@@ -256,7 +256,15 @@ class Fleet:
                 self._default_class,
                 wants_llumlet=bool(self.secret),
             )
-        link = PluggedLink(instance, identity, self.secret, self.config, self, self.now_s)
+        link = PluggedLink(
+            instance,
+            identity,
+            self.secret,
+            self.config,
+            self,
+            self.now_s,
+            self._default_class,
+        )
         await link.open()
         return link
 

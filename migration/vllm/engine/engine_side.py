@@ -183,13 +183,14 @@ class EngineSide:
     def load(self, instance_id: InstanceId) -> InstanceLoad:
         """Report the instance's load; asked on the agent's thread."""
         core, tracked = self._core, {t.request.request_id: t for t in self.register.all()}
-        running: Counter[int] = Counter()
-        waiting: Counter[int] = Counter()
+        # By class; under None those without our tag, whose class only the fleet can say.
+        running: Counter[int | None] = Counter()
+        waiting: Counter[int | None] = Counter()
         queued: list[tuple[float, int]] = []
         prefill_tokens = 0
         for request in core.requests():
             known = tracked.get(request.request_id)
-            class_index = known.class_index if known else 0
+            class_index = known.class_index if known else None
             if request.status is RequestStatus.RUNNING:
                 running[class_index] += 1
                 prefill_tokens += max(0, request.num_tokens - 1 - request.num_computed_tokens)
@@ -198,7 +199,8 @@ class EngineSide:
                 arriving = known is not None and known.arriving
                 if not arriving:
                     queued.append((request.arrival_time, _whole(request, core.block_tokens)))
-        classes = max([*running, *waiting, 0]) + 1
+        known_classes = [index for index in (*running, *waiting) if index is not None]
+        classes = max([*known_classes, 0]) + 1
         used = core.total_blocks - core.free_blocks()
         return InstanceLoad(
             instance_id=instance_id,
@@ -210,6 +212,8 @@ class EngineSide:
             waiting=tuple(waiting[index] for index in range(classes)),
             prefill_backlog_tokens=prefill_tokens,
             terminating=self.terminating,
+            unclassed_running=running[None],
+            unclassed_waiting=waiting[None],
         )
 
     # --- within ---

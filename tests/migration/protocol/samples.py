@@ -48,7 +48,7 @@ MESSAGES: tuple[Message, ...] = (
     Query(M, 1),
 )
 
-LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5)
+LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5, 2, 3)
 ORDERS: tuple[Order | News, ...] = (
     Subscribe(0.1),
     MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, "rebalance"),
