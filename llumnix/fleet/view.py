@@ -48,6 +48,11 @@ def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
     for known, length in zip(fleet.scheduler.config.classes, queued, strict=True):
         metrics.queue_length.labels(class_name=known.name).set(length)
     freeness = _freeness(fleet)
+    # An instance is known by its address until it says its name; restarted, it may have another.
+    metrics.retain_instances(
+        known={each.id for each in fleet.instances},
+        reporting={each.id for each in fleet.instances.alive()},
+    )
     for each in fleet.instances:
         _set_instance_gauges(metrics, each, freeness.get(each.id), fleet.now_s())
 

@@ -9,7 +9,7 @@ every query then silently finds nothing. And an engine's label is `instance_id`,
 Prometheus writes the scraped host into `instance` and would rename ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,6 +20,7 @@ from llumnix import __version__
 MetricKind = Literal["counter", "gauge", "histogram"]
 
 PREFIX: Final = "llumnix_"
+UP: Final = PREFIX + "instance_up"
 OUTCOMES: Final = ("finished", "failed", "rejected", "cancelled")
 MIGRATION_REASONS: Final = ("rebalance", "drain", "manual")
 MIGRATION_RESULTS: Final = ("committed", "aborted", "refused")
@@ -184,17 +185,23 @@ class FleetMetrics:
             ):
                 histogram.labels(class_name=class_name)
 
-    def remove_instance(self, instance_id: str) -> None:
-        """Drop every series of an instance that has left the fleet; unknown ids do nothing."""
+    def retain_instances(self, known: Collection[str], reporting: Collection[str]) -> None:
+        """Drop the series of instances that are gone, so that none goes on saying old values.
+
+        Of the `known` instances, which are in the fleet whether they answer or not, counters and
+        `instance_up` stay; what a report told is shown of those that are `reporting` alone.
+        """
         for metric in CATALOGUE:
             if "instance_id" not in metric.labels:
                 continue
+            reported = metric.kind == "gauge" and metric.name != UP
+            kept = reporting if reported else known
             collector: Counter | Gauge = getattr(self, metric.name.removeprefix(PREFIX))
             rows = {
                 tuple(sample.labels[label] for label in metric.labels)
                 for family in collector.collect()
                 for sample in family.samples
-                if sample.labels["instance_id"] == instance_id
+                if sample.labels["instance_id"] not in kept
             }
             for row in rows:
                 collector.remove(*row)
