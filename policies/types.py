@@ -137,7 +137,6 @@ class DispatchRequest:
     class_index: int
     prompt_tokens: int
     arrived_at_s: float
-    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,6 @@ class SimulatedFleet:
             life.class_index,
             life.request.prompt_tokens + life.tokens,
             life.arrived_ns / NS_PER_S,
-            life.request.tenant,
         )
         decision = self.scheduler.dispatch(request, self._now(), self.events.now_s)
         if isinstance(decision, Hold):

@@ -242,13 +242,12 @@ class FastFleet:
         return self._kernel.place(self.state, self.events.now_ns)
 
     def _request(self, position: int) -> DispatchRequest:
-        req, request = self.state.req, self._requests[position]
+        req = self.state.req
         return DispatchRequest(
             self.name(position),
             int(req[CLASS][position]),
             int(req[PROMPT][position] + req[OUT][position]),
             int(req[ARRIVED][position]) / NS_PER_S,
-            request.tenant,
         )
 
     def _snapshot(self) -> FleetSnapshot:
