@@ -40,11 +40,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Llumlet: the instance's load now, and the requests that came and went since the last one."""
+    """Llumlet: the instance's load now, and the requests that came since the last report."""
 
     load: InstanceLoad
     new_request_ids: tuple[Request, ...]
-    ended_request_ids: tuple[Request, ...]
 
 
 @dataclass(frozen=True, slots=True)

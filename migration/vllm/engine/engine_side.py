@@ -34,7 +34,6 @@ class AgentCallbacks:
         self.detached: Callable[[RequestState, dict[int, int]], None] = lambda _state, _slots: None
         self.gone: Callable[[RequestId, Gone], None] = lambda _id, _why: None
         self.arrived: Callable[[RequestId], None] = lambda _id: None
-        self.ended: Callable[[RequestId], None] = lambda _id: None
 
 
 class EngineSide:
@@ -151,7 +150,6 @@ class EngineSide:
             aborted = request.status is RequestStatus.FINISHED_ABORTED
             why = Gone.CANCELLED if aborted else Gone.FINISHED
             self._bridge.to_agent(self.listener.gone, tracked.request_id, why)
-        self._bridge.to_agent(self.listener.ended, tracked.request_id)
 
     @property
     def must_step(self) -> bool:

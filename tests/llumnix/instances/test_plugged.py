@@ -48,7 +48,7 @@ async def test_requests_past_the_frontend_count_as_of_the_default_class(
         unclassed_running=2,
         unclassed_waiting=1,
     )
-    link._on_report(Report(load, (), ()))
+    link._on_report(Report(load, ()))
 
     table = InstanceTable(len(CLASSES), FleetClock(1.0).now_s)
     table.add(instance)

@@ -53,6 +53,6 @@ ORDERS: tuple[Order | News, ...] = (
     Subscribe(0.1),
     MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, "rebalance"),
     Drain(True),
-    Report(LOAD, (R,), ()),
+    Report(LOAD, (R,)),
     MigrationEvent("committed", M, "r", A, B, "drain", 2, 64, 4096, 0.01, 0.2),
 )
