@@ -35,7 +35,8 @@ class InstanceLoad:
     `running` and `waiting` count requests by class, in the order of the configured classes.
     Tokens are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
     `queued_demand_tokens` what all waiting requests will need to start, `head_demand_tokens` the
-    first of them alone. `reserved_tokens` is held for requests migrating in.
+    first of them alone. `prefill_backlog_tokens` is what both must still compute before their next
+    token comes out. `reserved_tokens` is held for requests migrating in.
     `terminating` marks an instance being drained. `unclassed_running` and `unclassed_waiting` count
     requests whose class the instance does not know: they came past every frontend.
     """

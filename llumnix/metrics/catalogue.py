@@ -119,6 +119,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     ),
     _gauge("instance_running", "requests", "Requests in the instance's batch.", "instance_id"),
     _gauge("instance_waiting", "requests", "Requests in the instance's queue.", "instance_id"),
+    _gauge(
+        "instance_prefill_backlog_tokens",
+        "tokens",
+        "Tokens the instance's requests must still prefill; 0 where it does not tell.",
+        "instance_id",
+    ),
     _gauge("instance_kv_tokens", "tokens", "KV memory of the instance.", "instance_id", "kind"),
     _gauge("snapshot_age_seconds", "seconds", "Age of the instance's last report.", "instance_id"),
     _counter("control_frames_refused_total", "frames", "Control frames refused.", "reason"),
@@ -158,6 +164,7 @@ class FleetMetrics:
         self.instance_freeness = self._gauge("instance_freeness")
         self.instance_running = self._gauge("instance_running")
         self.instance_waiting = self._gauge("instance_waiting")
+        self.instance_prefill_backlog_tokens = self._gauge("instance_prefill_backlog_tokens")
         self.instance_kv_tokens = self._gauge("instance_kv_tokens")
         self.snapshot_age_seconds = self._gauge("snapshot_age_seconds")
         self.control_frames_refused_total = self._counter("control_frames_refused_total")

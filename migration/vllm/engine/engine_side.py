@@ -189,12 +189,14 @@ class EngineSide:
         for request in core.requests():
             known = tracked.get(request.request_id)
             class_index = known.class_index if known else None
+            arriving = known is not None and known.arriving
+            remaining = request.num_tokens - request.num_computed_tokens
+            if remaining > 1 and not (request.is_finished() or arriving):  # 1 is a decode step's
+                prefill_tokens += remaining
             if request.status is RequestStatus.RUNNING:
                 running[class_index] += 1
-                prefill_tokens += max(0, request.num_tokens - 1 - request.num_computed_tokens)
             elif not request.is_finished():
                 waiting[class_index] += 1
-                arriving = known is not None and known.arriving
                 if not arriving:
                     queued.append((request.arrival_time, _whole(request, core.block_tokens)))
         known_classes = [index for index in (*running, *waiting) if index is not None]

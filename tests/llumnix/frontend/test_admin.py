@@ -27,7 +27,7 @@ async def post(stage: Stage, path: str, body: object, status: int = 200) -> dict
 async def test_the_fleet_is_described() -> None:
     async with Stage(2) as stage:
         await stage.stream()
-        stage.report("a", physical_tokens=40, running=(0, 2))
+        stage.report("a", physical_tokens=40, running=(0, 2), prefill_backlog_tokens=70)
         told = await get(stage, "/llumnix/fleet")
         assert isinstance(told, dict)
 
@@ -38,6 +38,7 @@ async def test_the_fleet_is_described() -> None:
         assert first["id"] == "a"
         assert (first["state"], first["kind"]) == ("up", "llumnix")
         assert (first["capacity_tokens"], first["physical_tokens"]) == (1000, 40)
+        assert first["prefill_backlog_tokens"] == 70
         assert first["running"] == 2
         assert first["freeness"] == 480.0
         assert told["totals"]["requests"] == told["totals"]["finished"] == 1
@@ -156,11 +157,12 @@ async def test_health_follows_the_instances() -> None:
 
 async def test_metrics_are_served() -> None:
     async with Stage(1) as stage:
-        stage.report("a", physical_tokens=40)
+        stage.report("a", physical_tokens=40, prefill_backlog_tokens=70)
         async with stage.session.get("/metrics") as response:
             page = await response.text()
 
         assert 'llumnix_instance_kv_tokens{instance_id="a",kind="physical"} 40.0' in page
+        assert 'llumnix_instance_prefill_backlog_tokens{instance_id="a"} 70.0' in page
         assert 'llumnix_instance_up{instance_id="a"} 1.0' in page
 
 
