@@ -1,5 +1,6 @@
 """The value types everything else is written in: snapshots in, decisions out."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NewType
@@ -176,32 +177,48 @@ class Reject:
 DispatchDecision = Dispatch | Hold | Reject
 
 
+class MigrateReason(enum.StrEnum):
+    """What a migration is for."""
+
+    REBALANCE = "rebalance"
+    DRAIN = "drain"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
     `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source. `reason` is `rebalance`, `drain` or `manual`.
+    pushed below the source.
     """
 
     source: InstanceId
     destination: InstanceId
     max_context_tokens: int
-    reason: str
+    reason: MigrateReason
     explanation: Explanation
+
+
+class RequestPhase(enum.StrEnum):
+    """How far a request has come on its instance."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
     """One request as its llumlet sees it, for choosing what to move.
 
-    `phase` is `queued`, `prefill` or `running`. `context_tokens` counts tokens whose KV exists.
+    `context_tokens` counts tokens whose KV exists.
     `movable` is False for what the engine cannot move (say, a request already migrating).
     """
 
     request_id: RequestId
     class_index: int
-    phase: str
+    phase: RequestPhase
     context_tokens: int
     arrived_order: int
     movable: bool = True

@@ -16,14 +16,20 @@ from typing import Final, Literal
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from llumnix import __version__
+from migration.llumlet.fleet_messages import EventKind
+from policies.types import MigrateReason
 
 MetricKind = Literal["counter", "gauge", "histogram"]
 
 PREFIX: Final = "llumnix_"
 UP: Final = PREFIX + "instance_up"
 OUTCOMES: Final = ("finished", "failed", "rejected", "cancelled")
-MIGRATION_REASONS: Final = ("rebalance", "drain", "manual")
-MIGRATION_RESULTS: Final = ("committed", "aborted", "refused")
+MIGRATION_REASONS: Final[tuple[str, ...]] = tuple(MigrateReason)
+MIGRATION_RESULTS: Final[tuple[str, ...]] = (
+    EventKind.COMMITTED,
+    EventKind.ABORTED,
+    EventKind.REFUSED,
+)
 RESUME_REASONS: Final = ("migrated", "instance_died", "requeued")
 RESUME_RESULTS: Final = ("ok", "failed")
 KV_KINDS: Final = ("physical", "reserved", "capacity")

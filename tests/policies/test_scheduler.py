@@ -15,6 +15,7 @@ from policies.types import (
     Hold,
     InstanceId,
     MigrateOrder,
+    MigrateReason,
     PriorityClass,
     RequestId,
 )
@@ -27,7 +28,7 @@ A, B = InstanceId("full"), InstanceId("free")
 
 def order(source: str = "full", destination: str = "free") -> MigrateOrder:
     names = InstanceId(source), InstanceId(destination)
-    return MigrateOrder(*names, 500, "rebalance", Explanation("test"))
+    return MigrateOrder(*names, 500, MigrateReason.REBALANCE, Explanation("test"))
 
 
 # --- dispatch -------------------------------------------------------------------------------
