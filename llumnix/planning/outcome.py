@@ -7,6 +7,7 @@ from statistics import median
 from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
 from llumnix.results.result import RunResult, Slo, summarise
+from migration.llumlet.fleet_messages import EventKind
 from simulator.events import NS_PER_S
 from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.machines import held_ns
@@ -94,8 +95,8 @@ def result_of(
     run = FleetRun(
         policy=policy,
         migration=fleet.scheduler.config.migration,
-        migrations_committed=ended.count("committed"),
-        migrations_aborted=ended.count("aborted"),
+        migrations_committed=ended.count(EventKind.COMMITTED),
+        migrations_aborted=ended.count(EventKind.ABORTED),
         resumed=sum(life.restarts for life in lives),
         downtimes_ms=tuple(move.downtime_ns / _MS for move in moves),
         gaps_ms=tuple(move.gap_ns / _MS for move in moves),

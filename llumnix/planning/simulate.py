@@ -17,6 +17,7 @@ from llumnix.planning.idle_settings import refuse_idle
 from llumnix.planning.outcome import result_of
 from llumnix.planning.report import report_of, write_simulation
 from llumnix.planning.time_breakdown import explain
+from llumnix.report import require_plots
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
 from llumnix.results.table import results_table
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     """Simulate, print a table, write what was asked for, and return the exit status."""
     config = settings_of(args)
     refuse_idle(args, [config])
+    if args.report is not None:
+        require_plots()
     if args.seed:
         refuse_idle_seed("--seed", args.workload, args.requests, args.high_share, [config])
     requests = load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)

@@ -138,7 +138,6 @@ class SimulatedFleet(VirtualFleet[SimulatedInstance]):
             request.class_index,
             request.request.prompt_tokens + request.tokens,
             request.arrived_ns / NS_PER_S,
-            request.request.tenant,
         )
 
     def number(self, request: Life) -> int:

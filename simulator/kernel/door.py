@@ -77,7 +77,6 @@ class ColumnPlacer:
             int(req[CLASS][request]),
             asked.prompt_tokens + int(req[OUT][request]),
             int(req[ARRIVED][request]) / NS_PER_S,
-            asked.tenant,
         )
 
     def number(self, request: int) -> int:

@@ -114,7 +114,7 @@ def test_a_load_step_is_answered_after_the_delay_and_undone_by_draining() -> Non
         assert machine.ready_ns == machine.ordered_ns + DELAY_NS
     assert sum(holds(one, calm_ns) for one in fleet.machines) >= 4
     assert sum(holds(one, fleet.events.now_ns) for one in fleet.machines) <= 2
-    moved = Counter((event.kind, event.reason) for _, event in fleet.moves.log)
+    moved = Counter[tuple[str, str]]((event.kind, event.reason) for _, event in fleet.moves.log)
     assert moved["committed", "drain"] > 0
 
 
