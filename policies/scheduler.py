@@ -31,7 +31,7 @@ from policies.types import (
     RequestId,
 )
 from policies.usage import Queue, batch_size, freeness, startable_tokens
-from policies.vetoes import candidates, order_veto
+from policies.vetoes import candidates, in_fitting_group, order_veto
 from policies.view import DispatchView, Proposal
 
 # The paper's headroom for LLaMA-7B on an A10 (13,616 tokens): all but the 1,600 tokens up to which
@@ -241,7 +241,10 @@ class GlobalScheduler:
         """
         if self._held is None or now_s - self._held[1] > self.config.max_age_s:
             return fleet
-        room = np.where(fleet.terminating, np.iinfo(np.int64).min, startable_tokens(fleet))
+        open_to_it = ~fleet.terminating & in_fitting_group(self._held[0], fleet)
+        if not open_to_it.any():
+            return fleet
+        room = np.where(open_to_it, startable_tokens(fleet), np.iinfo(np.int64).min)
         demand = fleet.head_demand_tokens.copy()
         demand[np.argmax(room)] += self._held[0].prompt_tokens
         return replace(fleet, head_demand_tokens=demand)

@@ -49,11 +49,15 @@ class PlacementRequest:
     """
 
     request: DispatchRequest
-    model: str | None = None
     avoided: frozenset[InstanceId] = frozenset()
     barred: frozenset[InstanceId] = frozenset()
     plugged_only: bool = False
     or_vllm: bool = False
+
+    @property
+    def model(self) -> str | None:
+        """Name the model the request must be served by, if it must be a certain one."""
+        return self.request.model
 
     def fits(self, instance: Instance) -> bool:
         """Say whether an instance can do what is asked, whatever else speaks against it."""
@@ -169,7 +173,7 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Say whether a model is worth waiting for: somebody has it, or nobody is there to ask."""
-        known = any(model in each.model_ids for each in self.instances)
+        known = any(each.group.serves(model) for each in self.instances)
         return known or not self.instances.alive()
 
     def only_model(self) -> str | None:
@@ -219,7 +223,10 @@ class Fleet:
         self.mover.heard(event)
 
     def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
-        """List the instances to choose from, and why the others are none."""
+        """List the instances to choose from, and why the others are none.
+
+        Those of groups that do not fit are among them: these the scheduler leaves out.
+        """
         rows: list[Instance] = []
         spare: list[Instance] = []
         left_out: dict[InstanceId, str] = {}
@@ -230,14 +237,13 @@ class Fleet:
                 left_out[each.id] = "it refused this request"
             elif not ask.fits(each):
                 left_out[each.id] = "it cannot carry on a stream that has begun"
-            elif ask.model is not None and ask.model not in each.model_ids:
-                left_out[each.id] = f"it does not serve {ask.model}"
             elif each.id in ask.avoided:
-                left_out[each.id] = "it failed this request"
                 spare.append(each)
             else:
                 rows.append(each)
-        return (rows, left_out) if rows or not spare else (spare, {})
+        if any(each.group.serves(ask.model) for each in rows):
+            return rows, {**left_out, **{each.id: "it failed this request" for each in spare}}
+        return [*rows, *spare], left_out
 
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)

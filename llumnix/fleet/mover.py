@@ -91,6 +91,8 @@ class Mover:
         for each in (origin, target):
             if not each.alive or (origin.plugged and not each.plugged):
                 return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
+        if not _can_take_over(origin, target):
+            return Impossible(f"{target.id} is of another group than {origin.id}")
         if not origin.plugged:
             handed = self._hand_overs.order(origin, target, wanted, "manual")
             return handed or Impossible(f"no such stream can be carried on at {target.id}")
@@ -222,6 +224,7 @@ class Mover:
             and each.state is InstanceState.UP
             # A llumlet moves to its like alone; other streams go to whatever understands token ids.
             and (each.plugged or (each.vllm and not origin.plugged))
+            and _can_take_over(origin, each)
         ]
         if not others:
             return None
@@ -231,6 +234,13 @@ class Mover:
     def _note(self, kind: str, text: str, **fields: object) -> None:
         log.info("%s %s", kind, text)
         self._events.add(self._now_s(), kind, text, **fields)
+
+
+def _can_take_over(origin: Instance, target: Instance) -> bool:
+    """Return whether a stream of one can go on at the other: KV is not copied across groups."""
+    if origin.plugged:
+        return origin.group == target.group
+    return target.group.recomputes_for(origin.group)
 
 
 def _journey(migration: Migration) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from policies import columns
 from policies.types import (
+    BoolColumn,
     Explanation,
     FleetSnapshot,
     FloatColumn,
@@ -195,7 +196,7 @@ class _Plan:
 
     def _relieve(self, source: int) -> MigrateOrder | None:
         taking = columns.takes_moves(self.room, self.batch, self.is_source, self.config.high_steps)
-        destination = self._freest(self._freeness(), taking)
+        destination = self._freest(self._freeness(), taking & self._like(source))
         if destination is None:
             return None
         bound = self._bound(source, destination)
@@ -211,7 +212,7 @@ class _Plan:
 
     def _drain(self, source: int) -> MigrateOrder | None:
         open_to_all = ~self.view.snapshot.terminating & (self.room >= 1)
-        destination = self._freest(self._freeness(), open_to_all)
+        destination = self._freest(self._freeness(), open_to_all & self._like(source))
         if destination is None:
             return None
         bound = int(self.room[destination])
@@ -220,10 +221,14 @@ class _Plan:
         planned = min(bound, int(self.mean_context[source]))
         return self._order(source, destination, bound, planned, "drain", "it is terminating")
 
+    def _like(self, source: int) -> BoolColumn:
+        like: BoolColumn = self.view.snapshot.group == self.view.snapshot.group[source]
+        return like
+
     def _freeness(self) -> FloatColumn:
         return columns.steps_to_full(self.room, self.batch)
 
-    def _freest(self, free: FloatColumn, allowed: np.ndarray) -> int | None:
+    def _freest(self, free: FloatColumn, allowed: BoolColumn) -> int | None:
         rows = np.flatnonzero(allowed & (self.slots_in > 0))
         return int(rows[np.argmax(free[rows])]) if len(rows) else None
 

@@ -22,8 +22,8 @@ async def _stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def ask(name: str = "r", **more: object) -> PlacementRequest:
-    request = DispatchRequest(RequestId(name), 1, 10, 0.0)
+def ask(name: str = "r", model: str | None = None, **more: object) -> PlacementRequest:
+    request = DispatchRequest(RequestId(name), 1, 10, 0.0, model=model)
     return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 

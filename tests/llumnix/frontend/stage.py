@@ -1,7 +1,7 @@
 """A stage for whole-frontend tests: a real frontend and fleet in front of scripted instances."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -84,9 +84,12 @@ class Stage:
         secret: bytes = SECRET,
         link: bool = True,
         engine: type[StubInstance] = StubInstance,
+        models: Mapping[str, str] | None = None,
         **config: Any,
     ) -> None:
         self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
+        for stub in self.stubs:
+            stub.model = (models or {}).get(stub.name, stub.model)
         self.links: dict[str, StubLink] = {}
         self._scheduler = scheduler or SchedulerConfig(
             dispatch=PolicySpec("round-robin"), migration=False
