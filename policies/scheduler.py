@@ -13,8 +13,11 @@ import numpy as np
 from policies import columns
 from policies.dispatch import dispatch_policies
 from policies.ledger import InFlightLedger
+from policies.moves.config import RebalanceConfig
 from policies.moves.order_book import OrderBook
-from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.proposers import DEFAULT_MOVES, move_policies
+from policies.moves.rebalance import find_sources
+from policies.moves.view import MovesView
 from policies.registry import PolicySpec
 from policies.types import (
     Dispatch,
@@ -59,6 +62,10 @@ class SchedulerConfig:
     )
     migration: bool = field(
         default=True, metadata={"help": "move running requests between instances", "unit": ""}
+    )
+    moves: tuple[PolicySpec, ...] = field(
+        default=DEFAULT_MOVES,
+        metadata={"help": "who proposes moves, the most urgent first", "unit": ""},
     )
     rebalance: RebalanceConfig = field(
         default=RebalanceConfig(), metadata={"help": "when to move them", "unit": ""}
@@ -108,6 +115,7 @@ class GlobalScheduler:
         self.orders = OrderBook(config.rebalance)
         self.vetoed: tuple[VetoedOrder, ...] = ()
         self._policy = dispatch_policies.build(config.dispatch)
+        self._proposers = [move_policies.build(spec) for spec in config.moves]
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
         )
@@ -174,16 +182,23 @@ class GlobalScheduler:
         self.ledger.expire(now_s)
         self.orders.expire(now_s)
         fleet = self._with_held(self.ledger.fill_in(snapshot), now_s)
-        view = RebalanceView(
+        view = MovesView(
             fleet,
             self._headroom_tokens,
             self._sources,
             self.orders.slots_out(fleet),
             self.orders.slots_in(fleet),
             self.orders.slots(),
+            self.config.rebalance,
         )
-        self._sources = find_sources(view, self.config.rebalance)
-        return self._allow(propose(view, self._sources, self.config.rebalance), fleet, now_s)
+        self._sources = find_sources(view)
+        view = replace(view, sources=self._sources)
+        proposed: list[MigrateOrder] = []
+        for propose in self._proposers:
+            orders = propose(view)
+            view = view.after(orders)
+            proposed += orders
+        return self._allow(proposed, fleet, now_s)
 
     def take_over(
         self,

@@ -177,7 +177,8 @@ class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
     `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source. `reason` is `rebalance`, `drain` or `manual`.
+    pushed below the source. `reason` is `rebalance`, `drain`, `manual`, or the name of another
+    proposer. `expected_tokens` is what will probably move; None counts as the bound.
     """
 
     source: InstanceId
@@ -185,6 +186,7 @@ class MigrateOrder:
     max_context_tokens: int
     reason: str
     explanation: Explanation
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

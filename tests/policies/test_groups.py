@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.groups import Group
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.types import (
     Dispatch,
     DispatchRequest,

@@ -13,7 +13,7 @@ from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.service import Service
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from tests.llumnix.fleet.recorded_decisions import Call, Recorder, replayed
