@@ -16,6 +16,7 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, RequestTable
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
@@ -25,7 +26,6 @@ from llumnix.instances.table import InstanceTable
 from llumnix.instances.untouched import UntouchedLink
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
     Dispatch,
     DispatchRequest,
@@ -68,26 +68,27 @@ class PlacementRequest:
 class Fleet:
     """Instances, scheduler, and the loop between them. Its clock starts at 0 with it.
 
-    `changed` is called whenever a request that is held might now find a place. `linker` opens links
-    to instances; it is given by tests alone.
+    The scheduler is given to it, and asked by nobody else. `changed` is called whenever a request
+    that is held might now find a place. `linker` opens links to instances; it is given by tests
+    alone.
     """
 
     def __init__(
         self,
         config: FleetConfig,
-        scheduler: SchedulerConfig,
+        scheduler: FleetScheduler,
         secret: bytes,
         tally: Tally,
         clock: FleetClock,
-        seed: int = 0,
         linker: Linker | None = None,
     ) -> None:
         self.config = config
         self.secret = secret
         self.clock = clock
         self.tally = tally
-        self.scheduler = GlobalScheduler(scheduler, seed)
-        self.instances = InstanceTable(len(scheduler.classes), self.now_s)
+        self.scheduler = scheduler
+        classes = scheduler.config.classes
+        self.instances = InstanceTable(len(classes), self.now_s)
         self.requests = RequestTable()
         self.events = EventRing()
         self.changed: Callable[[], None] = lambda: None
@@ -100,8 +101,8 @@ class Fleet:
             self.now_s,
             config.order_timeout_s * clock.speed,
         )
-        names = [known.name for known in scheduler.classes]
-        self._default_class = names.index(scheduler.default_class)
+        names = [known.name for known in classes]
+        self._default_class = names.index(scheduler.config.default_class)
         self._started_at_s = clock.now_s()
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None

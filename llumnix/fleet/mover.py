@@ -11,11 +11,11 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.recompute_moves import RecomputeMoves
 from llumnix.fleet.requests import Decision, RequestTable
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.instance import Instance, InstanceState, MigrationOrder
 from llumnix.instances.table import InstanceTable
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.scheduler import GlobalScheduler
 from policies.types import Explanation, InstanceId, MigrateOrder, MigrationId, RequestId
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Mover:
 
     def __init__(
         self,
-        scheduler: GlobalScheduler,
+        scheduler: FleetScheduler,
         instances: InstanceTable,
         requests: RequestTable,
         events: EventRing,

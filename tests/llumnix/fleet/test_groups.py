@@ -34,11 +34,11 @@ async def test_no_order_is_given_to_another_model() -> None:
         stage.report("b")
         stage.report("a", physical_tokens=990, running=(0, 10))
         for _ in range(3):
-            orders = stage.fleet.scheduler.rebalance(
+            orders = stage.brain.rebalance(
                 stage.fleet.instances.snapshot(stage.fleet.instances.alive()), stage.fleet.now_s()
             )
             assert orders == []
-            assert stage.fleet.scheduler.vetoed == ()
+            assert stage.brain.vetoed == ()
 
         assert not list(stage.fleet.mover.book)
 
