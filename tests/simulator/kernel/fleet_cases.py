@@ -7,7 +7,7 @@ from typing import Any
 
 from migration.config import MigrationConfig
 from policies.dispatch import dispatch_policies
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.registry import PolicySpec
 from policies.scaling import ScalingConfig
 from policies.scheduler import SchedulerConfig

@@ -93,4 +93,4 @@ async def test_requests_in_equal_requests_accounted_for() -> None:
         assert balanced()
         assert tally.arrived == 13
         assert not stage.fleet.requests.active
-        assert len(stage.fleet.scheduler.ledger) == 0
+        assert len(stage.brain.ledger) == 0
