@@ -11,7 +11,7 @@ from policies.types import FleetSnapshot, FloatColumn
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.life import Life
 from simulator.kernel.fleet import FastFleet
-from simulator.kernel.state import FATE, IN_HEAP, OUT, PROMPT, WAITING
+from simulator.kernel.state import BY_RANK, FATE, HEAP, IN_HEAP, OUT, PROMPT, WAITING
 from simulator.streams import stream
 from simulator.workload.arrivals import renewal_arrivals
 from simulator.workload.request import TraceRequest
@@ -121,8 +121,8 @@ class WatchedFleet(FastFleet):
     def _held_tokens(self, most: int) -> list[int]:
         """What the first requests held at the frontend ask for."""
         state = self.state
-        ranks = sorted(state.heap[: int(state.now[IN_HEAP])])
-        held = [int(state.by_rank[int(rank)]) for rank in ranks]
+        ranks = sorted(state.req[HEAP][: int(state.fleet[IN_HEAP])])
+        held = [int(state.req[BY_RANK][int(rank)]) for rank in ranks]
         waiting = [r for r in held if state.req[FATE][r] == WAITING][:most]
         return [int(state.req[PROMPT][r] + state.req[OUT][r]) for r in waiting]
 
