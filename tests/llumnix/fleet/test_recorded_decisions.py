@@ -19,7 +19,7 @@ from policies.moves.config import RebalanceConfig
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from tests.llumnix.fleet.recorded_decisions import Call, Recorder, replayed
-from tests.llumnix.fleet.whole_fleet import Answer, Client, ask
+from tests.llumnix.fleet.whole_fleet import Answer, Client, ask, runs_something
 
 SEED = 5
 REQUESTS = 40
@@ -52,15 +52,18 @@ async def recorded_run(scheduler: SchedulerConfig) -> list[Call]:
         aiohttp.ClientSession() as session,
     ):
         client = Client(session, service.url)
+        asked = [asyncio.Event() for _ in range(REQUESTS)]
         asking = [
-            asyncio.create_task(ask_later(client, n, after_s=0.06 * n)) for n in range(REQUESTS)
+            asyncio.create_task(ask_later(client, n, asked[n], after_s=0.06 * n))
+            for n in range(REQUESTS)
         ]
-        await asyncio.sleep(0.6)
+        await asked[10].wait()
+        assert await client.settled(lambda: runs_something(client, "instance-0"))
         await client.post("/llumnix/drain", {"instance_id": "instance-0", "on": True})
-        await asyncio.sleep(0.6)
+        await asked[20].wait()
         await client.post("/llumnix/drain", {"instance_id": "instance-0", "on": False})
         await client.settled(lambda: moved_by_hand(client))
-        await asyncio.sleep(0.3)
+        await asked[25].wait()
         service.emulators[1].process.send_signal(signal.SIGKILL)
         answers = await asyncio.gather(*asking)
     assert all(answer.right for answer in answers)
@@ -68,8 +71,10 @@ async def recorded_run(scheduler: SchedulerConfig) -> list[Call]:
     return recorder.calls
 
 
-async def ask_later(client: Client, n: int, after_s: float) -> Answer:
+async def ask_later(client: Client, n: int, asked: asyncio.Event, after_s: float) -> Answer:
+    """Ask when it is due: the load is open."""
     await asyncio.sleep(after_s)
+    asked.set()
     return await ask(client, n, 40 + 37 * n % 300, 60 + 53 * n % 240)
 
 
