@@ -1,11 +1,14 @@
 """The value types everything else is written in: snapshots in, decisions out."""
 
+import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 import numpy as np
 import numpy.typing as npt
+
+from policies.groups import ANY, Group
 
 InstanceId = NewType("InstanceId", str)
 RequestId = NewType("RequestId", str)
@@ -35,8 +38,10 @@ class InstanceLoad:
     `running` and `waiting` count requests by class, in the order of the configured classes.
     Tokens are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
     `queued_demand_tokens` what all waiting requests will need to start, `head_demand_tokens` the
-    first of them alone. `reserved_tokens` is held for requests migrating in.
-    `terminating` marks an instance being drained.
+    first of them alone. `prefill_backlog_tokens` is what both must still compute before their next
+    token comes out. `reserved_tokens` is held for requests migrating in.
+    `terminating` marks an instance being drained. `unclassed_running` and `unclassed_waiting` count
+    requests whose class the instance does not know: they came past every frontend.
     """
 
     instance_id: InstanceId
@@ -50,6 +55,26 @@ class InstanceLoad:
     prefill_backlog_tokens: int = 0
     terminating: bool = False
     reported_at_s: float = 0.0
+    unclassed_running: int = 0
+    unclassed_waiting: int = 0
+
+    def classed(self, default_class: int) -> "InstanceLoad":
+        """Return the load with the requests of no known class counted as of this one."""
+        if not (self.unclassed_running or self.unclassed_waiting):
+            return self
+        return replace(
+            self,
+            running=_plus(self.running, default_class, self.unclassed_running),
+            waiting=_plus(self.waiting, default_class, self.unclassed_waiting),
+            unclassed_running=0,
+            unclassed_waiting=0,
+        )
+
+
+def _plus(counts: tuple[int, ...], index: int, more: int) -> tuple[int, ...]:
+    padded = [*counts, *(0,) * (index + 1 - len(counts))]
+    padded[index] += more
+    return tuple(padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +84,7 @@ class FleetSnapshot:
     `class_running` and `class_waiting` have shape (instances, classes). `age_s` says how old each
     row is. The `in_flight_*` columns hold what was dispatched but not yet reported by the instance
     (zeros in a raw snapshot; the scheduler's ledger fills them in: polled load alone herds).
+    `group` is a row's position in `groups`: nothing is dispatched or paired across groups.
     """
 
     ids: tuple[InstanceId, ...]
@@ -74,10 +100,23 @@ class FleetSnapshot:
     age_s: FloatColumn
     in_flight_tokens: IntColumn
     in_flight_requests: IntColumn
+    group: IntColumn
+    groups: tuple[Group, ...] = (ANY,)
 
     @classmethod
-    def of(cls, loads: Sequence[InstanceLoad], now_s: float, classes: int) -> "FleetSnapshot":
-        """Build a snapshot from reports; `classes` is the number of configured classes."""
+    def of(
+        cls,
+        loads: Sequence[InstanceLoad],
+        now_s: float,
+        classes: int,
+        groups: Sequence[Group] | None = None,
+    ) -> "FleetSnapshot":
+        """Build a snapshot from reports; `classes` is the number of configured classes.
+
+        `groups` are those of the loads, one each; None when all instances are alike. Every request
+        in them must have a class (`InstanceLoad.classed`).
+        """
+        assert not any(load.unclassed_running or load.unclassed_waiting for load in loads), loads
 
         def column(values: Sequence[int]) -> IntColumn:
             return np.array(values, dtype=np.int64)
@@ -87,6 +126,7 @@ class FleetSnapshot:
             return np.array(padded, dtype=np.int64).reshape(len(rows), classes)
 
         zeros = np.zeros(len(loads), dtype=np.int64)
+        number = {group: at for at, group in enumerate(dict.fromkeys(groups or ()))}
         return cls(
             ids=tuple(load.instance_id for load in loads),
             capacity_tokens=column([load.capacity_tokens for load in loads]),
@@ -101,18 +141,23 @@ class FleetSnapshot:
             age_s=np.array([now_s - load.reported_at_s for load in loads], dtype=np.float64),
             in_flight_tokens=zeros,
             in_flight_requests=zeros.copy(),
+            group=column([number[one] for one in groups]) if groups else zeros.copy(),
+            groups=tuple(number) or (ANY,),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchRequest:
-    """What the scheduler knows of a request before it runs; output length is unknown."""
+    """What the scheduler knows of a request before it runs; output length is unknown.
+
+    `model` is the one it must be served by; None where every instance will do.
+    """
 
     request_id: RequestId
     class_index: int
     prompt_tokens: int
     arrived_at_s: float
-    tenant: str = ""
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +196,21 @@ class Reject:
 DispatchDecision = Dispatch | Hold | Reject
 
 
+class MigrateReason(enum.StrEnum):
+    """What a migration is for, where it is not for a proposer of one's own."""
+
+    REBALANCE = "rebalance"
+    DRAIN = "drain"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
     `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source. `reason` is `rebalance`, `drain` or `manual`.
+    pushed below the source. `reason` is a `MigrateReason`, or the name of another proposer.
+    `expected_tokens` is what will probably move; None counts as the bound.
     """
 
     source: InstanceId
@@ -164,19 +218,28 @@ class MigrateOrder:
     max_context_tokens: int
     reason: str
     explanation: Explanation
+    expected_tokens: int | None = None
+
+
+class RequestPhase(enum.StrEnum):
+    """How far a request has come on its instance."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
     """One request as its llumlet sees it, for choosing what to move.
 
-    `phase` is `queued`, `prefill` or `running`. `context_tokens` counts tokens whose KV exists.
+    `context_tokens` counts tokens whose KV exists.
     `movable` is False for what the engine cannot move (say, a request already migrating).
     """
 
     request_id: RequestId
     class_index: int
-    phase: str
+    phase: RequestPhase
     context_tokens: int
     arrived_order: int
     movable: bool = True

@@ -7,10 +7,18 @@ import pytest
 
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.instances.instance import Instance, InstanceState
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
-from policies.types import DispatchRequest, Hold, InstanceId, MigrationId, Reject, RequestId
+from policies.types import (
+    DispatchRequest,
+    Hold,
+    InstanceId,
+    MigrateReason,
+    MigrationId,
+    Reject,
+    RequestId,
+)
 from tests.llumnix.frontend.stage import Stage, until
 
 FREENESS = SchedulerConfig(dispatch=PolicySpec("freeness"))
@@ -22,8 +30,8 @@ async def _stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def ask(name: str = "r", **more: object) -> PlacementRequest:
-    request = DispatchRequest(RequestId(name), 1, 10, 0.0)
+def ask(name: str = "r", model: str | None = None, **more: object) -> PlacementRequest:
+    request = DispatchRequest(RequestId(name), 1, 10, 0.0, model=model)
     return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 
@@ -47,11 +55,11 @@ async def test_what_is_in_flight_counts_until_it_is_reported(stage: Stage) -> No
     burst = [where(stage.fleet.dispatch(ask(str(i)))) for i in range(6)]
 
     assert sorted(map(str, burst)) == ["a", "a", "b", "b", "c", "c"]
-    assert len(stage.fleet.scheduler.ledger) == 6
+    assert len(stage.brain.ledger) == 6
     stage.report("a", new_ids=[str(i) for i in range(6)])
-    assert len(stage.fleet.scheduler.ledger) == 4
+    assert len(stage.brain.ledger) == 4
     stage.fleet.forget(RequestId(str(burst.index("b"))))
-    assert len(stage.fleet.scheduler.ledger) == 3
+    assert len(stage.brain.ledger) == 3
 
 
 async def test_those_that_failed_a_request_are_its_last_resort(stage: Stage) -> None:
@@ -170,7 +178,8 @@ async def test_an_imbalance_is_rebalanced() -> None:
 
 async def test_news_of_an_unknown_migration_is_taken_calmly(stage: Stage) -> None:
     """Late news of a migration given up, or of one another frontend ordered."""
-    event = MigrationEvent("committed", MigrationId("?"), "r", InstanceId("a"), InstanceId("b"), "")
+    pair = InstanceId("a"), InstanceId("b")
+    event = MigrationEvent(EventKind.COMMITTED, MigrationId("?"), "r", *pair, MigrateReason.MANUAL)
     stage.fleet.heard(event)
 
     assert stage.fleet.tally.migrations["committed"] == 0

@@ -1,7 +1,7 @@
 """A stage for whole-frontend tests: a real frontend and fleet in front of scripted instances."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,10 +16,17 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceLink, MigrationOrder
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.registry import PolicySpec
-from policies.scheduler import SchedulerConfig
-from policies.types import Explanation, InstanceId, InstanceLoad, MigrationId, RequestId
+from policies.scheduler import GlobalScheduler, SchedulerConfig
+from policies.types import (
+    Explanation,
+    InstanceId,
+    InstanceLoad,
+    MigrateReason,
+    MigrationId,
+    RequestId,
+)
 from tests.llumnix.frontend.stub import SECRET, StubInstance
 
 _WHY = Explanation("manual")
@@ -84,12 +91,15 @@ class Stage:
         secret: bytes = SECRET,
         link: bool = True,
         engine: type[StubInstance] = StubInstance,
+        models: Mapping[str, str] | None = None,
         **config: Any,
     ) -> None:
         self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
+        for stub in self.stubs:
+            stub.model = (models or {}).get(stub.name, stub.model)
         self.links: dict[str, StubLink] = {}
-        self._scheduler = scheduler or SchedulerConfig(
-            dispatch=PolicySpec("round-robin"), migration=False
+        self.brain = GlobalScheduler(
+            scheduler or SchedulerConfig(dispatch=PolicySpec("round-robin"), migration=False)
         )
         self.frontend_config = FrontendConfig(
             **{"port": 0, "shutdown_grace_s": 0.2, "queue_timeout_s": 10.0, **config}
@@ -104,10 +114,10 @@ class Stage:
         for stub in self.stubs:
             await stub.start()
         config = FleetConfig(reconnect_min_s=0.02, reconnect_max_s=0.05, poll_interval_s=0.05)
-        names = [known.name for known in self._scheduler.classes]
+        names = [known.name for known in self.brain.config.classes]
         self.fleet = Fleet(
             config,
-            self._scheduler,
+            self.brain,
             self._secret,
             Tally(self.metrics, names),
             FleetClock(),
@@ -156,7 +166,7 @@ class Stage:
         """Let the fleet have ordered a migration."""
         target = self.instance(destination)
         move = MigrationOrder(
-            MigrationId(migration_id), InstanceId(source), target, None, 1, "manual"
+            MigrationId(migration_id), InstanceId(source), target, None, 1, MigrateReason.MANUAL
         )
         self.fleet.mover.book.begin(move, _WHY, self.fleet.now_s())
 
@@ -172,18 +182,19 @@ class Stage:
         source: str,
         destination: str,
         copied_bytes: int = 0,
-        why: str = "",
+        unresolved: bool = False,
     ) -> None:
         """Let a llumlet say what became of a migration."""
         self.fleet.heard(
             MigrationEvent(
-                kind,
+                EventKind(kind),
                 MigrationId(migration_id),
                 request_id,
                 InstanceId(source),
                 InstanceId(destination),
-                why,
+                MigrateReason.MANUAL,
                 copied_bytes=copied_bytes,
+                unresolved=unresolved,
             )
         )
 

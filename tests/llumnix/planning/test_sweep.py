@@ -39,7 +39,7 @@ def test_a_row_is_what_simulate_gives(tmp_path: Path) -> None:
     arguments = ["--rate=1.5", "--policy=freeness", f"--set={key}=64", f"--json={alone}"]
     main(["simulate", *workload, *arguments])
     assert rows[-1]["TTFT p99, s"] == json.loads(alone.read_text())["ttft_s"]["p99"]
-    written = list(csv.DictReader(table.open()))
+    written = list(csv.DictReader(table.read_text().splitlines()))
     assert [float(row["E2E mean, s"]) for row in written] == [row["E2E mean, s"] for row in rows]
 
 
