@@ -63,7 +63,7 @@ def test_more_instances_serve_a_higher_rate(tmp_path: Path) -> None:
     [
         (["--vary=low_steps"], "KEY=VALUE"),
         (["--vary=policy=a,a"], "each value once"),
-        (["--vary=rate=fast"], "'fast' is no number"),
+        (["--vary=rate=fast"], "'fast' is not a number"),
         (["--vary=scheduler.lowsteps=3"], "unknown key"),
         (["--vary=policy=best"], "no dispatch policy 'best'"),
         (["--capacity"], "needs --slo"),
