@@ -4,13 +4,12 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
-from llumnix.commands.demo_report import facts, instances_text, run_report, title, trust_cells
+from llumnix.commands.demo_report import Demo, facts, run_report, title
 from llumnix.config import load_config
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import decode
@@ -19,7 +18,6 @@ from llumnix.loadgen import OutputChecker, PromptSource
 from llumnix.report import write_report
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
-from llumnix.results.table import results_table
 from llumnix.results.validity import VALID_LATENESS
 from llumnix.testbed import demo as real
 from llumnix.testbed.environment import VERSIONS
@@ -157,12 +155,9 @@ def run(args: argparse.Namespace) -> int:
     for target in (report, Path(args.json or "-")):
         if not target.parent.is_dir():
             raise ConfigError(f"there is no folder {target.parent} to write {target.name} into")
-    demo = _Demo(args, _choices(args), Console(stderr=args.json == "-"), began_s)
+    demo = Demo(args, _choices(args), Console(stderr=args.json == "-"), began_s)
     requests, runs = uvloop.run(_on_vllm(demo) if args.engine == "vllm" else _on_emulators(demo))
-    for one in runs:
-        for problem in (*one.outcome.result.invalid_reasons, *one.outcome.result.errors):
-            policy = one.outcome.result.policy
-            demo.console.print(f"{policy}: {problem}", highlight=False, markup=False)
+    demo.close(runs)
     write_report(
         report, [run_report(one) for one in runs], title(args), facts(args, requests, runs)
     )
@@ -181,8 +176,8 @@ def _settle(args: argparse.Namespace) -> None:
     for name, emulated, cpu in (("requests", 500, 80), ("instances", 4, 2)):
         if getattr(args, name) is None:
             setattr(args, name, cpu if on_cpu else emulated)
-    positive = (args.requests, args.instances, args.load, args.speed or 1.0, args.time_s or 1.0)
-    if min(positive) <= 0:
+    positive = (args.requests, args.instances, args.load, args.speed, args.time_s)
+    if any(value is not None and value <= 0 for value in positive):
         raise ConfigError("--requests, --instances, --speed, --load and --time-s must be positive")
     if args.retries < 0:
         raise ConfigError("--retries must be 0 or more")
@@ -203,34 +198,7 @@ def _choices(args: argparse.Namespace) -> list[PolicyChoice]:
 Ran = tuple[Sequence[TraceRequest], list[PolicyRun]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Demo:
-    """What is asked for, where it is shown, and when it began."""
-
-    args: argparse.Namespace
-    choices: Sequence[PolicyChoice]
-    console: Console
-    began_s: float
-
-    def elapsed_s(self) -> float:
-        """Wall seconds since it began."""
-        return time.monotonic() - self.began_s
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False, markup=False)
-
-    def show(self, runs: Sequence[PolicyRun], repeat: RunPlan | None) -> None:
-        """Print the table so far, and what is repeated."""
-        results = [one.outcome.result for one in runs]
-        self.console.print(results_table(results, more=[trust_cells(one) for one in runs]))
-        if repeat is not None:
-            why = "; ".join(results[-1].invalid_reasons)
-            again = f"at speed {repeat.speed:g}, {repeat.requests} requests"
-            self.say(f"{results[-1].policy}: not valid, once more {again} ({why})")
-
-
-async def _on_emulators(demo: _Demo) -> Ran:
+async def _on_emulators(demo: Demo) -> Ran:
     args = demo.args
     gpu = preset(args.preset)
     workload = _workload(args)
@@ -253,13 +221,13 @@ async def _on_emulators(demo: _Demo) -> Ran:
     series = Series(pace, trial, demo.show, demo.elapsed_s)
     speed = args.speed or await _rehearsed(demo, series, shape(pace.fastest), workload)
     plan = series.first_plan(len(demo.choices), speed)
-    _headline(demo, workload[: plan.requests], len(workload))
+    demo.headline(workload[: plan.requests], len(workload))
     runs = await series.run(demo.choices, plan)
     return workload[: runs[0].outcome.result.requests], runs
 
 
 async def _rehearsed(
-    demo: _Demo, series: Series, shape: FleetShape, workload: Sequence[TraceRequest]
+    demo: Demo, series: Series, shape: FleetShape, workload: Sequence[TraceRequest]
 ) -> float:
     """Choose the speed to begin with by a rehearsal, and say why."""
     demo.say(f"finding out what this machine carries: {REHEARSED_S:g} s of load")
@@ -275,7 +243,7 @@ async def _rehearsed(
     return speed
 
 
-async def _on_vllm(demo: _Demo) -> Ran:
+async def _on_vllm(demo: Demo) -> Ran:
     args = demo.args
     drawn = load_workload(args.trace, args.requests, args.rate, args.seed, args.high_share)
     requests = real.cut_down(drawn)
@@ -297,12 +265,12 @@ async def _on_vllm(demo: _Demo) -> Ran:
             slowest=fleet.speed,
         )
         series = Series(pace, trial, demo.show, demo.elapsed_s)
-        _headline(demo, requests, len(requests))
+        demo.headline(requests, len(requests))
         return requests, await series.run(demo.choices, RunPlan(fleet.speed, len(requests)))
 
 
 async def _trial(
-    demo: _Demo,
+    demo: Demo,
     choice: PolicyChoice,
     shape: Launchable,
     requests: Sequence[TraceRequest],
@@ -324,14 +292,3 @@ def _workload(args: argparse.Namespace) -> list[TraceRequest]:
     bound = fluid_rate_per_s(served, gpu.costs, gpu.capacity_tokens, args.instances)
     rate = args.load * bound
     return load_workload(args.trace, args.requests, rate, args.seed, args.high_share)
-
-
-def _headline(demo: _Demo, requests: Sequence[TraceRequest], asked: int) -> None:
-    args = demo.args
-    span_s = requests[-1].arrival_s - requests[0].arrival_s
-    rate = f"{(len(requests) - 1) / span_s:.2f} a second" if span_s > 0 else "at once"
-    cut = f" (of {asked}: there is no time for more)" if len(requests) < asked else ""
-    demo.say(
-        f"{len(requests)} requests{cut} of {args.trace}, {rate}, on {args.instances} "
-        f"{instances_text(args)}; every output is checked"
-    )

@@ -1,19 +1,76 @@
-"""What the demo shows of its runs: cells of the table, and the report."""
+"""What the demo shows of its runs: lines and tables while it goes on, then the report."""
 
 import argparse
 import importlib.metadata
 import os
 import platform
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from llumnix import __version__
 from llumnix.loadgen.probe import LATE_STEPS_SHARE
 from llumnix.report import RunReport
+from llumnix.results.table import results_table
 from llumnix.testbed.environment import VERSIONS
+from llumnix.testbed.pace import RunPlan
 from llumnix.testbed.series import PolicyRun
+from llumnix.testbed.trial import PolicyChoice
 from simulator.costs.presets import preset
 from simulator.workload.request import TraceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What is asked for, where it is shown, and when it began."""
+
+    args: argparse.Namespace
+    choices: Sequence[PolicyChoice]
+    console: Console
+    began_s: float
+
+    def elapsed_s(self) -> float:
+        """Wall seconds since it began."""
+        return time.monotonic() - self.began_s
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def headline(self, requests: Sequence[TraceRequest], asked: int) -> None:
+        """Say what is replayed, on what."""
+        args = self.args
+        span_s = requests[-1].arrival_s - requests[0].arrival_s
+        rate = f"{(len(requests) - 1) / span_s:.2f} a second" if span_s > 0 else "at once"
+        cut = f" (of {asked}: there is no time for more)" if len(requests) < asked else ""
+        self.say(
+            f"{len(requests)} requests{cut} of {args.trace}, {rate}, on {args.instances} "
+            f"{instances_text(args)}; every output is checked"
+        )
+
+    def show(self, runs: Sequence[PolicyRun], repeat: RunPlan | None) -> None:
+        """Print the table so far, and what is repeated."""
+        results = [one.outcome.result for one in runs]
+        self.console.print(results_table(results, more=[trust_cells(one) for one in runs]))
+        if repeat is not None:
+            why = "; ".join(results[-1].invalid_reasons)
+            again = f"at speed {repeat.speed:g}, {repeat.requests} requests"
+            self.say(f"{results[-1].policy}: not valid, once more {again} ({why})")
+
+    def close(self, runs: Sequence[PolicyRun]) -> None:
+        """Say what is wrong with the runs that were kept, if anything is."""
+        for one in runs:
+            result = one.outcome.result
+            for problem in (*result.invalid_reasons, *result.errors):
+                self.say(f"{result.policy}: {problem}")
+        if any(one.outcome.validity.late for one in runs):
+            self.say(
+                "This machine was too busy: the times of runs marked NO are its own as well as "
+                "the fleet's. With more time (--time-s) the emulation can be slower."
+            )
 
 
 def trust_cells(run: PolicyRun) -> dict[str, str]:
