@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llumnix.admin.schema import FleetStatus, Totals
 from llumnix.loadgen import OutputCheck, RequestRecord, Status
 from llumnix.loadgen.probe import FleetRun, ServerState, between
 from llumnix.results.result import Quantiles, RunResult, Slo, Spread, summarise
@@ -195,17 +196,13 @@ def test_errors_are_grouped_the_most_frequent_first() -> None:
 
 
 def state(committed: int, moves: list[float], steps: int, late: int, preempted: int) -> ServerState:
-    fleet = {
-        "policy": "freeness",
-        "migration": True,
-        "totals": {
-            "migrations_committed": committed,
-            "migrations_aborted": 1,
-            "resumed": 0,
-            "downtime_ms": moves,
-            "gap_ms": moves,
-        },
-    }
+    totals = Totals(
+        migrations_committed=committed,
+        migrations_aborted=1,
+        downtime_ms=tuple(moves),
+        gap_ms=tuple(moves),
+    )
+    fleet = FleetStatus((), policy="freeness", migration=True, totals=totals)
     engine = {
         "lag": {"steps": steps, "late_steps": late},
         "preemptions": preempted,
