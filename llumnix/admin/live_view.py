@@ -170,9 +170,9 @@ def _instances(instances: Sequence[InstanceStatus], rows: int, width: int) -> Re
 
 
 def _instance_cells(each: InstanceStatus, bar_width: int) -> tuple[Text, ...]:
-    style = _FAINT if each.state == "down" else ""
+    style = _FAINT if each.down else ""
     freeness = Text("-", _FAINT)
-    if each.freeness is not None and each.state != "down":
+    if each.freeness is not None and not each.down:
         freeness = Text(f"{each.freeness:,.0f}", "bold red" if each.freeness < 0 else "bold")
     return (
         Text(f" {each.instance_id}", style),
@@ -185,7 +185,7 @@ def _instance_cells(each: InstanceStatus, bar_width: int) -> tuple[Text, ...]:
 
 
 def _bar(each: InstanceStatus, bar_width: int) -> Text:
-    if not each.capacity_tokens or each.state == "down":
+    if not each.capacity_tokens or each.down:
         return Text(_FREE * bar_width, _FAINT)
     used = min(bar_width, round(bar_width * each.used_share))
     reserved_share = each.reserved_tokens / each.capacity_tokens

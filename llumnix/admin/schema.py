@@ -35,6 +35,11 @@ class InstanceStatus(Answer):
     age_s: float | None = None
 
     @property
+    def down(self) -> bool:
+        """Whether it does not answer, having answered before."""
+        return self.state == "down"
+
+    @property
     def used_share(self) -> float:
         """Share of the KV memory held by running requests."""
         return self.physical_tokens / self.capacity_tokens if self.capacity_tokens else 0.0

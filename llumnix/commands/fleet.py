@@ -179,7 +179,7 @@ def _wait_empty(client: AdminClient, instance_id: str, wait_s: float, status: St
         fleet = client.fleet()
         instance = fleet.instance(instance_id)
         took_s = time.monotonic() - start
-        if instance is None or instance.state == "down":
+        if instance is None or instance.down:
             sys.stderr.write(f"{instance_id} went away while it was being drained\n")
             return 1
         moving = fleet.leaving(instance_id)
