@@ -1,28 +1,36 @@
 """`llumnix demo`: the same workload under several policies, side by side."""
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import sys
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
-from llumnix import __version__
+from llumnix.commands.demo_report import Demo, facts, run_report, title
 from llumnix.config import load_config
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import decode
 from llumnix.errors import ConfigError
 from llumnix.loadgen import OutputChecker, PromptSource
-from llumnix.report import RunReport, require_plots, write_report
+from llumnix.report import require_plots, write_report
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
-from llumnix.results.table import results_table
+from llumnix.results.validity import VALID_LATENESS
 from llumnix.testbed import demo as real
 from llumnix.testbed.environment import VERSIONS
+from llumnix.testbed.pace import (
+    FASTEST,
+    SLOWEST,
+    Pace,
+    RunPlan,
+    TimeBudget,
+    expected_ends_s,
+)
+from llumnix.testbed.rehearsal import REHEARSED_S, rehearse
+from llumnix.testbed.series import PolicyRun, Series
 from llumnix.testbed.trial import FleetShape, Launchable, PolicyChoice, TrialOutcome, run_trial
 from llumnix.workloads import SOURCE_HELP, load_workload
 from policies.dispatch import dispatch_policies
@@ -35,6 +43,9 @@ POLICIES = ("round-robin", "load-aware", "freeness")
 DEFAULT_LOAD = 0.8
 """Of the fluid bound: about 85 % of the rate at which queues begin to grow (the knee)."""
 CHECKERS = 2
+TIME_S = 240.0
+CHECK_S = 4.0
+"""What a run takes more than a rehearsal for the comparison of its outputs: a first guess."""
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,8 +55,10 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="see it work: three policies on one workload, on emulated GPUs or real vLLM",
         description="Start emulated LLaMA-7B/A10 instances and a frontend, replay the same "
         "workload under several policies, each on a fresh fleet, compare every output token with "
-        "what it must be, and print a table and an HTML report. Exit status: 0 every run valid "
-        "and every token right, 1 otherwise, 2 not run.",
+        "what it must be, and print a table that grows and an HTML report. A busy machine gets a "
+        "slower emulation and fewer requests; a run that was too late all the same is repeated, "
+        "or marked. Exit status: 0 if every token is right, 1 if any is not, 2 if the demo did not "
+        "start.",
     )
     parser.add_argument(
         "--engine",
@@ -56,7 +69,10 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
     parser.add_argument(
-        "--requests", type=int, metavar="N", help="how many (default 500; with vLLM 80)"
+        "--requests",
+        type=int,
+        metavar="N",
+        help="how many (default: up to 500, as many as there is time for; with vLLM 80)",
     )
     parser.add_argument(
         "--instances", type=int, metavar="N", help="how many (default 4; with vLLM 2)"
@@ -68,20 +84,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="a dispatch policy to run, repeatable; `freeness` migrates, others do not, unless "
         f"said (default: {', '.join(POLICIES)})",
     )
-    parser.add_argument(
-        "--speed",
-        type=float,
-        metavar="X",
-        help="emulated seconds per wall second (default 6; a run too fast for this machine is "
-        "marked invalid)",
-    )
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=1,
-        metavar="N",
-        help="how often a run that this machine was too busy for is repeated (default 1)",
-    )
+    _add_pace_arguments(parser)
     _add_load_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is stdout")
     parser.add_argument(
@@ -91,6 +94,31 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="where to write the HTML report (default llumnix-demo.html)",
     )
     parser.set_defaults(run=run)
+
+
+def _add_pace_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--speed",
+        type=float,
+        metavar="X",
+        help="emulated seconds per wall second to begin with (default: what this machine is found "
+        f"to carry, at most {FASTEST:g}); lowered when a run is too late to be valid",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how often a run that this machine was too busy for is repeated, more slowly "
+        "(default 2)",
+    )
+    parser.add_argument(
+        "--time-s",
+        type=float,
+        metavar="S",
+        help=f"wall seconds to get by with (default {TIME_S:g}; without bound if --requests is "
+        "given, or with vLLM)",
+    )
 
 
 def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,23 +150,21 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every policy, then report."""
     require_plots()  # now, not when four minutes are over
+    began_s = time.monotonic()
     _settle(args)
     report = Path(args.report)
     for target in (report, Path(args.json or "-")):
         if not target.parent.is_dir():
             raise ConfigError(f"there is no folder {target.parent} to write {target.name} into")
-    choices = _choices(args)
-    console = Console(stderr=args.json == "-")
-    on_engine = _on_vllm if args.engine == "vllm" else _on_emulators
-    requests, outcomes = uvloop.run(on_engine(args, choices, console))
-    console.print(results_table([outcome.result for outcome in outcomes]))
-    for outcome in outcomes:
-        for problem in (*outcome.result.invalid_reasons, *outcome.result.errors):
-            console.print(f"{outcome.result.policy}: {problem}", highlight=False, markup=False)
-    write_report(report, [_report(one) for one in outcomes], _title(args), _meta(args, requests))
-    console.print(f"report: {report}", highlight=False)
-    write_json(args.json, {"runs": [outcome.result.to_json() for outcome in outcomes]})
-    return 0 if all(outcome.result.ok for outcome in outcomes) else 1
+    demo = Demo(args, _choices(args), Console(stderr=args.json == "-"), began_s)
+    requests, runs = uvloop.run(_on_vllm(demo) if args.engine == "vllm" else _on_emulators(demo))
+    demo.close(runs)
+    write_report(
+        report, [run_report(one) for one in runs], title(args), facts(args, requests, runs)
+    )
+    demo.console.print(f"report: {report}", highlight=False)
+    write_json(args.json, {"runs": [one.to_json() for one in runs]})
+    return 0 if all(one.outcome.right for one in runs) else 1
 
 
 def _settle(args: argparse.Namespace) -> None:
@@ -146,11 +172,14 @@ def _settle(args: argparse.Namespace) -> None:
     on_cpu = args.engine == "vllm"
     if on_cpu and args.speed is not None:
         raise ConfigError("--speed is for emulated instances: real ones run as fast as they do")
-    for name, emulated, cpu in (("requests", 500, 80), ("instances", 4, 2), ("speed", 6.0, 1.0)):
+    if args.requests is None and args.time_s is None and not on_cpu:
+        args.time_s = TIME_S
+    for name, emulated, cpu in (("requests", 500, 80), ("instances", 4, 2)):
         if getattr(args, name) is None:
             setattr(args, name, cpu if on_cpu else emulated)
-    if args.requests < 1 or args.instances < 1 or args.speed <= 0 or args.load <= 0:
-        raise ConfigError("--requests, --instances, --speed and --load must be positive")
+    positive = (args.requests, args.instances, args.load, args.speed, args.time_s)
+    if any(value is not None and value <= 0 for value in positive):
+        raise ConfigError("--requests, --instances, --speed, --load and --time-s must be positive")
     if args.retries < 0:
         raise ConfigError("--retries must be 0 or more")
 
@@ -167,22 +196,56 @@ def _choices(args: argparse.Namespace) -> list[PolicyChoice]:
     return choices
 
 
-Ran = tuple[Sequence[TraceRequest], list[TrialOutcome]]
+Ran = tuple[Sequence[TraceRequest], list[PolicyRun]]
 
 
-async def _on_emulators(
-    args: argparse.Namespace, choices: Sequence[PolicyChoice], console: Console
-) -> Ran:
-    requests = _workload(args)
-    _headline(args, requests, console)
-    shape = FleetShape(args.instances, args.speed, args.preset, tuple(args.set), args.log_dir)
+async def _on_emulators(demo: Demo) -> Ran:
+    args = demo.args
+    gpu = preset(args.preset)
+    workload = _workload(args)
     checker = OutputChecker(PromptSource(args.seed), expected_output, decode, processes=CHECKERS)
-    return requests, await _run_all(args, choices, requests, shape, checker)
+
+    def shape(speed: float) -> FleetShape:
+        return FleetShape(args.instances, speed, args.preset, tuple(args.set), args.log_dir)
+
+    async def trial(choice: PolicyChoice, plan: RunPlan) -> TrialOutcome:
+        requests = workload[: plan.requests]
+        return await _trial(demo, choice, shape(plan.speed), requests, checker)
+
+    pace = Pace(
+        expected_ends_s(workload, gpu.costs.decode_base_ns / 1e9),
+        TimeBudget.within(args.time_s or math.inf),
+        args.retries,
+        fastest=args.speed or FASTEST,
+        slowest=min(SLOWEST, args.speed or FASTEST),
+    )
+    series = Series(pace, trial, demo.show, demo.elapsed_s)
+    speed = args.speed or await _rehearsed(demo, series, shape(pace.fastest), workload)
+    plan = series.first_plan(len(demo.choices), speed)
+    demo.headline(workload[: plan.requests], len(workload))
+    runs = await series.run(demo.choices, plan)
+    return workload[: runs[0].outcome.result.requests], runs
 
 
-async def _on_vllm(
-    args: argparse.Namespace, choices: Sequence[PolicyChoice], console: Console
-) -> Ran:
+async def _rehearsed(
+    demo: Demo, series: Series, shape: FleetShape, workload: Sequence[TraceRequest]
+) -> float:
+    """Choose the speed to begin with by a rehearsal, and say why."""
+    demo.say(f"finding out what this machine carries: {REHEARSED_S:g} s of load")
+    began_s = demo.elapsed_s()
+    hardest = max(demo.choices, key=lambda choice: choice.migration)
+    late_steps = await rehearse(shape, hardest, workload, PromptSource(demo.args.seed))
+    series.overhead_s = demo.elapsed_s() - began_s - REHEARSED_S + CHECK_S
+    speed = series.pace.carried(shape.speed, late_steps)
+    demo.say(
+        f"speed {speed:g}, because at speed {shape.speed:g} one step in a hundred was "
+        f"{late_steps:.1f} decode steps late or more (a valid run may have {VALID_LATENESS:g})"
+    )
+    return speed
+
+
+async def _on_vllm(demo: Demo) -> Ran:
+    args = demo.args
     drawn = load_workload(args.trace, args.requests, args.rate, args.seed, args.high_share)
     requests = real.cut_down(drawn)
     settings = tuple(args.set)
@@ -190,29 +253,33 @@ async def _on_vllm(
         rehearsal = await real.rehearse(fleet, requests, args.seed)
         if args.rate is None:
             requests = real.at_load(requests, rehearsal, args.load)
-        _headline(args, requests, console)
-        return requests, await _run_all(args, choices, requests, fleet, rehearsal.checker)
+
+        async def trial(choice: PolicyChoice, _plan: RunPlan) -> TrialOutcome:
+            return await _trial(demo, choice, fleet, requests, rehearsal.checker)
+
+        ends_s = [each.arrival_s for each in requests]
+        pace = Pace(
+            ends_s,
+            TimeBudget.within(math.inf),
+            args.retries,
+            fastest=fleet.speed,
+            slowest=fleet.speed,
+        )
+        series = Series(pace, trial, demo.show, demo.elapsed_s)
+        demo.headline(requests, len(requests))
+        return requests, await series.run(demo.choices, RunPlan(fleet.speed, len(requests)))
 
 
-async def _run_all(
-    args: argparse.Namespace,
-    choices: Sequence[PolicyChoice],
-    requests: Sequence[TraceRequest],
+async def _trial(
+    demo: Demo,
+    choice: PolicyChoice,
     shape: Launchable,
+    requests: Sequence[TraceRequest],
     checker: OutputChecker,
-) -> list[TrialOutcome]:
-    outcomes = []
-    for choice in choices:
-        label = f"{choice.dispatch}{' + migration' if choice.migration else ''}"
-        for tries_left in range(args.retries, -1, -1):
-            with RunProgress(f"{label:<22}") as progress:
-                outcome = await run_trial(choice, shape, requests, checker, args.seed, progress)
-            if outcome.result.valid or not tries_left:
-                break
-            why = "; ".join(outcome.result.invalid_reasons)
-            print(f"{label}: not valid, once more ({why})", file=sys.stderr)
-        outcomes.append(outcome)
-    return outcomes
+) -> TrialOutcome:
+    label = f"{choice.dispatch}{' + migration' if choice.migration else ''}"
+    with RunProgress(f"{label:<22}") as progress:
+        return await run_trial(choice, shape, requests, checker, demo.args.seed, progress)
 
 
 def _workload(args: argparse.Namespace) -> list[TraceRequest]:
@@ -226,53 +293,3 @@ def _workload(args: argparse.Namespace) -> list[TraceRequest]:
     bound = fluid_rate_per_s(served, gpu.costs, gpu.capacity_tokens, args.instances)
     rate = args.load * bound
     return load_workload(args.trace, args.requests, rate, args.seed, args.high_share)
-
-
-def _headline(args: argparse.Namespace, requests: Sequence[TraceRequest], console: Console) -> None:
-    span_s = requests[-1].arrival_s - requests[0].arrival_s
-    rate = f"{(len(requests) - 1) / span_s:.2f} a second" if span_s > 0 else "at once"
-    how = f", {args.speed:g} times faster than real time" if args.engine == "emulated" else ""
-    console.print(
-        f"{len(requests)} requests of {args.trace}, {rate}, on {args.instances} "
-        f"{_instances(args)}{how}; every output is checked",
-        highlight=False,
-    )
-
-
-def _instances(args: argparse.Namespace) -> str:
-    if args.engine == "vllm":
-        return f"vLLM {VERSIONS[0]} servers (CPU, a tiny model with paced steps, lengths cut down)"
-    return f"emulated instances ({args.preset})"
-
-
-def _report(outcome: TrialOutcome) -> RunReport:
-    done = [record for record in outcome.records if record.finish_reason]
-    return RunReport(
-        result=outcome.result.to_json(),
-        ttft_s=[record.ttft_s for record in done if record.ttft_s is not None],
-        tpot_s=[record.tpot_s for record in done if record.tpot_s is not None],
-        downtime_ms=list(outcome.downtimes_ms),
-        freeness=outcome.watch.freeness,
-        kv_used=outcome.watch.kv_tokens,
-        migrations=outcome.watch.moves,
-    )
-
-
-def _title(args: argparse.Namespace) -> str:
-    return f"{Path(str(args.trace)).name.split('.')[0]} on {args.instances} instances"
-
-
-def _meta(args: argparse.Namespace, requests: Sequence[TraceRequest]) -> dict[str, str]:
-    span_s = requests[-1].arrival_s
-    return {
-        "workload": f"{Path(str(args.trace)).name}, {len(requests)} requests over {span_s:.0f} s",
-        "instances": f"{args.instances} {_instances(args)}"
-        + (f": {preset(args.preset).source}" if args.engine == "emulated" else ""),
-        "speed": f"{args.speed:g} emulated seconds per wall second"
-        if args.engine == "emulated"
-        else "real time",
-        "seed": str(args.seed),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": f"llumnix {__version__}, Python {platform.python_version()}, "
-        f"aiohttp {importlib.metadata.version('aiohttp')}",
-    }

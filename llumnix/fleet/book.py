@@ -8,7 +8,7 @@ from typing import Any
 from llumnix.admin.schema import MigrationStatus
 from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.types import Explanation, InstanceId, MigrateReason, MigrationId, RequestId
+from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
 _REMEMBERED = 4096
 
@@ -23,7 +23,7 @@ class Migration:
     migration_id: MigrationId
     source: InstanceId
     destination: InstanceId
-    reason: MigrateReason
+    reason: str
     started_s: float
     request_id: RequestId | None = None
     explanation: Explanation = field(default_factory=lambda: Explanation("manual"))

@@ -93,8 +93,9 @@ class FleetRun:
     """What a fleet says happened during a run; None is unknown.
 
     Downtimes, gaps and the median decode step in emulated milliseconds. `late_share` is the share
-    of emulated engine steps that completed late. `cached_prompt_tokens` were not computed, but
-    found in a prefix cache. `instance_seconds` is how long machines were held, summed up.
+    of emulated engine steps that completed late; `late_p99_steps` is how late, in decode steps, one
+    step in a hundred was at least, in the worst engine. `cached_prompt_tokens` were not computed,
+    but found in a prefix cache. `instance_seconds` is how long machines were held, summed up.
     """
 
     policy: str = ""
@@ -107,18 +108,20 @@ class FleetRun:
     preemptions: int | None = None
     decode_step_p50_ms: float | None = None
     late_share: float | None = None
+    late_p99_steps: float | None = None
     cached_prompt_tokens: int | None = None
     instance_seconds: float | None = None
 
 
 def between(before: ServerState, after: ServerState) -> FleetRun:
     """What happened between two snapshots."""
-    preemptions = decode_step_ms = late_share = None
+    preemptions = decode_step_ms = late_share = late_p99_steps = None
     if after.engines:
         preemptions = sum(_grown(before, after, "preemptions").values())
         steps = sum(_grown(before, after, "lag", "steps").values())
         late = sum(_grown(before, after, "lag", "late_steps").values())
         late_share = late / steps if steps else 0.0
+        late_p99_steps = max(_late_p99_steps(one, after.speed) for one in after.engines.values())
         decode_step_ms = median(
             float(stats["decode_step_ms"]["p50"]) for stats in after.engines.values()
         )
@@ -128,6 +131,7 @@ def between(before: ServerState, after: ServerState) -> FleetRun:
         preemptions=preemptions,
         decode_step_p50_ms=decode_step_ms,
         late_share=late_share,
+        late_p99_steps=late_p99_steps,
     )
 
 
@@ -151,6 +155,13 @@ def _counted(before: FleetStatus | None, after: FleetStatus) -> FleetRun:
         downtimes_ms=latest(old.downtime_ms, new.downtime_ms),
         gaps_ms=latest(old.gap_ms, new.gap_ms),
     )
+
+
+def _late_p99_steps(stats: Mapping[str, Any], speed: float | None) -> float:
+    """How late one step in a hundred of an engine was at least, in decode steps; 0 if untold."""
+    late_s = float(stats["lag"].get("p99_s", 0.0))
+    step_s = float(stats["decode_step_ms"].get("mean", 0.0)) / 1000 / (speed or 1.0)
+    return late_s / step_s if step_s else 0.0
 
 
 def _grown(before: ServerState, after: ServerState, *keys: str) -> dict[str, int]:

@@ -13,6 +13,7 @@ from llumnix.report.headline import headline, invalid_notes
 from llumnix.report.lanes import LaneScale, freeness_lanes
 from llumnix.report.sizes import fleet_size
 from llumnix.report.table import runs_table
+from llumnix.report.trust import trust_table
 
 _EMULATED: Final = (
     "<b>Emulated</b> means: no GPU computed these tokens. Each instance batches, allocates KV "
@@ -63,6 +64,7 @@ def page(runs: Sequence[RunReport], title: str, meta: Mapping[str, str]) -> str:
 </header>
 {notes}
 <div class="wide">{runs_table(known)}</div>
+{_trust(known)}
 {_latencies(valid)}
 {_sizes(valid)}
 {_lanes(known)}
@@ -88,6 +90,20 @@ def _figure(svg: str, caption: str) -> str:
 
 def _swatch(one: NamedRun) -> str:
     return f'<span class="key"><i class="swatch run-{one.colour % 6}"></i>{escape(one.name)}</span>'
+
+
+def _trust(runs: Sequence[NamedRun]) -> str:
+    table = trust_table(runs)
+    if not table:
+        return ""
+    return _section(
+        "How far to trust these times",
+        "A machine with other work to do completes emulated steps late, and then times are those "
+        "of the machine. So every step is timed: <em>late</em> is one that completed more than a "
+        "decode step after its due time. Speed does not matter to a valid run, since times are the "
+        "fleet's; being late never changes a token.",
+        f'<div class="wide">{table}</div>',
+    )
 
 
 def _latencies(runs: Sequence[NamedRun]) -> str:

@@ -14,13 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from llumnix.loadgen.check import OutputCheck
-from llumnix.loadgen.probe import LATE_STEPS_SHARE, FleetRun
+from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
+from llumnix.results.validity import SLIP_BOUND_S, Validity
 from simulator.workload.request import TraceRequest
-
-# A generator that sent one request in a hundred later than this (emulated) did not replay the
-# workload it was given.
-SLIP_BOUND_S = 0.5
 
 
 class Record(Protocol):
@@ -216,13 +213,12 @@ def summarise(
     count = Counter(record.status for record in records)
     latencies = _latencies(records)
     duration_s = _duration_s(records)
-    slip_p99_s = Quantiles.of([record.slip_s for record in records]).p99 or 0.0
-    reasons = _invalid_reasons(records, fleet, check, slip_p99_s, slip_bound_s)
+    validity = judge(records, fleet, check, slip_bound_s)
     return RunResult(
         policy=policy,
         migration=fleet.migration,
-        valid=not reasons,
-        invalid_reasons=reasons,
+        valid=not validity.causes,
+        invalid_reasons=validity.reasons,
         seed=seed,
         speed=speed,
         requests=len(records),
@@ -247,11 +243,24 @@ def summarise(
         instance_seconds=fleet.instance_seconds,
         goodput=_goodput(records, slo, duration_s),
         duration_s=round(duration_s, 6),
-        slip_p99_s=slip_p99_s,
+        slip_p99_s=validity.slip_p99_s,
         errors=_errors(records),
         by_class=_by_class(records, latencies),
         **latencies,
     )
+
+
+def judge(
+    records: Sequence[Record],
+    fleet: FleetRun,
+    check: OutputCheck | None = None,
+    slip_bound_s: float = SLIP_BOUND_S,
+) -> Validity:
+    """Say how far a run measured the fleet rather than this machine."""
+    finished = sum(record.status is Status.FINISHED for record in records)
+    slip_p99_s = Quantiles.of([record.slip_s for record in records]).p99 or 0.0
+    unchecked = check.unchecked if check else 0
+    return Validity.of(fleet, finished, slip_p99_s, slip_bound_s, unchecked)
 
 
 def _latencies(records: Sequence[Record]) -> dict[str, Spread]:
@@ -290,31 +299,6 @@ def _goodput(records: Sequence[Record], slo: Slo | None, duration_s: float) -> G
         bound(slo.ttft_s),
         bound(slo.tpot_s),
     )
-
-
-def _invalid_reasons(
-    records: Sequence[Record],
-    fleet: FleetRun,
-    check: OutputCheck | None,
-    slip_p99_s: float,
-    slip_bound_s: float,
-) -> tuple[str, ...]:
-    reasons = []
-    if not any(record.status is Status.FINISHED for record in records):
-        reasons.append("no request finished")
-    if slip_p99_s > slip_bound_s:
-        reasons.append(
-            f"the load generator sent requests late (p99 {slip_p99_s:.2f} s emulated, bound "
-            f"{slip_bound_s:g} s): lower the speed"
-        )
-    if fleet.late_share is not None and fleet.late_share > LATE_STEPS_SHARE:
-        reasons.append(
-            f"emulation fell behind its clock ({fleet.late_share:.1%} of steps late): lower the "
-            "speed"
-        )
-    if check is not None and check.unchecked:
-        reasons.append(f"{check.unchecked} outputs came without token ids and were not compared")
-    return tuple(reasons)
 
 
 def _errors(records: Sequence[Record], most: int = 10) -> tuple[str, ...]:

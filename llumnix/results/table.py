@@ -1,6 +1,6 @@
 """Results of runs as a table on the terminal, one column a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -9,8 +9,13 @@ from llumnix.results.result import RunResult, Spread
 UNKNOWN = "-"
 
 
-def results_table(results: Sequence[RunResult], title: str = "") -> Table:
-    """Lay runs side by side; rows nobody could know anything about are left out."""
+def results_table(
+    results: Sequence[RunResult], title: str = "", more: Sequence[Mapping[str, str]] = ()
+) -> Table:
+    """Lay runs side by side; rows nobody could know anything about are left out.
+
+    `more` are further cells of each run, put below the first row.
+    """
     table = Table(title=title or None, show_edge=False, pad_edge=False)
     table.add_column("")
     for result in results:
@@ -18,6 +23,9 @@ def results_table(results: Sequence[RunResult], title: str = "") -> Table:
         name = f"{result.policy or 'replay'}{moving}"
         table.add_column(name, justify="right", no_wrap=True)
     columns = [_cells(result) for result in results]
+    for number, further in enumerate(more):
+        cells = columns[number]
+        columns[number] = {"valid": cells.pop("valid"), **further, **cells}
     for name in columns[0] if columns else ():
         values = [cells[name] for cells in columns]
         if any(value != UNKNOWN for value in values):

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from llumnix.loadgen.openloop import Progress
 from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
 from llumnix.processes.frontend_process import launched_frontend
-from llumnix.results.result import RunResult, summarise
+from llumnix.results.result import RunResult, judge, summarise
+from llumnix.results.validity import Validity
 from llumnix.testbed.watcher import RunSeries, RunWatcher
 from simulator.workload.request import TraceRequest
 
@@ -77,15 +79,28 @@ class FleetShape:
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """What a trial brought: its result, every request's record, and what was watched meanwhile."""
+    """What a trial brought: its result, every request's record, and what was watched meanwhile.
+
+    `load_s` is the wall time from the first request to the last answer.
+    """
 
     result: RunResult
+    validity: Validity
     records: tuple[RequestRecord, ...]
     downtimes_ms: tuple[float, ...]
     watch: RunSeries
+    load_s: float
+
+    @property
+    def right(self) -> bool:
+        """Whether every output was compared and is right, however late it came."""
+        result = self.result
+        faults = (result.tokens_lost, result.tokens_doubled, result.tokens_wrong)
+        excused = not self.validity.causes or self.validity.only_late
+        return excused and not (result.failed or result.texts_wrong or any(faults))
 
 
-async def _when_up(endpoint: Endpoint) -> ServerState:
+async def when_up(endpoint: Endpoint) -> ServerState:
     """Ask the frontend once all its instances take requests; raises LaunchError if they do not."""
     for _ in range(int(_UP_TIMEOUT_S / _POLL_S)):
         state = await probe(endpoint)
@@ -111,24 +126,34 @@ async def run_trial(
     """
     async with launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url:
         endpoint = Endpoint.parse(url)
-        before = await _when_up(endpoint)
+        before = await when_up(endpoint)
         options = LoadOptions(
             model=before.model, speed=shape.speed, prompts=checker.prompts, return_token_ids=True
         )
         watcher = RunWatcher(url, shape.speed)
         watcher.start()
+        began_s = time.monotonic()
         try:
             records = await run_load(requests, endpoint, options, progress)
         finally:
+            load_s = time.monotonic() - began_s
             await watcher.stop()
         after = await probe(endpoint)
     fleet = between(before, after)
+    check = checker.check(records)
     result = summarise(
         records,
         policy=policy.dispatch,
         seed=seed,
         speed=shape.speed,
         fleet=dataclasses.replace(fleet, migration=policy.migration),
-        check=checker.check(records),
+        check=check,
     )
-    return TrialOutcome(result, tuple(records), fleet.downtimes_ms, watcher.seen)
+    return TrialOutcome(
+        result,
+        judge(records, fleet, check),
+        tuple(records),
+        fleet.downtimes_ms,
+        watcher.seen,
+        load_s,
+    )

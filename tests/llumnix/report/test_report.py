@@ -173,6 +173,49 @@ def test_an_invalid_run_is_struck_and_never_a_result(runs: list[RunReport]) -> N
     assert headline(named([broken])) == "No valid run: nothing here is a result."
 
 
+def judged(base: RunReport, share: float, valid: bool = True, *discarded: float) -> RunReport:
+    """Add what a measured run says of its own lateness."""
+    earlier = [{"speed": 6.0, "late_steps_share": each} for each in discarded]
+    validity = {
+        "late_steps_share": share,
+        "late_steps_bound": 0.01,
+        "slip_p99_s": 0.25,
+        "discarded_runs": earlier,
+    }
+    return with_result(base, valid=valid, speed=3.8, validity=validity)
+
+
+def test_each_run_shows_how_far_to_trust_it(runs: list[RunReport]) -> None:
+    """Its verdict, speed, share of late steps, and the runs of it that were discarded."""
+    known = [judged(runs[0], 0.0086, True, 0.241, 0.032), judged(runs[1], 0.5, False), runs[2]]
+    text = page(known, "t", {})
+    _, valid, invalid = (row for row in Reader(text).rows[-3:])
+    assert valid[:5] == [
+        "round-robin",
+        "valid",
+        "3.8\N{THIN SPACE}\N{MULTIPLICATION SIGN}",
+        "0.86%",
+        "0.25\xa0s",
+    ]
+    assert "24.1%" in valid[5]
+    assert "3.2%" in valid[5]
+    assert invalid[:4] == [
+        "load-aware",
+        "not valid",
+        "3.8\N{THIN SPACE}\N{MULTIPLICATION SIGN}",
+        "50.00%",
+    ]
+    assert re.findall(r'class="meter( over)?".*?width:([0-9.]+)%', text) == [
+        ("", "34.4"),
+        (" over", "100.0"),
+    ]
+
+
+def test_runs_that_were_not_measured_are_not_judged(html: str) -> None:
+    """Simulated runs, and those against other servers, have no lateness to show."""
+    assert "How far to trust" not in html
+
+
 def test_hostile_names_are_text_everywhere() -> None:
     """Policies, instances, requests, titles, reasons and facts are never markup or mathematics."""
     bad = run(HOSTILE, moves=3, valid=False, invalid_reasons=(HOSTILE,))

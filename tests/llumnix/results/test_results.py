@@ -11,6 +11,7 @@ from llumnix.loadgen import OutputCheck, RequestRecord, Status
 from llumnix.loadgen.probe import FleetRun, ServerState, between
 from llumnix.results.result import Quantiles, RunResult, Slo, Spread, summarise
 from llumnix.results.table import results_table
+from llumnix.results.validity import LATENESS, InvalidCause, Validity
 from simulator.streams import stream
 from simulator.workload.request import TraceRequest
 
@@ -221,6 +222,40 @@ def test_a_fleets_figures_are_those_of_the_run_alone() -> None:
     assert run.late_share == pytest.approx(4 / 400)
     assert run.decode_step_p50_ms == 40.0
     assert (run.policy, run.migration) == ("freeness", True)
+
+
+def test_how_late_steps_were_is_that_of_the_worst_engine_in_its_decode_steps() -> None:
+    """Wall seconds and a decode step in emulated milliseconds, at ten times real time."""
+    engines = {
+        name: {"lag": {"p99_s": late_s}, "decode_step_ms": {"p50": 40.0, "mean": 50.0}}
+        for name, late_s in (("a", 0.001), ("b", 0.0125))
+    }
+    run = between(ServerState("m", 10.0, True), ServerState("m", 10.0, True, None, engines))
+    assert run.late_p99_steps == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("run", "causes"),
+    [
+        ({"finished": 1, "late_steps_share": 0.01, "slip_p99_s": 0.5}, ()),
+        ({"finished": 1, "late_steps_share": 0.011}, (InvalidCause.EMULATION_LATE,)),
+        ({"finished": 1, "slip_p99_s": 0.51}, (InvalidCause.GENERATOR_LATE,)),
+        ({"finished": 0}, (InvalidCause.NOTHING_FINISHED,)),
+        (
+            {"finished": 1, "unchecked": 1, "late_steps_share": 0.5},
+            (InvalidCause.EMULATION_LATE, InvalidCause.NOT_COMPARED),
+        ),
+    ],
+)
+def test_a_run_is_judged_by_its_figures_and_says_why(
+    run: dict[str, Any], causes: tuple[InvalidCause, ...]
+) -> None:
+    """Only lateness is the machine's fault alone; each cause has its sentence."""
+    validity = Validity(**run)
+    assert validity.causes == causes
+    assert len(validity.reasons) == len(causes)
+    assert validity.only_late == (bool(causes) and set(causes) <= LATENESS)
+    assert validity.to_json()["causes"] == list(causes)
 
 
 def test_a_full_ring_of_downtimes_gives_the_newest() -> None:

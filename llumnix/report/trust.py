@@ -1,0 +1,61 @@
+"""How far each run can be trusted: whether it measured the fleet or the machine it ran on."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+from llumnix.report.data import NamedRun
+
+_METER_BOUNDS: Final = 2.5
+"""What a full meter stands for, in bounds."""
+
+
+def trust_table(runs: Sequence[NamedRun]) -> str:
+    """Return the table as HTML, a row for each run that says how late it was; "" without any."""
+    rows = ""
+    bound = 0.0
+    for named in runs:
+        validity = named.run.result.get("validity")
+        if not isinstance(validity, Mapping) or validity.get("late_steps_share") is None:
+            continue
+        bound = float(validity["late_steps_bound"])
+        rows += _row(named, validity, bound)
+    if not rows:
+        return ""
+    late = f"late steps (up to {bound:.0%} is valid)"
+    titles = ("policy", "", "speed", late, "sent late, p99", "discarded runs")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    return f'<table class="trust"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _row(named: NamedRun, validity: Mapping[str, Any], bound: float) -> str:
+    swatch = f'<i class="swatch run-{named.colour % 6}"></i>'
+    word, kind = ("valid", "yes") if named.run.valid else ("not valid", "no")
+    cells = (
+        f'<span class="badge {kind}">{word}</span>',
+        f"{named.run.figure('speed') or 1.0:g}&thinsp;&times;",
+        _meter(float(validity["late_steps_share"]), bound),
+        f"{float(validity['slip_p99_s']):.2f}&nbsp;s",
+        _discarded(validity.get("discarded_runs") or ()),
+    )
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{swatch}{escape(named.name)}</th>{body}</tr>'
+
+
+def _meter(share: float, bound: float) -> str:
+    """Draw a share as a bar with a mark at the bound; its figure is beside it."""
+    filled = min(share / bound / _METER_BOUNDS, 1.0)
+    over = " over" if share > bound else ""
+    return (
+        f'<span class="meter{over}" aria-hidden="true"><i style="width:{filled:.1%}"></i>'
+        f'<b style="left:{1 / _METER_BOUNDS:.1%}"></b></span>{share:.2%}'
+    )
+
+
+def _discarded(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Say which runs of the policy were too late to keep."""
+    told = []
+    for one in runs:
+        share = float(one["late_steps_share"] or 0.0)
+        told.append(f"{one['speed']:g}&thinsp;&times;: {share:.1%} of steps late")
+    return "<br>".join(told)

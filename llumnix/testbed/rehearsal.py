@@ -1,0 +1,55 @@
+"""What this machine carries, found out before the demo: a few seconds of the work it will do."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from llumnix.loadgen import Endpoint, LoadOptions, PromptSource, run_load
+from llumnix.loadgen.probe import between, probe
+from llumnix.processes.frontend_process import launched_frontend
+from llumnix.testbed.trial import Launchable, PolicyChoice, when_up
+from simulator.workload.request import TraceRequest
+
+REHEARSED_S = 6.0
+"""Wall seconds of load."""
+_CROWD_S = 15.0
+"""Fleet seconds' worth of requests that arrive in the first fleet second: a fleet at work."""
+
+
+async def rehearse(
+    shape: Launchable,
+    policy: PolicyChoice,
+    requests: Sequence[TraceRequest],
+    prompts: PromptSource,
+) -> float:
+    """Start a fleet, send it the workload's first requests for a while, and see how late it is.
+
+    Return how late one step in a hundred was at least, in decode steps.
+
+    Raises LaunchError when the fleet does not start or stays down.
+    """
+    async with launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url:
+        endpoint = Endpoint.parse(url)
+        before = await when_up(endpoint)
+        options = LoadOptions(
+            model=before.model, speed=shape.speed, prompts=prompts, return_token_ids=True
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REHEARSED_S):
+                await run_load(crowded(requests), endpoint, options)
+        fleet = between(before, await probe(endpoint))
+    return fleet.late_p99_steps or 0.0
+
+
+def crowded(requests: Sequence[TraceRequest]) -> list[TraceRequest]:
+    """Bring a workload forward, its first requests closer together: there is no time to fill up."""
+    return [
+        replace(
+            each,
+            arrival_s=each.arrival_s / _CROWD_S
+            if each.arrival_s < _CROWD_S
+            else each.arrival_s - _CROWD_S + 1,
+        )
+        for each in requests
+    ]
