@@ -23,12 +23,13 @@ from typing import Any
 
 from harness import Bar, finish
 from speed_parts import dynamo, vidur
-from speed_parts.contestants import TINY, Contestant, Row, Track, race, run_ours
+from speed_parts.contestants import DOOR, TINY, Contestant, Row, Track, race, run_ours
 from speed_parts.preset import MANY_TOKENS, write_preset
 from speed_parts.process import RunFailedError
 from speed_parts.sweep import Swept, sweep
 from speed_parts.workload import Workload, default_source, drawn
 
+DOOR_PER_S = 20_000
 PLAIN_PER_S, COMPILED_PER_S, AIM_PER_S, AIM_TOKENS_PER_S = 5_000, 100_000, 200_000, 40_000_000
 PEAK_MIB = 2048.0
 SWEEP_S = 300.0
@@ -76,6 +77,7 @@ def contestants(track: Track, args: argparse.Namespace, notes: dict[str, str]) -
             track.ours("compiled", "freeness", True, EVERY),
             track.ours("compiled", "round-robin", False, EVERY),
             track.ours("compiled", "freeness", True, 20_000, tight=True),
+            track.ours("compiled", "freeness", True, EVERY, ask_door=True),
         ]
     else:
         notes["compiled"] = "numba is not installed: pip install 'llumnix-scheduler[fast]'"
@@ -104,13 +106,17 @@ def bars_of(rows: Sequence[Row]) -> list[Bar]:
     bars = []
     for row in rows:
         kernel = row.contestant.split()[1].rstrip(",")
-        if not row.contestant.startswith("llumnix") or not row.contestant.endswith("migration"):
+        asks = row.contestant.endswith(DOOR)
+        full = row.contestant.removesuffix(DOOR).endswith("migration")
+        if not row.contestant.startswith("llumnix") or not full:
             continue
         least = COMPILED_PER_S if kernel == "compiled" else PLAIN_PER_S
+        if asks:
+            kernel, least = kernel + DOOR, DOOR_PER_S
         name = f"{kernel}, {row.requests:,} requests on {row.instances}: requests/s"
         ok = row.own_requests_per_s >= least and row.finished == row.requests
         bars.append(Bar(name, round(row.own_requests_per_s), f">= {least:,}", ok))
-        if row.requests == EVERY:
+        if row.requests == EVERY and not asks:
             ok = row.peak_mib <= PEAK_MIB
             bars.append(Bar("peak memory, MiB", round(row.peak_mib), f"<= {PEAK_MIB:g}", ok))
     return bars

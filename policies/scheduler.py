@@ -34,9 +34,8 @@ from policies.usage import Queue, batch_size, freeness, startable_tokens
 from policies.vetoes import candidates, order_veto
 from policies.view import DispatchView, Proposal
 
-# The paper's headroom for LLaMA-7B on an A10 (13,616 tokens): all but the 1,600 tokens up to which
-# a batch still decodes as fast as an unloaded one.
-DEFAULT_CLASSES = (PriorityClass("high", headroom_tokens=12_016), PriorityClass("normal"))
+# Without headroom: how much of it a class needs depends on the model and the GPU.
+DEFAULT_CLASSES = (PriorityClass("high"), PriorityClass("normal"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,10 @@ class SchedulerConfig:
     dispatch: PolicySpec = field(
         default=PolicySpec("freeness"),
         metadata={"help": "where to send requests", "unit": ""},
+    )
+    queue: PolicySpec = field(
+        default=PolicySpec("class-then-arrival"),
+        metadata={"help": "who is served next, of those that wait for an instance", "unit": ""},
     )
     migration: bool = field(
         default=True, metadata={"help": "move running requests between instances", "unit": ""}

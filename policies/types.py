@@ -1,7 +1,8 @@
 """The value types everything else is written in: snapshots in, decisions out."""
 
+import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 import numpy as np
@@ -35,8 +36,10 @@ class InstanceLoad:
     `running` and `waiting` count requests by class, in the order of the configured classes.
     Tokens are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
     `queued_demand_tokens` what all waiting requests will need to start, `head_demand_tokens` the
-    first of them alone. `reserved_tokens` is held for requests migrating in.
-    `terminating` marks an instance being drained.
+    first of them alone. `prefill_backlog_tokens` is what both must still compute before their next
+    token comes out. `reserved_tokens` is held for requests migrating in.
+    `terminating` marks an instance being drained. `unclassed_running` and `unclassed_waiting` count
+    requests whose class the instance does not know: they came past every frontend.
     """
 
     instance_id: InstanceId
@@ -50,6 +53,26 @@ class InstanceLoad:
     prefill_backlog_tokens: int = 0
     terminating: bool = False
     reported_at_s: float = 0.0
+    unclassed_running: int = 0
+    unclassed_waiting: int = 0
+
+    def classed(self, default_class: int) -> "InstanceLoad":
+        """Return the load with the requests of no known class counted as of this one."""
+        if not (self.unclassed_running or self.unclassed_waiting):
+            return self
+        return replace(
+            self,
+            running=_plus(self.running, default_class, self.unclassed_running),
+            waiting=_plus(self.waiting, default_class, self.unclassed_waiting),
+            unclassed_running=0,
+            unclassed_waiting=0,
+        )
+
+
+def _plus(counts: tuple[int, ...], index: int, more: int) -> tuple[int, ...]:
+    padded = [*counts, *(0,) * (index + 1 - len(counts))]
+    padded[index] += more
+    return tuple(padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +100,11 @@ class FleetSnapshot:
 
     @classmethod
     def of(cls, loads: Sequence[InstanceLoad], now_s: float, classes: int) -> "FleetSnapshot":
-        """Build a snapshot from reports; `classes` is the number of configured classes."""
+        """Build a snapshot from reports; `classes` is the number of configured classes.
+
+        Every request in them must have a class (`InstanceLoad.classed`).
+        """
+        assert not any(load.unclassed_running or load.unclassed_waiting for load in loads), loads
 
         def column(values: Sequence[int]) -> IntColumn:
             return np.array(values, dtype=np.int64)
@@ -112,7 +139,6 @@ class DispatchRequest:
     class_index: int
     prompt_tokens: int
     arrived_at_s: float
-    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,32 +177,48 @@ class Reject:
 DispatchDecision = Dispatch | Hold | Reject
 
 
+class MigrateReason(enum.StrEnum):
+    """What a migration is for."""
+
+    REBALANCE = "rebalance"
+    DRAIN = "drain"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True)
 class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
     `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source. `reason` is `rebalance`, `drain` or `manual`.
+    pushed below the source.
     """
 
     source: InstanceId
     destination: InstanceId
     max_context_tokens: int
-    reason: str
+    reason: MigrateReason
     explanation: Explanation
+
+
+class RequestPhase(enum.StrEnum):
+    """How far a request has come on its instance."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    RUNNING = "running"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
     """One request as its llumlet sees it, for choosing what to move.
 
-    `phase` is `queued`, `prefill` or `running`. `context_tokens` counts tokens whose KV exists.
+    `context_tokens` counts tokens whose KV exists.
     `movable` is False for what the engine cannot move (say, a request already migrating).
     """
 
     request_id: RequestId
     class_index: int
-    phase: str
+    phase: RequestPhase
     context_tokens: int
     arrived_order: int
     movable: bool = True

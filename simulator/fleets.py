@@ -1,58 +1,23 @@
 """Which fleet in virtual time serves a workload; where several can, their results are equal."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from migration.config import MigrationConfig
-from policies.scheduler import GlobalScheduler, SchedulerConfig
-from policies.types import InstanceId
-from simulator.fleet.fleet import FleetSample, SimulatedFleet
-from simulator.fleet.life import Life
+from policies.scheduler import SchedulerConfig
+from simulator.fleet.fleet import SimulatedFleet
 from simulator.fleet.machines import Machine
-from simulator.fleet.moves import Moves
 from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.fleet.scaled_fleet import ScaledFleet
 from simulator.kernel.compiled import available, compiled, is_compiled
 from simulator.kernel.fleet import FastFleet
 from simulator.kernel.scaled_fleet import ScaledFastFleet
 from simulator.kernel.setup import refusal
-from simulator.workload.request import TraceRequest
 
 WORTH_LOADING, WORTH_COMPILING = 4_000, 200_000
 """Requests from which on it takes less time to load compiled code, or to compile it first."""
 
 
-class ServedInstance(Protocol):
-    """An instance, when all is over."""
-
-    @property
-    def steps(self) -> int:
-        """Count the steps begun."""
-
-    @property
-    def busy_ns(self) -> int:
-        """Sum up what they cost."""
-
-
-class VirtualFleet(Protocol):
-    """Serves one workload in virtual time."""
-
-    config: SimulatorConfig
-    scheduler: GlobalScheduler
-    moves: Moves
-    looks: list[FleetSample] | None
-
-    def run(
-        self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
-    ) -> list[Life]:
-        """Serve it to its end; gives the requests' lives in the workload's order."""
-
-    @property
-    def running(self) -> int:
-        """Count the requests that are at an instance now."""
-
-    def instances(self) -> Mapping[InstanceId, ServedInstance]:
-        """List the instances alive."""
+ServingFleet = SimulatedFleet | FastFleet
 
 
 def fleet_for(
@@ -63,7 +28,7 @@ def fleet_for(
     outages: Sequence[Outage] = (),
     *,
     requests: int,
-) -> VirtualFleet:
+) -> ServingFleet:
     """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
 
     Raises ValueError when that one cannot serve this configuration, or is to be compiled where
@@ -73,7 +38,9 @@ def fleet_for(
     why_not = refusal(config, scheduler)
     if kernel == "steps" or (kernel == "auto" and why_not):
         stepwise = ScaledFleet if config.scaling.on else SimulatedFleet
-        return stepwise(config, scheduler, migration, seed, outages)
+        walked = stepwise(config, scheduler, migration, seed, outages)
+        walked.walked_instead = why_not if kernel == "auto" else None
+        return walked
     if why_not:
         raise ValueError(f"kernel {kernel} cannot serve this fleet: {why_not}; leave it to auto")
     if kernel == "compiled" and not available():
@@ -83,7 +50,7 @@ def fleet_for(
     return fast(config, scheduler, migration, seed, outages, compile_it=compile_it)
 
 
-def machines_of(fleet: VirtualFleet) -> Sequence[Machine]:
+def machines_of(fleet: ServingFleet) -> Sequence[Machine]:
     """List the machines a fleet held: without scaling, all it began with, dead or alive."""
     if isinstance(fleet, ScaledFleet | ScaledFastFleet):
         return fleet.machines

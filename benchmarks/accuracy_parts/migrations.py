@@ -22,7 +22,7 @@ from llumnix.config import Config
 from llumnix.planning.estimate import estimate
 from llumnix.processes.frontend_process import launched_frontend
 from policies.registry import PolicySpec
-from policies.types import Explanation, InstanceId, MigrateOrder, RequestId
+from policies.types import Explanation, InstanceId, MigrateOrder, MigrateReason, RequestId
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.fleet import SimulatedFleet
 from simulator.fleet.life import Life
@@ -132,7 +132,9 @@ def _order(fleet: SimulatedFleet, life: Life) -> None:
     source = life.instance_id
     assert source is not None
     (destination,) = (name for name in fleet.wiring.instances if name != source)
-    order = MigrateOrder(source, InstanceId(destination), 1 << 40, "manual", Explanation("manual"))
+    order = MigrateOrder(
+        source, InstanceId(destination), 1 << 40, MigrateReason.MANUAL, Explanation("manual")
+    )
     fleet.scheduler.order_started(order, fleet.events.now_s)
     told = replace(fleet.moves.order(order), request_id=RequestId(life.request_id))
     fleet.network.post(partial(fleet._tell, fleet.wiring.instances[source], told))

@@ -9,7 +9,7 @@ from migration.llumlet.fleet_messages import MigrateOut
 from paper_parts.plan import MEASURED_LINK_BYTES_PER_S, PRESET, fleet_config
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
-from policies.types import Explanation, InstanceId, MigrateOrder, RequestId
+from policies.types import Explanation, InstanceId, MigrateOrder, MigrateReason, RequestId
 from simulator.costs.presets import preset
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.fleet import SimulatedFleet
@@ -91,7 +91,9 @@ class PlacedFleet(SimulatedFleet):
 
     def move_first(self) -> None:
         """Order the first request's move."""
-        order = MigrateOrder(SOURCE, DESTINATION, 1 << 30, "manual", Explanation("figure 10"))
+        order = MigrateOrder(
+            SOURCE, DESTINATION, 1 << 30, MigrateReason.MANUAL, Explanation("figure 10")
+        )
         out = self.moves.order(order)
         chosen = MigrateOut(
             out.migration_id,

@@ -16,6 +16,7 @@ from policies.dispatch import dispatch_policies
 from policies.moves.rebalance import RebalanceConfig
 from policies.registry import NoParams, PolicySpec
 from policies.scheduler import SchedulerConfig
+from policies.types import PriorityClass
 from policies.usage import freeness
 from policies.view import DispatchView, Proposal
 from simulator.costs.presets import PRESETS, LinearCosts, preset
@@ -27,6 +28,9 @@ MEASURED_LINK_BYTES_PER_S = 2_550_000_000
 8 GB/s."""
 PAPER_STEP_TOKENS = 12_800
 PAPER_BATCH = 256
+PAPER_CLASSES = (PriorityClass("high", headroom_tokens=12_016), PriorityClass("normal"))
+"""The paper's headroom for LLaMA-7B on an A10 (13,616 tokens): all but the 1,600 tokens up to which
+a batch still decodes as fast as an unloaded one."""
 PAPER_COPY_SLOWDOWN = 0.02
 """The figure shows decode steps 1.5 to 3.2 % longer while a request is moved."""
 
@@ -183,11 +187,12 @@ def fleet_config(
 
 def _scheduler(run: Run) -> SchedulerConfig:
     if run.policy in (ROUND_ROBIN, LOAD_AWARE):
-        return SchedulerConfig(dispatch=PolicySpec(run.policy), migration=False)
+        return SchedulerConfig(PAPER_CLASSES, dispatch=PolicySpec(run.policy), migration=False)
     if run.policy == OURS:
-        return SchedulerConfig()
+        return SchedulerConfig(PAPER_CLASSES)
     steps = trace(run.trace).threshold_steps
     config = SchedulerConfig(
+        PAPER_CLASSES,
         dispatch=PolicySpec("freeness", {"late_binding": False}),
         migration=run.policy != STILL,
         rebalance=RebalanceConfig(low_steps=steps, high_steps=steps, hysteresis_steps=0.0),

@@ -17,6 +17,7 @@ from speed_parts.workload import Workload
 
 MAX_NUM_SEQS = 128
 TIGHT = ", tight"
+DOOR = ", door in Python"
 TINY = 16
 """Requests of the run that stands for a tool's start-up."""
 _TIMEOUT_S = 900.0
@@ -83,17 +84,28 @@ class Track:
     capacity_tokens: int
 
     def ours(
-        self, kernel: Kernel, dispatch: str, migration: bool, most: int, *, tight: bool = False
+        self,
+        kernel: Kernel,
+        dispatch: str,
+        migration: bool,
+        most: int,
+        *,
+        tight: bool = False,
+        ask_door: bool = False,
     ) -> Contestant:
-        """Run our simulator, by kernel and policy, with the preset's memory or with less."""
+        """Run our simulator, by kernel and policy.
+
+        `tight` is with less memory than the preset's, `ask_door` with the front door in Python.
+        """
 
         def run(workload: Workload, instances: int) -> Outcome:
             spec = self.spec(workload, instances, kernel, dispatch, migration)
             if tight:
                 spec = dataclasses.replace(spec, capacity_tokens=TIGHT_TOKENS)
-            return run_ours(spec)
+            return run_ours(dataclasses.replace(spec, ask_door=ask_door))
 
         policy = f"{dispatch}{' + migration' if migration else ''}{TIGHT if tight else ''}"
+        policy += DOOR if ask_door else ""
         return Contestant(f"llumnix {kernel}, {policy}", run, most)
 
     def spec(

@@ -41,6 +41,7 @@ class Spec:
     max_num_seqs: int
     token_budget: int
     capacity_tokens: int
+    ask_door: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,13 @@ def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> Told:
     scheduler = SchedulerConfig(dispatch=PolicySpec(spec.dispatch), migration=spec.migration)
     if spec.kernel == "stepped":
         return _stepped(SimulatedFleet(simulator, scheduler, MigrationConfig()), requests)
-    fleet = FastFleet(simulator, scheduler, MigrationConfig(), compile_it=spec.kernel == "compiled")
+    fleet = FastFleet(
+        simulator,
+        scheduler,
+        MigrationConfig(),
+        compile_it=spec.kernel == "compiled",
+        ask_door=spec.ask_door,
+    )
     fleet.serve(requests)
     columns = fleet.state.req
     return Told(

@@ -15,7 +15,7 @@ from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import decode
 from llumnix.errors import ConfigError
 from llumnix.loadgen import OutputChecker, PromptSource
-from llumnix.report import write_report
+from llumnix.report import require_plots, write_report
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
 from llumnix.results.validity import VALID_LATENESS
@@ -150,6 +150,7 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run every policy, then report."""
     began_s = time.monotonic()
+    require_plots()  # now, not when four minutes are over
     _settle(args)
     report = Path(args.report)
     for target in (report, Path(args.json or "-")):

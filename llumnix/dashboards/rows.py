@@ -244,21 +244,29 @@ INSTANCES: Final = PanelRow(
             "llumnix_instance_running",
             "none",
             "Requests in each instance's batch.",
-            width=6,
+            width=8,
         ),
         _instances(
             "Waiting requests",
             "llumnix_instance_waiting",
             "none",
             "Requests in each instance's own queue.",
-            width=6,
+            width=8,
+        ),
+        _instances(
+            "Prefill backlog",
+            "llumnix_instance_prefill_backlog_tokens",
+            "suffix: tokens",
+            "Tokens that each instance must still prefill for requests it has; a burst of long "
+            "prompts shows here first. Servers without our plugin do not tell.",
+            width=8,
         ),
         _instances(
             "Age of reports",
             "llumnix_snapshot_age_seconds",
             "s",
             "Time since each instance last reported its load; decisions are as old as this.",
-            width=6,
+            width=12,
         ),
         Panel(
             "State",
@@ -266,7 +274,7 @@ INSTANCES: Final = PanelRow(
             "none",
             (PanelQuery(instance_gauge("llumnix_instance_up"), "{{instance_id}}"),),
             kind="states",
-            width=6,
+            width=12,
         ),
     ),
 )

@@ -46,7 +46,6 @@ class EmulatedInstance:
         self.on_change: Callable[[], None] = lambda: None
         """Called when there may be something to compute that was not there before."""
         self.on_arrived: Callable[[RequestId], None] = lambda _: None
-        self.on_ended: Callable[[RequestId], None] = lambda _: None
         self._unclaimed: dict[MigrationId, tuple[EmulatedRequest, asyncio.TimerHandle]] = {}
 
     # --- requests in and out ---------------------------------------------------------------
@@ -109,7 +108,6 @@ class EmulatedInstance:
 
     def _forget(self, request: EmulatedRequest) -> None:
         del self.requests[request.request_id]
-        self.on_ended(request.request_id)
 
     # --- migrated in -----------------------------------------------------------------------
 

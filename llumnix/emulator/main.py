@@ -111,5 +111,4 @@ def _agent(instance: EmulatedInstance, secret: bytes, base: MigrationConfig) -> 
     )
     hooks.set_listener(agent)
     instance.on_arrived = agent.request_arrived
-    instance.on_ended = agent.request_ended
     return agent

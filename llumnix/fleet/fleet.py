@@ -15,7 +15,7 @@ import aiohttp
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.mover import Mover
-from llumnix.fleet.requests import Decision, RequestTable
+from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
@@ -37,6 +37,12 @@ from policies.types import (
 )
 
 log = logging.getLogger(__name__)
+
+_KINDS = {
+    Dispatch: DecisionKind.DISPATCH,
+    Hold: DecisionKind.HOLD,
+    Reject: DecisionKind.REJECT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,7 @@ class Fleet:
         why = decision.explanation
         if left_out:
             why = replace(why, vetoed={**left_out, **why.vetoed})
-        kind = type(decision).__name__.lower()
+        kind = _KINDS[type(decision)]
         target = decision.instance_id if isinstance(decision, Dispatch) else None
         request_id = ask.request.request_id
         self.requests.decided(request_id, Decision(self.now_s(), kind, target, why))
@@ -256,7 +262,15 @@ class Fleet:
                 self._default_class,
                 wants_llumlet=bool(self.secret),
             )
-        link = PluggedLink(instance, identity, self.secret, self.config, self, self.now_s)
+        link = PluggedLink(
+            instance,
+            identity,
+            self.secret,
+            self.config,
+            self,
+            self.now_s,
+            self._default_class,
+        )
         await link.open()
         return link
 

@@ -10,13 +10,20 @@ from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.recompute_moves import RecomputeMoves
-from llumnix.fleet.requests import Decision, RequestTable
+from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.instances.instance import Instance, InstanceState, MigrationOrder
 from llumnix.instances.table import InstanceTable
 from llumnix.metrics.tally import Tally
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.scheduler import GlobalScheduler
-from policies.types import Explanation, InstanceId, MigrateOrder, MigrationId, RequestId
+from policies.types import (
+    Explanation,
+    InstanceId,
+    MigrateOrder,
+    MigrateReason,
+    MigrationId,
+    RequestId,
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +99,14 @@ class Mover:
             if not each.alive or (origin.plugged and not each.plugged):
                 return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
         if not origin.plugged:
-            handed = self._hand_overs.order(origin, target, wanted, "manual")
+            handed = self._hand_overs.order(origin, target, wanted, MigrateReason.MANUAL)
             return handed or Impossible(f"no such stream can be carried on at {target.id}")
         order = MigrateOrder(
-            origin.id, target.id, _NO_LIMIT_TOKENS, "manual", Explanation("manual")
+            origin.id,
+            target.id,
+            _NO_LIMIT_TOKENS,
+            MigrateReason.MANUAL,
+            Explanation("manual"),
         )
         self._scheduler.order_started(order, self._now_s())
         moving = await self._order(order, wanted)
@@ -112,7 +123,7 @@ class Mover:
     def heard(self, event: MigrationEvent) -> None:
         """Take in what a llumlet tells of a migration."""
         now_s = self._now_s()
-        if event.kind == "started":
+        if event.kind is EventKind.STARTED:
             migration = self.book.started(event, now_s)
             self._started(migration)
             active = self._requests.active.get(RequestId(event.request_id))
@@ -126,7 +137,7 @@ class Mover:
         ended.request_id = ended.request_id or RequestId(event.request_id) or None
         if not event.redirected:
             self._stays(ended)
-        self._end(ended, event.kind, event.reason, event)
+        self._end(ended, event.kind, event.detail, event)
 
     def instance_gone(self, instance_id: InstanceId) -> None:
         """Give up the migrations from and to an instance that is gone; their streams find out."""
@@ -135,7 +146,7 @@ class Mover:
             self.book.ended(migration.migration_id, moved=migration.destination != instance_id)
             if migration.destination == instance_id:
                 self._stays(migration)
-            self._end(migration, "aborted", f"{instance_id} is gone")
+            self._end(migration, EventKind.ABORTED, f"{instance_id} is gone")
         self._scheduler.instance_gone(instance_id)
 
     def close(self) -> None:
@@ -162,7 +173,7 @@ class Mover:
                 await source.link.migrate_out(move)
         except (OSError, TimeoutError) as error:
             self.book.ended(move.migration_id, moved=False)
-            self._end(migration, "aborted", f"could not be ordered: {error}")
+            self._end(migration, EventKind.ABORTED, f"could not be ordered: {error}")
             return None
         return migration
 
@@ -175,7 +186,7 @@ class Mover:
         active = self._requests.active.get(migration.request_id or RequestId(""))
         if active is not None:
             decision = Decision(
-                self._now_s(), "migrate", migration.destination, migration.explanation
+                self._now_s(), DecisionKind.MIGRATE, migration.destination, migration.explanation
             )
             self._requests.decided(active.request_id, decision)
 
@@ -186,10 +197,14 @@ class Mover:
             active.follower.ended(migration.migration_id)
 
     def _end(
-        self, migration: Migration, result: str, why: str, event: MigrationEvent | None = None
+        self,
+        migration: Migration,
+        result: EventKind,
+        why: str,
+        event: MigrationEvent | None = None,
     ) -> None:
         pair = migration.source, migration.destination
-        self._scheduler.order_ended(*pair, self._now_s(), moved=result == "committed")
+        self._scheduler.order_ended(*pair, self._now_s(), moved=result is EventKind.COMMITTED)
         copied_bytes = event.copied_bytes if event else 0
         self._tally.migration_ended(migration.reason, result, copied_bytes)
         figures = (
@@ -203,16 +218,17 @@ class Mover:
             else {}
         )
         text = f"{_journey(migration)} {result}"
-        detail = f" ({why})" if result != "committed" and why else ""
+        detail = f" ({why})" if result is not EventKind.COMMITTED and why else ""
         self._note(f"migration_{result}", text + detail, **migration.as_json(), **figures)
 
     def _handed_over(self, migration: Migration, moved: bool) -> None:
-        self._end(migration, "committed" if moved else "aborted", "it ended, or could not go on")
+        result = EventKind.COMMITTED if moved else EventKind.ABORTED
+        self._end(migration, result, "it ended, or could not go on")
 
     def _drop_overdue(self) -> None:
         for migration in self.book.overdue(self._now_s() - self._order_timeout_s):
             self.book.ended(migration.migration_id, moved=True)
-            self._end(migration, "aborted", "nobody reported its end")
+            self._end(migration, EventKind.ABORTED, "nobody reported its end")
 
     def _freest_but(self, origin: Instance) -> Instance | None:
         others = [

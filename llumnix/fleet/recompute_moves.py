@@ -8,7 +8,7 @@ from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.requests import ActiveRequest, RequestTable
 from llumnix.instances.instance import Instance, MigrationOrder
 from llumnix.instances.table import InstanceTable
-from policies.types import Explanation, MigrationId, RequestId
+from policies.types import Explanation, MigrateReason, MigrationId, RequestId
 
 _AT_A_TIME = 4
 """Streams handed over at once when a server is emptied: each costs a prefill elsewhere."""
@@ -39,7 +39,11 @@ class RecomputeMoves:
         self._failed: set[RequestId] = set()
 
     def order(
-        self, origin: Instance, target: Instance, request_id: RequestId | None, reason: str
+        self,
+        origin: Instance,
+        target: Instance,
+        request_id: RequestId | None,
+        reason: MigrateReason,
     ) -> Migration | None:
         """Hand a stream (or the first that can be) over; None when it cannot be."""
         for active in self._requests.at(origin.id):
@@ -59,7 +63,7 @@ class RecomputeMoves:
                     return
                 assert target is not None, "looked at above"
                 if active.request_id not in self._failed and self._can(active, target):
-                    self._start(active, origin, target, "drain")
+                    self._start(active, origin, target, MigrateReason.DRAIN)
 
     def close(self) -> None:
         """Order nothing more: the streams stay where they are."""
@@ -71,12 +75,12 @@ class RecomputeMoves:
         return free and active.follower.can_be_handed_to(target)
 
     def _start(
-        self, active: ActiveRequest, origin: Instance, target: Instance, reason: str
+        self, active: ActiveRequest, origin: Instance, target: Instance, reason: MigrateReason
     ) -> Migration:
         move = MigrationOrder(
             MigrationId(secrets.token_hex(8)), origin.id, target, active.request_id, 0, reason
         )
-        migration = self._book.begin(move, Explanation(reason), self._now_s())
+        migration = self._book.begin(move, Explanation(str(reason)), self._now_s())
         self._begun(migration)
         task = asyncio.create_task(self._carry_out(active, migration, target))
         self._under_way[active.request_id] = task

@@ -1,5 +1,6 @@
 """The requests the frontend serves now, and why each went where it went."""
 
+import enum
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,11 +63,20 @@ class _Nobody:
 NOBODY: Follower = _Nobody()
 
 
+class ActiveState(enum.StrEnum):
+    """How far a request has come, as its frontend sees it."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    MOVING = "moving"
+
+
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
-    `state` is queued, starting, running or moving. `tokens` counts output tokens so far. `cut` is
+    `tokens` counts output tokens so far. `cut` is
     called when the request's instance is found dead: what still waits for it must wait no longer.
     `follower` hears of the request's migrations.
     """
@@ -74,7 +84,7 @@ class ActiveRequest:
     request_id: RequestId
     class_name: str
     since_s: float
-    state: str = "queued"
+    state: ActiveState = ActiveState.QUEUED
     instance_id: InstanceId | None = None
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
@@ -85,12 +95,21 @@ class ActiveRequest:
         self.cut = cut
 
 
+class DecisionKind(enum.StrEnum):
+    """What was decided about a request."""
+
+    DISPATCH = "dispatch"
+    HOLD = "hold"
+    REJECT = "reject"
+    MIGRATE = "migrate"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision about a request: dispatch, hold, reject or migrate. `at_s` is fleet time."""
+    """One decision about a request. `at_s` is fleet time."""
 
     at_s: float
-    kind: str
+    kind: DecisionKind
     instance_id: InstanceId | None
     explanation: Explanation
 
@@ -131,7 +150,7 @@ class RequestTable:
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Keep a decision; being held again and again counts once, with the latest reason."""
         known = self._decisions.setdefault(request_id, [])
-        if known and known[-1].kind == decision.kind == "hold":
+        if known and known[-1].kind is decision.kind is DecisionKind.HOLD:
             known.pop()
         known.append(decision)
         del known[:-_DECISIONS_KEPT]

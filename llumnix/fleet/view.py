@@ -48,6 +48,11 @@ def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
     for known, length in zip(fleet.scheduler.config.classes, queued, strict=True):
         metrics.queue_length.labels(class_name=known.name).set(length)
     freeness = _freeness(fleet)
+    # An instance is known by its address until it says its name; restarted, it may have another.
+    metrics.retain_instances(
+        known={each.id for each in fleet.instances},
+        reporting={each.id for each in fleet.instances.alive()},
+    )
     for each in fleet.instances:
         _set_instance_gauges(metrics, each, freeness.get(each.id), fleet.now_s())
 
@@ -66,6 +71,9 @@ def _set_instance_gauges(
     metrics.instance_running.labels(instance_id=name).set(sum(load.running))
     metrics.instance_waiting.labels(instance_id=name).set(sum(load.waiting))
     metrics.snapshot_age_seconds.labels(instance_id=name).set(now_s - load.reported_at_s)
+    metrics.instance_prefill_backlog_tokens.labels(instance_id=name).set(
+        load.prefill_backlog_tokens
+    )
     for kind, tokens in (
         ("physical", load.physical_tokens),
         ("reserved", load.reserved_tokens),
@@ -102,5 +110,6 @@ def _instance_json(
         "running": sum(load.running) if load else 0,
         "waiting": sum(load.waiting) if load else 0,
         "reserved_tokens": load.reserved_tokens if load else 0,
+        "prefill_backlog_tokens": load.prefill_backlog_tokens if load else 0,
         "age_s": round(fleet.now_s() - load.reported_at_s, 6) if load else None,
     }

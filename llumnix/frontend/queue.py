@@ -1,18 +1,19 @@
-"""The frontend's queue: requests no instance could start soon wait here, not in an engine.
+"""The frontend's end of the queue: clients wait here until an instance has room for them.
 
-Late binding: a request is bound to an instance when there is room for it. Order is by class, then
-arrival. Each model has its own line, in which nobody overtakes; requests being carried on elsewhere
-stand beside the lines, since each has its own choice of instances left.
+Who is served next is `policies.queue`'s to say. Each model has its own line; requests being carried
+on elsewhere stand beside the lines, since each has its own choice of instances left.
 """
 
 import asyncio
-import bisect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
+from policies.queue import FrontQueue, Ticket
+from policies.registry import PolicySpec
 from policies.types import Hold, Reject
 
 Place = Callable[[PlacementRequest], Instance | Hold | Reject]
@@ -25,13 +26,11 @@ def _future() -> "asyncio.Future[Instance | Refusal]":
 @dataclass(slots=True, eq=False)
 class _Held:
     ask: PlacementRequest
-    order: tuple[int, float, int]
     placed: "asyncio.Future[Instance | Refusal]" = field(default_factory=_future)
-    settled: bool = False
 
     @property
     def carried_on(self) -> bool:
-        """Say whether it has been somewhere already."""
+        """Whether it has been somewhere already."""
         return bool(self.ask.plugged_only or self.ask.avoided or self.ask.barred)
 
 
@@ -39,28 +38,36 @@ class HoldQueue:
     """A bounded queue in front of the fleet; call `retry` when something has changed.
 
     `place` finds an instance for a request now, or says hold. Requests being carried on are not
-    counted against `limit`: they were admitted long ago. Times are wall seconds.
+    turned away at `limit`: they were admitted long ago. Times are wall seconds. Raises PolicyError
+    for an unknown discipline.
     """
 
-    def __init__(self, place: Place, limit: int, timeout_s: float, retry_after_s: float) -> None:
-        self.limit = limit
+    def __init__(
+        self,
+        place: Place,
+        discipline: PolicySpec,
+        limit: int,
+        timeout_s: float,
+        retry_after_s: float,
+    ) -> None:
         self._place = place
+        self._queue: FrontQueue[_Held, Instance | Reject] = FrontQueue(discipline, limit)
         self._timeout_s = timeout_s
         self._retry_after_s = retry_after_s
-        self._lines: dict[str | None, list[_Held]] = {}
-        self._carried_on: list[_Held] = []
         self._arrivals = 0
 
     def __len__(self) -> int:
-        return len(self._carried_on) + sum(map(len, self._lines.values()))
+        return len(self._queue)
+
+    @property
+    def limit(self) -> int:
+        """How many may wait."""
+        return self._queue.limit
 
     def lengths(self, n_classes: int) -> list[int]:
-        """Count what is held, by class."""
-        counts = [0] * n_classes
-        for line in (self._carried_on, *self._lines.values()):
-            for held in line:
-                counts[held.ask.request.class_index] += 1
-        return counts
+        """Count the requests that wait, by class."""
+        counts = Counter(ticket.request.class_index for ticket in self._queue)
+        return [counts[index] for index in range(n_classes)]
 
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal when the queue is full or the wait too long.
@@ -68,65 +75,44 @@ class HoldQueue:
         Cancelling the wait takes the request out of the queue.
         """
         self._arrivals += 1
-        order = (ask.request.class_index, ask.request.arrived_at_s, self._arrivals)
-        held = _Held(ask, order)
-        line = self._line_of(held)
-        bisect.insort(line, held, key=_order)
+        held = _Held(ask)
+        ticket = self._queue.join(
+            held, ask.request, self._arrivals, line=ask.model, beside=held.carried_on
+        )
         try:
             self.retry()
             if held.placed.done():
                 return held.placed.result()
-            if len(self) > self.limit and not held.carried_on:
+            if self._queue.turns_away(ticket):
                 return self._refusal(f"{self.limit} requests are waiting already; try again later")
             async with asyncio.timeout(self._timeout_s):
                 return await held.placed
         except TimeoutError:
             return self._refusal(f"no instance could start it within {self._timeout_s:g} s")
         finally:
-            self._leave(held)
+            self._leave(ticket)
 
     def retry(self) -> None:
         """Place what can be placed now, in order."""
-        for held in list(self._carried_on):
-            if self._settle(held):
-                self._carried_on.remove(held)
-        for line in sorted(self._lines.values(), key=_first):
-            while line and self._settle(line[0]):
-                del line[0]
+        self._queue.offer(self._decide, self._settle)
 
-    def _settle(self, held: _Held) -> bool:
-        """Try to place a request; say whether its wait is over."""
+    def _decide(self, held: _Held) -> Instance | Reject | None:
         if held.placed.done():  # its client has left, and it is about to leave the queue
-            return False
+            return None
         decision = self._place(held.ask)
-        if isinstance(decision, Hold):
-            return False
-        held.settled = True
+        return None if isinstance(decision, Hold) else decision
+
+    def _settle(self, held: _Held, decision: Instance | Reject) -> None:
         held.placed.set_result(
             Refusal(503, decision.reason, "rejected", retry_after_s=self._retry_after_s)
             if isinstance(decision, Reject)
             else decision
         )
-        return True
 
-    def _line_of(self, held: _Held) -> list[_Held]:
-        return self._carried_on if held.carried_on else self._lines.setdefault(held.ask.model, [])
-
-    def _leave(self, held: _Held) -> None:
-        line = self._line_of(held)
-        if not held.settled:
-            line.remove(held)
+    def _leave(self, ticket: Ticket[_Held]) -> None:
+        if ticket.queued:
+            self._queue.leave(ticket)
             self.retry()
-        if not held.carried_on and not line:
-            self._lines.pop(held.ask.model, None)
 
     def _refusal(self, reason: str) -> Refusal:
         return Refusal(503, reason, "overloaded", retry_after_s=self._retry_after_s)
-
-
-def _order(held: _Held) -> tuple[int, float, int]:
-    return held.order
-
-
-def _first(line: list[_Held]) -> tuple[int, float, int]:
-    return line[0].order if line else (0, 0.0, 0)

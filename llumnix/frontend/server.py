@@ -30,7 +30,11 @@ class FrontendServer:
         """Listen; returns the URL. Raises OSError when the address is taken."""
         config, fleet = self.config, self._fleet
         queue = HoldQueue(
-            fleet.dispatch, config.queue_limit, config.queue_timeout_s, config.retry_after_s
+            fleet.dispatch,
+            fleet.scheduler.config.queue,
+            config.queue_limit,
+            config.queue_timeout_s,
+            config.retry_after_s,
         )
         fleet.changed = queue.retry
         scheduler = fleet.scheduler.config

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
+from policies.types import InstanceId, InstanceLoad, MigrateReason, MigrationId, RequestId
 
 VLLM = "vllm"
 
@@ -50,7 +50,7 @@ class Identity:
 class MigrationOrder:
     """An order to an instance: move this request (or one you choose, if None) over there.
 
-    `reason` is `rebalance`, `drain` or `manual`; `max_context_tokens` bounds what may be chosen.
+    `max_context_tokens` bounds what may be chosen.
     """
 
     migration_id: MigrationId
@@ -58,7 +58,7 @@ class MigrationOrder:
     destination: "Instance"
     request_id: RequestId | None
     max_context_tokens: int
-    reason: str
+    reason: MigrateReason
 
 
 class InstanceLink(Protocol):

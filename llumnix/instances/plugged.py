@@ -14,7 +14,10 @@ from policies.types import RequestId
 
 
 class PluggedLink:
-    """A control connection to a llumlet, with the instance's reports coming in by it."""
+    """A control connection to a llumlet, with the instance's reports coming in by it.
+
+    Requests whose class the instance does not know count as of `default_class`.
+    """
 
     def __init__(
         self,
@@ -24,7 +27,9 @@ class PluggedLink:
         config: FleetConfig,
         watcher: InstanceListener,
         now_s: Callable[[], float],
+        default_class: int,
     ) -> None:
+        self._default_class = default_class
         self._instance = instance
         self._config = config
         self._watcher = watcher
@@ -97,5 +102,5 @@ class PluggedLink:
 
     def _on_report(self, report: Report) -> None:
         self._heard_at = time.monotonic()
-        self._instance.take_load(report.load, self._now_s())
+        self._instance.take_load(report.load.classed(self._default_class), self._now_s())
         self._watcher.reported(self._instance, [RequestId(i) for i in report.new_request_ids])

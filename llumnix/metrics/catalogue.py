@@ -9,20 +9,27 @@ every query then silently finds nothing. And an engine's label is `instance_id`,
 Prometheus writes the scraped host into `instance` and would rename ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from llumnix import __version__
+from migration.llumlet.fleet_messages import EventKind
+from policies.types import MigrateReason
 
 MetricKind = Literal["counter", "gauge", "histogram"]
 
 PREFIX: Final = "llumnix_"
+UP: Final = PREFIX + "instance_up"
 OUTCOMES: Final = ("finished", "failed", "rejected", "cancelled")
-MIGRATION_REASONS: Final = ("rebalance", "drain", "manual")
-MIGRATION_RESULTS: Final = ("committed", "aborted", "refused")
+MIGRATION_REASONS: Final[tuple[str, ...]] = tuple(MigrateReason)
+MIGRATION_RESULTS: Final[tuple[str, ...]] = (
+    EventKind.COMMITTED,
+    EventKind.ABORTED,
+    EventKind.REFUSED,
+)
 RESUME_REASONS: Final = ("migrated", "instance_died", "requeued")
 RESUME_RESULTS: Final = ("ok", "failed")
 KV_KINDS: Final = ("physical", "reserved", "capacity")
@@ -118,6 +125,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     ),
     _gauge("instance_running", "requests", "Requests in the instance's batch.", "instance_id"),
     _gauge("instance_waiting", "requests", "Requests in the instance's queue.", "instance_id"),
+    _gauge(
+        "instance_prefill_backlog_tokens",
+        "tokens",
+        "Tokens the instance's requests must still prefill; 0 where it does not tell.",
+        "instance_id",
+    ),
     _gauge("instance_kv_tokens", "tokens", "KV memory of the instance.", "instance_id", "kind"),
     _gauge("snapshot_age_seconds", "seconds", "Age of the instance's last report.", "instance_id"),
     _counter("control_frames_refused_total", "frames", "Control frames refused.", "reason"),
@@ -157,6 +170,7 @@ class FleetMetrics:
         self.instance_freeness = self._gauge("instance_freeness")
         self.instance_running = self._gauge("instance_running")
         self.instance_waiting = self._gauge("instance_waiting")
+        self.instance_prefill_backlog_tokens = self._gauge("instance_prefill_backlog_tokens")
         self.instance_kv_tokens = self._gauge("instance_kv_tokens")
         self.snapshot_age_seconds = self._gauge("snapshot_age_seconds")
         self.control_frames_refused_total = self._counter("control_frames_refused_total")
@@ -184,17 +198,23 @@ class FleetMetrics:
             ):
                 histogram.labels(class_name=class_name)
 
-    def remove_instance(self, instance_id: str) -> None:
-        """Drop every series of an instance that has left the fleet; unknown ids do nothing."""
+    def retain_instances(self, known: Collection[str], reporting: Collection[str]) -> None:
+        """Drop the series of instances that are gone, so that none goes on saying old values.
+
+        Of the `known` instances, which are in the fleet whether they answer or not, counters and
+        `instance_up` stay; what a report told is shown of those that are `reporting` alone.
+        """
         for metric in CATALOGUE:
             if "instance_id" not in metric.labels:
                 continue
+            reported = metric.kind == "gauge" and metric.name != UP
+            kept = reporting if reported else known
             collector: Counter | Gauge = getattr(self, metric.name.removeprefix(PREFIX))
             rows = {
                 tuple(sample.labels[label] for label in metric.labels)
                 for family in collector.collect()
                 for sample in family.samples
-                if sample.labels["instance_id"] == instance_id
+                if sample.labels["instance_id"] not in kept
             }
             for row in rows:
                 collector.remove(*row)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llumnix.metrics.catalogue import MIGRATION_RESULTS, OUTCOMES, FleetMetrics
+from migration.llumlet.fleet_messages import EventKind
+from policies.types import MigrateReason
 
 _KEPT = 1000
 
@@ -35,7 +37,7 @@ class Tally:
         self.arrived = 0
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.resumed = 0
-        self.migrations = dict.fromkeys(MIGRATION_RESULTS, 0)
+        self.migrations: dict[str, int] = dict.fromkeys(MIGRATION_RESULTS, 0)
         self.streams_open = 0
         self.mismatches = 0
         self.downtimes_s: deque[float] = deque(maxlen=_KEPT)
@@ -106,7 +108,7 @@ class Tally:
         """Count something on the control surface that was refused."""
         self.metrics.control_frames_refused_total.labels(reason=reason).inc()
 
-    def migration_ended(self, reason: str, result: str, copied_bytes: int) -> None:
+    def migration_ended(self, reason: MigrateReason, result: EventKind, copied_bytes: int) -> None:
         """Count a migration: committed, aborted or refused."""
         self.migrations[result] += 1
         self.metrics.migrations_total.labels(reason=reason, result=result).inc()
@@ -118,9 +120,9 @@ class Tally:
             "requests": self.arrived,
             **self.outcomes,
             "resumed": self.resumed,
-            "migrations_committed": self.migrations["committed"],
-            "migrations_aborted": self.migrations["aborted"],
-            "migrations_refused": self.migrations["refused"],
+            "migrations_committed": self.migrations[EventKind.COMMITTED],
+            "migrations_aborted": self.migrations[EventKind.ABORTED],
+            "migrations_refused": self.migrations[EventKind.REFUSED],
             "stream_mismatches": self.mismatches,
             "streams_open": self.streams_open,
             "downtime_ms": [round(1e3 * value, 3) for value in self.downtimes_s],

@@ -10,7 +10,7 @@ from llumnix.errors import ConfigError
 from llumnix.planning.outcome import SimulatedRecord
 from simulator.events import NS_PER_S
 from simulator.fleet.life import Life
-from simulator.fleets import VirtualFleet, machines_of
+from simulator.fleets import ServingFleet, machines_of
 
 _US = 1000
 
@@ -70,7 +70,7 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def write_perfetto(path: Path, fleet: VirtualFleet, lives: Sequence[Life]) -> None:
+def write_perfetto(path: Path, fleet: ServingFleet, lives: Sequence[Life]) -> None:
     """Write a trace in the Chrome format: requests as slices on their instances, moves as arrows.
 
     Raises ConfigError.

@@ -7,10 +7,11 @@ from statistics import median
 from llumnix.loadgen.probe import FleetRun
 from llumnix.loadgen.records import Status
 from llumnix.results.result import RunResult, Slo, summarise
+from migration.llumlet.fleet_messages import EventKind
 from simulator.events import NS_PER_S
-from simulator.fleet.life import Fate, Life
+from simulator.fleet.life import Fate, Life, Rejection
 from simulator.fleet.machines import held_ns
-from simulator.fleets import VirtualFleet, machines_of
+from simulator.fleets import ServingFleet, machines_of
 from simulator.workload.request import TraceRequest
 
 _MS = 1e6
@@ -68,7 +69,7 @@ class SimulatedRecord:
     @property
     def shed(self) -> bool:
         """Rejected for load, not for its own length."""
-        return self.life.fate is Fate.REJECTED and "never fit" not in self.life.reason
+        return self.life.fate is Fate.REJECTED and self.life.rejection is not Rejection.NEVER_FITS
 
     @property
     def error(self) -> str:
@@ -80,7 +81,7 @@ class SimulatedRecord:
 
 
 def result_of(
-    fleet: VirtualFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
+    fleet: ServingFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
 ) -> RunResult:
     """Sum a finished simulation up as a run like any other."""
     moves = [move for life in lives for move in life.moves if move.gap_ns]
@@ -94,8 +95,8 @@ def result_of(
     run = FleetRun(
         policy=policy,
         migration=fleet.scheduler.config.migration,
-        migrations_committed=ended.count("committed"),
-        migrations_aborted=ended.count("aborted"),
+        migrations_committed=ended.count(EventKind.COMMITTED),
+        migrations_aborted=ended.count(EventKind.ABORTED),
         resumed=sum(life.restarts for life in lives),
         downtimes_ms=tuple(move.downtime_ns / _MS for move in moves),
         gaps_ms=tuple(move.gap_ns / _MS for move in moves),

@@ -11,16 +11,16 @@ from llumnix.report import RunReport, write_report
 from llumnix.results.result import RunResult
 from simulator.costs.presets import preset
 from simulator.events import NS_PER_S
-from simulator.fleet.fleet import FleetSample
 from simulator.fleet.life import Life
 from simulator.fleet.machines import sizes
-from simulator.fleets import VirtualFleet, machines_of
+from simulator.fleet.virtual_fleet import FleetSample
+from simulator.fleets import ServingFleet, machines_of
 
 _POINTS = 1200
 """So many of a line are drawn at most: more than a screen is wide."""
 
 
-def report_of(fleet: VirtualFleet, lives: Sequence[Life], result: RunResult) -> RunReport:
+def report_of(fleet: ServingFleet, lives: Sequence[Life], result: RunResult) -> RunReport:
     """Gather what a report shows of a run."""
     done = [SimulatedRecord(life) for life in lives if life.finished]
     moves = [move for life in lives for move in life.moves if move.committed_ns]

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llumnix.planning.idle_settings import refuse_idle
 from llumnix.planning.outcome import result_of
 from llumnix.planning.report import report_of, write_simulation
 from llumnix.planning.time_breakdown import explain
+from llumnix.report import require_plots
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
 from llumnix.results.table import results_table
@@ -25,7 +27,7 @@ from policies.registry import PolicyError, PolicySpec
 from policies.types import InstanceId
 from simulator.fleet.life import Life
 from simulator.fleet.options import Outage, SimulatorConfig
-from simulator.fleets import VirtualFleet, fleet_for
+from simulator.fleets import ServingFleet, fleet_for
 from simulator.workload.request import TraceRequest
 
 
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     """Simulate, print a table, write what was asked for, and return the exit status."""
     config = settings_of(args)
     refuse_idle(args, [config])
+    if args.report is not None:
+        require_plots()
     if args.seed:
         refuse_idle_seed("--seed", args.workload, args.requests, args.high_share, [config])
     requests = load_workload(args.workload, args.requests, args.rate, args.seed, args.high_share)
@@ -144,7 +148,7 @@ def simulate(
     outages: list[Outage],
     *,
     watch: bool = False,
-) -> tuple[VirtualFleet, list[Life]]:
+) -> tuple[ServingFleet, list[Life]]:
     """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
     try:
         fleet = fleet_for(
@@ -155,6 +159,8 @@ def simulate(
             outages,
             requests=len(requests),
         )
+        if fleet.walked_instead:
+            sys.stderr.write(f"walked step by step instead: {fleet.walked_instead}\n")
         fleet.looks = [] if watch else None
         with RunProgress("simulating") as progress:
             lives = fleet.run(requests, lambda done: progress(done, len(requests), fleet.running))

@@ -4,12 +4,15 @@ Colours are drawn as stand-ins and swapped for CSS variables afterwards, so one 
 and dark pages and paper; text stays text.
 """
 
+import importlib.util
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
+
+from llumnix.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +63,14 @@ _STYLE: Final[dict[Any, Any]] = {
     "savefig.facecolor": "none",
     "path.simplify_threshold": 0.5,
 }
+
+
+def require_plots() -> None:
+    """Raise ConfigError, saying what to install, where matplotlib is not."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "the report's plots need matplotlib: pip install 'llumnix-scheduler[plots]'"
+        )
 
 
 def run_colour(number: int) -> str:

@@ -121,10 +121,6 @@ class LlumletAgent:
         """Note a request that came in, for the next report to the fleet."""
         self._fleet.request_arrived(request_id)
 
-    def request_ended(self, request_id: RequestId) -> None:
-        """Note a request that is no more here, for the next report to the fleet."""
-        self._fleet.request_ended(request_id)
-
     # --- what other llumlets say (Inbox) ---
 
     def opened(self, answer: Deliver) -> Sender:

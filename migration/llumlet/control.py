@@ -17,7 +17,7 @@ from migration.llumlet.fleet_messages import (
     Subscribe,
 )
 from migration.protocol.peer import Peer
-from policies.types import MigrationId, RequestId
+from policies.types import MigrateReason, MigrationId, RequestId
 
 
 class ControlClient:
@@ -76,7 +76,7 @@ class ControlClient:
         destination: Peer,
         request_id: str | None = None,
         max_context_tokens: int = 1 << 40,
-        reason: str = "manual",
+        reason: MigrateReason = MigrateReason.MANUAL,
     ) -> None:
         """Order a request to be moved; the llumlet picks one unless told. Events tell the rest."""
         self._order(

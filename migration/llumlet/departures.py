@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from migration.llumlet.effects import Announce, Arm, AskPeer, Disarm, Say, Ship, TimerKey
-from migration.llumlet.fleet_messages import HANDED_OVER, MigrateOut, MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrateOut, MigrationEvent
 from migration.llumlet.host import Host
 from migration.protocol import events as ev
 from migration.protocol import instructions as do
@@ -12,13 +12,13 @@ from migration.protocol.pacing import Bandwidth
 from migration.protocol.peer import Peer
 from migration.protocol.source import Source
 from migration.protocol.trip import Trip
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 
 _KINDS = {
-    do.Outcome.COMMITTED: "committed",
-    do.Outcome.REFUSED: "refused",
-    do.Outcome.ABORTED: "aborted",
-    do.Outcome.HANDED_OVER: "aborted",
+    do.Outcome.COMMITTED: EventKind.COMMITTED,
+    do.Outcome.REFUSED: EventKind.REFUSED,
+    do.Outcome.ABORTED: EventKind.ABORTED,
+    do.Outcome.UNRESOLVED: EventKind.ABORTED,
 }
 
 
@@ -28,7 +28,7 @@ class Departure:
 
     source: Source
     peer: Peer
-    reason: str
+    reason: MigrateReason
     started_s: float
 
 
@@ -77,7 +77,7 @@ class Departures:
         self._by_id[order.migration_id] = departure
         self._by_request[request_id] = order.migration_id
         host.hooks.departing(request_id, source.redirect)
-        self._announce(departure, "started", order.reason)
+        self._announce(departure, EventKind.STARTED)
         self.feed(order.migration_id, ev.Start())
 
     def feed(self, migration_id: MigrationId, event: ev.SourceEvent | Message) -> None:
@@ -164,14 +164,12 @@ class Departures:
         del self._by_request[trip.request_id]
         self._host.hooks.departed(trip.request_id)
         self._host.outcomes_out[ended.outcome.value] += 1
-        reason = ended.reason
-        if ended.outcome is do.Outcome.COMMITTED:
-            reason = departure.reason
-        elif ended.outcome is do.Outcome.HANDED_OVER:
-            reason = f"{HANDED_OVER}: {reason}"
-        self._announce(departure, _KINDS[ended.outcome], reason)
+        unresolved = ended.outcome is do.Outcome.UNRESOLVED
+        self._announce(departure, _KINDS[ended.outcome], ended.reason, unresolved=unresolved)
 
-    def _announce(self, departure: Departure, kind: str, reason: str) -> None:
+    def _announce(
+        self, departure: Departure, kind: EventKind, detail: str = "", *, unresolved: bool = False
+    ) -> None:
         source, now_s = departure.source, self._host.clock()
         held = source.held
         detached_s = source.detached_s
@@ -181,12 +179,14 @@ class Departures:
             request_id=source.trip.request_id,
             source=source.trip.source,
             destination=source.trip.destination,
-            reason=reason,
+            reason=departure.reason,
             stages=source.stage + 1,
             copied_tokens=held.kv_tokens if held else _copied_tokens(source),
             copied_bytes=source.copied_bytes,
             source_downtime_s=0.0 if detached_s is None else now_s - detached_s,
             started_at_s=now_s - departure.started_s,
+            detail=detail,
+            unresolved=unresolved,
         )
         self._host.effects.append(Announce(event))
 

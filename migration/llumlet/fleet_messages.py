@@ -1,5 +1,6 @@
 """What the fleet and a llumlet say to each other on the control port, and its strict codec."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,9 +9,7 @@ from migration.errors import ProtocolError
 from migration.protocol import wire
 from migration.protocol.messages import Instance, Migration, Reason, Request
 from migration.protocol.peer import Peer
-from policies.types import InstanceLoad
-
-HANDED_OVER = "handed over"
+from policies.types import InstanceLoad, MigrateReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class MigrateOut:
     destination: Peer
     request_id: Request | None
     max_context_tokens: int
-    reason: Reason
+    reason: MigrateReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +39,44 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Llumlet: the instance's load now, and the requests that came and went since the last one."""
+    """Llumlet: the instance's load now, and the requests that came since the last report."""
 
     load: InstanceLoad
     new_request_ids: tuple[Request, ...]
-    ended_request_ids: tuple[Request, ...]
+
+
+class EventKind(enum.StrEnum):
+    """What happened to a migration."""
+
+    STARTED = "started"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationEvent:
     """Llumlet (the source): a migration started or ended.
 
-    `kind` is `started`, `committed`, `aborted` or `refused`. Durations are wall seconds:
-    `source_downtime_s` from the request's leaving the batch to the end of the migration,
-    `started_at_s` how long ago the migration started.
+    `reason` is that of its order, `detail` says in words why it was aborted or refused. One aborted
+    with `unresolved` has let the request go all the same: only a claim can tell where it is.
+    Durations are wall seconds: `source_downtime_s` from the request's leaving the batch to the end
+    of the migration, `started_at_s` how long ago the migration started.
     """
 
-    kind: str
+    kind: EventKind
     migration_id: Migration
     request_id: Annotated[str, wire.Text(256)]
     source: Instance
     destination: Instance
-    reason: Reason
+    reason: MigrateReason
     stages: int = 0
     copied_tokens: int = 0
     copied_bytes: int = 0
     source_downtime_s: float = 0.0
     started_at_s: float = 0.0
+    detail: Reason = ""
+    unresolved: bool = False
 
     @property
     def redirected(self) -> bool:
@@ -75,7 +85,7 @@ class MigrationEvent:
         So it is after a commit, and also when a commit was never answered: then the request may
         run at the destination, and only a claim there can tell.
         """
-        return self.kind == "committed" or self.reason.startswith(HANDED_OVER)
+        return self.kind is EventKind.COMMITTED or self.unresolved
 
 
 Order = Subscribe | MigrateOut | Drain

@@ -1,7 +1,7 @@
 """The fleet's side of the control port: orders in, reports and events out."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from migration.config import MigrationConfig
 from migration.errors import LinkError, ProtocolError
@@ -24,7 +24,6 @@ class Session:
     def __init__(self, wire: Wire, config: MigrationConfig) -> None:
         self.outbox = frames.Outbox(wire, config.stage_timeout_s, lambda: None)
         self.new_ids: list[RequestId] = []
-        self.ended_ids: list[RequestId] = []
         self.reporting: asyncio.Task[None] | None = None
 
     def post(self, news: Report | MigrationEvent) -> None:
@@ -70,16 +69,9 @@ class FleetPort:
 
     def request_arrived(self, request_id: RequestId) -> None:
         """Note a new request, for the next report."""
-        for session in self._subscribed():
-            session.new_ids.append(request_id)
-
-    def request_ended(self, request_id: RequestId) -> None:
-        """Note that a request is no more here, for the next report."""
-        for session in self._subscribed():
-            session.ended_ids.append(request_id)
-
-    def _subscribed(self) -> Iterable[Session]:
-        return (session for session in self._sessions if session.reporting is not None)
+        for session in self._sessions:
+            if session.reporting is not None:
+                session.new_ids.append(request_id)
 
     def _obey(self, session: Session, wire: Wire, order: orders.Order | orders.News) -> None:
         match order:
@@ -117,6 +109,6 @@ class FleetPort:
             wire.close()
 
     def _next_report(self, session: Session) -> Report:
-        new, ended = session.new_ids[:MAX_IDS], session.ended_ids[:MAX_IDS]
-        del session.new_ids[:MAX_IDS], session.ended_ids[:MAX_IDS]
-        return Report(self._llumlet.load(), tuple(new), tuple(ended))
+        new = tuple(session.new_ids[:MAX_IDS])
+        del session.new_ids[:MAX_IDS]
+        return Report(self._llumlet.load(), new)

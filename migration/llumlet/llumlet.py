@@ -13,7 +13,7 @@ from migration.engine import EngineHooks, Gone, RequestState
 from migration.llumlet.arrivals import Arrivals
 from migration.llumlet.departures import Departures
 from migration.llumlet.effects import Announce, Effect, Ship, TimerKey
-from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrateOut, MigrationEvent
 from migration.llumlet.host import Host
 from migration.protocol import events as ev
 from migration.protocol.landing import Landing
@@ -30,7 +30,14 @@ from migration.protocol.messages import (
 )
 from migration.protocol.peer import Peer, Sender
 from policies.moves.victims import choose_victim
-from policies.types import InstanceId, InstanceLoad, RequestId, RequestView
+from policies.types import (
+    InstanceId,
+    InstanceLoad,
+    MigrateReason,
+    RequestId,
+    RequestPhase,
+    RequestView,
+)
 
 MAX_MOVED = 1 << 16
 
@@ -91,7 +98,7 @@ class Llumlet:
         """While draining, send queued requests back to the frontend; call this now and then."""
         if self.host.draining:
             for view in self.host.hooks.requests():
-                if view.phase == "queued":
+                if view.phase is RequestPhase.QUEUED:
                     self.host.hooks.requeue(view.request_id)
 
     def load(self) -> InstanceLoad:
@@ -241,13 +248,13 @@ class Llumlet:
             return Denied("too many requests moving away")
         views = [self._seen(view) for view in host.hooks.requests()]
         if order.request_id is None:
-            cooldown_s = 0.0 if order.reason == "drain" else host.config.cooldown_s
+            cooldown_s = 0.0 if order.reason is MigrateReason.DRAIN else host.config.cooldown_s
             victim = choose_victim(views, order.max_context_tokens, self._now_s(), cooldown_s)
             return Denied("no request to move") if victim is None else victim
         view = next((view for view in views if view.request_id == order.request_id), None)
         if view is None:
             return Denied("no such request")
-        if view.phase != "running" or not view.movable:
+        if view.phase is not RequestPhase.RUNNING or not view.movable:
             return Denied("request cannot be moved now")
         return view.request_id
 
@@ -260,11 +267,12 @@ class Llumlet:
 
     def _decline(self, order: MigrateOut, reason: str) -> None:
         event = MigrationEvent(
-            kind="refused",
+            kind=EventKind.REFUSED,
             migration_id=order.migration_id,
             request_id=order.request_id or "",
             source=self.host.instance_id,
             destination=order.destination.instance_id,
-            reason=reason,
+            reason=order.reason,
+            detail=reason,
         )
         self.host.effects.append(Announce(event))

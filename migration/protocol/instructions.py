@@ -10,13 +10,13 @@ from migration.protocol.messages import Blocks, Message, Query
 class Outcome(enum.Enum):
     """How a migration ended, as one side sees it.
 
-    HANDED_OVER: the commit was never answered, so the source let go and the frontend arbitrates.
+    UNRESOLVED: the commit was never answered, so the source let go and the frontend arbitrates.
     """
 
     COMMITTED = "committed"
     ABORTED = "aborted"
     REFUSED = "refused"
-    HANDED_OVER = "handed over"
+    UNRESOLVED = "unresolved"
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ class Source(StateMachine[SourceState]):
 
     def _ask(self, _event: ev.TimerFired | ev.PeerLost | ev.AskFailed) -> Todo:
         if self._asked == self.config.query_attempts:
-            return self._let_go(do.Outcome.HANDED_OVER, "commit never answered")
+            return self._let_go(do.Outcome.UNRESOLVED, "commit never answered")
         self._asked += 1
         return [
             do.Ask(self.trip.query()),
@@ -262,7 +262,7 @@ class Source(StateMachine[SourceState]):
         """Put a detached request back, or leave it to the frontend where that cannot be done."""
         if self._abilities.reattach:
             return [do.Reattach(), *self._end(verdict)]
-        return self._let_go(do.Outcome.HANDED_OVER, verdict.reason)
+        return self._let_go(do.Outcome.UNRESOLVED, verdict.reason)
 
     # --- small things ---
 

@@ -1,10 +1,12 @@
 """Strict translation between frozen dataclasses and plain msgpack values.
 
 A dataclass needs nothing but type hints; `Annotated` bounds a size where the default is too lax.
+A member of a StrEnum travels as its value, and no other is taken.
 Tuples of integers (token ids, counts) travel as packed unsigned 32-bit numbers: contexts are long.
-Unknown or missing keys, wrong types and sizes raise ProtocolError. Nothing is ever unpickled.
+Unknown or missing keys, wrong types, sizes and values raise ProtocolError; nothing is unpickled.
 """
 
+import enum
 import sys
 import typing
 from array import array
@@ -108,6 +110,8 @@ def _kind(hint: Any) -> Kind:
         return _sequence(_kind(args[0]))
     if origin is dict:
         return Kind(dict, _plain_mapping)
+    if isinstance(hint, type) and issubclass(hint, enum.StrEnum):
+        return _choice(hint)
     if is_dataclass(hint):
         inner = cast("type", hint)
         return Kind(dump, lambda raw: load(inner, _mapping(raw)))
@@ -122,6 +126,17 @@ def _bounded(bound: object) -> Kind:
     if isinstance(bound, Whole):
         return Kind(int, lambda raw: _whole(raw, 0, bound.most))
     raise TypeError(f"{bound!r} is no bound")
+
+
+def _choice(members: type[enum.StrEnum]) -> Kind:
+    def load_member(raw: object) -> enum.StrEnum:
+        text = _text(raw, Text(MAX_TEXT))
+        try:
+            return members(text)
+        except ValueError:
+            raise ProtocolError("wrong_value", f"{text[:100]!r} is no {members.__name__}") from None
+
+    return Kind(str, load_member)
 
 
 def _optional(inner: Kind) -> Kind:

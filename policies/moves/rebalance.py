@@ -19,6 +19,7 @@ from policies.types import (
     InstanceId,
     IntColumn,
     MigrateOrder,
+    MigrateReason,
 )
 from policies.usage import batch_size, freeness, owed_tokens, virtual_usage
 
@@ -207,7 +208,7 @@ class _Plan:
         if gain < self.config.min_gain_steps:
             return None
         note = f"should make it {gain:.0f} steps freer"
-        return self._order(source, destination, bound, bound, "rebalance", note)
+        return self._order(source, destination, bound, bound, MigrateReason.REBALANCE, note)
 
     def _drain(self, source: int) -> MigrateOrder | None:
         open_to_all = ~self.view.snapshot.terminating & (self.room >= 1)
@@ -218,7 +219,8 @@ class _Plan:
         # The llumlet moves short requests first: planning for the mean keeps the drain wide, and a
         # destination that is short of memory after all refuses the reservation.
         planned = min(bound, int(self.mean_context[source]))
-        return self._order(source, destination, bound, planned, "drain", "it is terminating")
+        reason = MigrateReason.DRAIN
+        return self._order(source, destination, bound, planned, reason, "it is terminating")
 
     def _freeness(self) -> FloatColumn:
         return columns.steps_to_full(self.room, self.batch)
@@ -253,7 +255,13 @@ class _Plan:
         return 0 if running[destination, moved] else int(self.view.headroom_tokens[moved])
 
     def _order(
-        self, source: int, destination: int, bound: int, planned: int, reason: str, note: str
+        self,
+        source: int,
+        destination: int,
+        bound: int,
+        planned: int,
+        reason: MigrateReason,
+        note: str,
     ) -> MigrateOrder:
         ids = self.view.snapshot.ids
         free = self._freeness()

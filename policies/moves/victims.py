@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from policies.types import RequestId, RequestView
+from policies.types import RequestId, RequestPhase, RequestView
 
 
 def choose_victim(
@@ -17,7 +17,7 @@ def choose_victim(
     movable = [
         view
         for view in views
-        if view.phase == "running"
+        if view.phase is RequestPhase.RUNNING
         and view.movable
         and view.context_tokens <= max_context_tokens
         and now_s - view.moved_at_s >= cooldown_s

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from policies.types import RequestId, RequestView
+from policies.types import RequestId, RequestPhase, RequestView
 from simulator.engine.batch import EngineRequest, Place
 from simulator.engine.roster import Roster
 
@@ -43,7 +43,7 @@ def requeueable(roster: Roster, request_id: RequestId) -> bool:
     return request is not None and request.place is Place.QUEUED and not request.output_tokens
 
 
-def _phase(request: EngineRequest) -> str:
+def _phase(request: EngineRequest) -> RequestPhase:
     if request.place is Place.QUEUED:
-        return "queued"
-    return "running" if request.decoding else "prefill"
+        return RequestPhase.QUEUED
+    return RequestPhase.RUNNING if request.decoding else RequestPhase.PREFILL

@@ -16,6 +16,14 @@ class Fate(enum.Enum):
     REJECTED = "rejected"
 
 
+class Rejection(enum.Enum):
+    """Why a request was not served."""
+
+    NEVER_FITS = "it is longer than an instance's memory"
+    QUEUE_FULL = "too many were waiting"
+    BY_POLICY = "the dispatch policy refused it"
+
+
 @dataclass(slots=True)
 class MoveRecord:
     """One migration of a request. The gap is from its last token at the source to the next one."""
@@ -49,6 +57,7 @@ class Life:
     class_index: int
     arrived_ns: int
     fate: Fate = Fate.WAITING
+    rejection: Rejection | None = None
     reason: str = ""
     instance_id: InstanceId | None = None
     tokens: int = 0

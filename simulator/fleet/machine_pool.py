@@ -1,12 +1,14 @@
 """The machines of a fleet that is scaled: how many there are to be, and what becomes of each."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from policies.scaling import ScalingDecision, ScalingMemory, ScalingView, decide
 from policies.scheduler import SchedulerConfig
 from policies.types import FleetSnapshot, InstanceId, IntColumn
+from simulator.events import NS_PER_S, EventQueue, Priority
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage, SimulatorConfig
 
@@ -23,6 +25,7 @@ class MachinePool:
         self.starting: set[InstanceId] = set()
         self.draining: set[InstanceId] = set()
         self._config = config.scaling
+        self._start_delay_ns = round(config.start_delay_s * NS_PER_S)
         self._memory = ScalingMemory()
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in scheduler.classes], dtype=np.int64
@@ -38,11 +41,17 @@ class MachinePool:
         decision, self._memory = decide(view, self._memory, self._config, now_s)
         return decision
 
-    def order(self, now_ns: int) -> Machine:
-        """Enter a machine that is ordered."""
-        machine = Machine(InstanceId(f"instance-{len(self.machines)}"), now_ns, None)
+    def order(self, events: EventQueue, start: Callable[[InstanceId], None]) -> Machine:
+        """Order a machine, whose instance is started once it is ready."""
+        machine = Machine(InstanceId(f"instance-{len(self.machines)}"), events.now_ns, None)
         self.machines.append(machine)
         self.starting.add(machine.instance_id)
+
+        def ready() -> None:
+            machine.ready_ns = events.now_ns
+            start(machine.instance_id)
+
+        events.after(self._start_delay_ns, Priority.FAILURE, ready)
         return machine
 
     def give_back(self, name: InstanceId, now_ns: int) -> None:

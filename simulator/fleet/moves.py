@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrateOut, MigrationEvent
 from migration.protocol.peer import Peer
 from policies.scheduler import GlobalScheduler
 from policies.types import InstanceId, MigrateOrder, MigrationId, RequestId
@@ -39,7 +39,7 @@ class Moves:
         now_ns = self._events.now_ns
         self.log.append((now_ns, event))
         life = self._lives.get(RequestId(event.request_id))
-        if event.kind == "started":
+        if event.kind is EventKind.STARTED:
             assert life is not None
             life.moves.append(
                 MoveRecord(event.migration_id, event.source, event.destination, now_ns)
@@ -48,7 +48,7 @@ class Moves:
         order = self._orders.pop(MigrationId(event.migration_id), None)
         if order is None:
             return None
-        moved = event.kind == "committed"
+        moved = event.kind is EventKind.COMMITTED
         self._scheduler.order_ended(
             order.source, order.destination, self._events.now_s, moved=moved
         )

@@ -13,7 +13,6 @@ from migration.config import MigrationConfig
 from policies.scaling import ScaleIn, ScaleOut
 from policies.scheduler import SchedulerConfig
 from policies.types import InstanceId
-from simulator.events import NS_PER_S, Priority
 from simulator.fleet.fleet import SimulatedFleet
 from simulator.fleet.instance import SimulatedInstance
 from simulator.fleet.machine_pool import MachinePool
@@ -64,25 +63,13 @@ class ScaledFleet(SimulatedFleet):
     # --- scaling ---
 
     def _scale(self) -> None:
-        held = [life for _, life in self._held]
-        tokens = sum(life.request.prompt_tokens + life.tokens for life in held)
+        waiting, tokens = self.door.waiting()
         fleet = self.scheduler.ledger.fill_in(self._now())
-        match self.pool.decide(fleet, len(held), tokens, self.events.now_s):
+        match self.pool.decide(fleet, waiting, tokens, self.events.now_s):
             case ScaleOut():
-                self._order()
+                self.pool.order(self.events, self._start)
             case ScaleIn(instance_id):
                 self._drain(instance_id)
-
-    def _order(self) -> None:
-        """Order a machine; its instance takes requests when it has started."""
-        machine = self.pool.order(self.events.now_ns)
-
-        def started() -> None:
-            machine.ready_ns = self.events.now_ns
-            self._start(machine.instance_id)
-
-        delay_ns = round(self.config.start_delay_s * NS_PER_S)
-        self.events.after(delay_ns, Priority.FAILURE, started)
 
     def _drain(self, name: InstanceId) -> None:
         """Have an instance empty itself; from now on the scheduler sends it nothing."""

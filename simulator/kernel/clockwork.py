@@ -11,19 +11,17 @@ from simulator.kernel.engine.late_arrivals import admit_late
 from simulator.kernel.engine.planning import plan
 from simulator.kernel.engine.stepping import catch_up, wake
 from simulator.kernel.front import (
-    ASK_POLICY,
+    ASK_DOOR,
     ASK_SUBMIT,
     arrive,
     hear_of_ends,
     place,
     report,
-    turn_away,
 )
 from simulator.kernel.state import (
     ALIVE,
     ARRIVALS_DONE,
     ARRIVED,
-    ARRIVING,
     BY_ARRIVAL,
     CAME,
     END,
@@ -59,7 +57,7 @@ from simulator.kernel.state import (
 OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
 """As in `simulator.events.Priority`."""
 
-DONE, EVENT, TELL, REBALANCE, DISPATCH, SUBMIT, PAUSE, SCALE, DRAIN = range(9)
+DONE, EVENT, TELL, REBALANCE, ARRIVE, OFFER, SUBMIT, PAUSE, SCALE, DRAIN = range(10)
 """Why `run` comes back: what Python is to do."""
 
 
@@ -67,9 +65,6 @@ def run(s: State, python_at: int, python_priority: int) -> int:
     """Go on until all have ended, or Python's turn comes: its next event is at `python_at`."""
     now = s.fleet
     for _ in range(s.fleet[PATIENCE]):
-        if now[ARRIVING] >= 0:
-            turn_away(s, now[ARRIVING])
-            now[ARRIVING] = -1
         if now[WOKEN_COUNT]:
             begin(s)
             if now[NOTES]:
@@ -136,10 +131,7 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
     if what == ARRIVAL:
         r = s.req[BY_ARRIVAL][now[ARRIVALS_DONE]]
         now[ARRIVALS_DONE] += 1
-        if arrive(s, r):
-            now[ARRIVING] = r
-            return _asked(place(s, at_ns))
-        return -1
+        return ARRIVE if arrive(s, r, at_ns) == ASK_DOOR else -1
     if what == REPORT:
         i = now[NEXT_REPORTER]
         if s.col[TERMINATING][s.ins[ROW][i]]:
@@ -166,8 +158,8 @@ def rebalance(s: State, at_ns: int) -> int:
 
 
 def _asked(code: int) -> int:
-    if code == ASK_POLICY:
-        return DISPATCH
+    if code == ASK_DOOR:
+        return OFFER
     return SUBMIT if code == ASK_SUBMIT else -1
 
 

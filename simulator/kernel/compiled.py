@@ -71,7 +71,7 @@ class Kernel:
     run: Callable[[State, int, int], int]
     place: Callable[[State, int], int]
     send: Callable[[State, int, int, int], int]
-    hold: Callable[[State, int], None]
+    try_place: Callable[[State, int, int], int]
     submit: Callable[[State, int, int, int], None]
     single_out: Callable[[State, int, int], None]
     wake: Callable[[State, int], None]
@@ -82,7 +82,6 @@ class Kernel:
     unsend: Callable[[State, int], None]
     take_report: Callable[[State, int, int], int]
     rebalance: Callable[[State, int], int]
-    held_tokens: Callable[[State], int]
     free_blocks: Callable[[State, int, int], None]
     hand_out: Callable[[State, int, int, int, int], int]
     hand_back: Callable[[State, int, int, int], None]
@@ -93,7 +92,7 @@ PLAIN = Kernel(
     run=clockwork.run,
     place=front.place,
     send=front.send,
-    hold=front.hold,
+    try_place=front.try_place,
     submit=stepping.submit,
     single_out=stepping.single_out,
     wake=stepping.wake,
@@ -104,7 +103,6 @@ PLAIN = Kernel(
     unsend=counting.unsend,
     take_report=clockwork.take_report,
     rebalance=clockwork.rebalance,
-    held_tokens=front.held_tokens,
     free_blocks=roster.free_blocks,
     hand_out=shared_blocks.hand_out,
     hand_back=shared_blocks.hand_back,
@@ -133,7 +131,7 @@ def compiled() -> Kernel:
     jit: Any = partial(numba.njit, cache=True, _nrt=False)
     kernel = Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
     limits = EngineLimits(capacity_tokens=1, block_tokens=1)
-    blank = new_state(((),) * 4, (), 1, limits, [0], arrays=True)
+    blank = new_state(((),) * 4, 1, limits, [0], arrays=True)
     state = numba.typeof(blank)  # type: ignore[no-untyped-call]
     for name in Kernel.__slots__:
         numbers = len(inspect.signature(getattr(PLAIN, name)).parameters) - 1

@@ -1,4 +1,9 @@
-"""The front door: requests held, in order, and sent by the arithmetic of `policies.columns`."""
+"""What the kernel does for the front door: it places whom the door names, as room appears.
+
+The door says who waits, in which order, and who is turned away (`simulator.fleet.front_door`). It
+lines up the next to be served in LINE_UP, and is asked when somebody has to wait. Where a request
+goes is decided by the arithmetic of `policies.columns`.
+"""
 
 from policies.columns import HOLD
 from simulator.kernel.deciding import decide, takes_requests
@@ -12,12 +17,12 @@ from simulator.kernel.state import (
     BLOCK_TOKENS,
     BY_CLASS,
     BY_PYTHON,
-    BY_RANK,
     CAME,
     CLASS_COLUMNS,
     CLASSES,
     COL_BY_CLASS,
     DISPATCHED,
+    DOOR_ASKS,
     EARLIEST,
     EARLIEST_OF_ALL,
     FATE,
@@ -25,29 +30,23 @@ from simulator.kernel.state import (
     HEAD,
     HEAD_DEMAND,
     HEADROOM,
-    HEAP,
     HELD,
     HELD_BACK,
     HELD_BACK_AT,
     HERE,
-    IN_HEAP,
     KV,
     LINE,
+    LINE_UP,
+    LINED_UP,
     NEVER,
-    NEVER_FITS,
     NEXT,
-    OPEN,
     OUT,
     PHYSICAL,
     POLICY,
     PROMPT,
-    QUEUE_FULL,
     QUEUE_LENGTH,
-    QUEUE_LIMIT,
     QUEUED_BLOCKS,
     QUEUED_DEMAND,
-    RANK,
-    REJECTED,
     REPORTED,
     REPORTS,
     RESERVED,
@@ -57,11 +56,12 @@ from simulator.kernel.state import (
     RUNNING,
     RUNS,
     SEEN,
-    SENT,
     SENT_REQUESTS,
     SENT_SIZE,
+    SENT_TO,
     SENT_TOKENS,
     SENT_WHEN,
+    SERVED,
     SHARES,
     SIZE,
     SLOT,
@@ -69,111 +69,53 @@ from simulator.kernel.state import (
     TARGET,
     TOTAL_BLOCKS,
     TURN,
-    WAITING,
     WAITS,
-    WHY,
     WIDTH,
     State,
 )
 
-PLACED, ASK_POLICY, ASK_SUBMIT = range(3)
-"""What `place` ends with: all that can be placed is, or Python has to do something for SUBJECT."""
+PLACED, ASK_DOOR, ASK_SUBMIT, ASK_POLICY, WAITS_ON = range(5)
+"""All is placed that can be; the door is to serve whom it holds; Python is to queue SUBJECT at its
+instance; a policy that only Python knows is to decide; there is no room."""
 
 
-def arrive(s: State, r: int) -> bool:
-    """Hold a request that has just come; False when it could never be served."""
-    if s.req[PROMPT][r] + s.req[TARGET][r] > s.fleet[TOTAL_BLOCKS] * s.fleet[BLOCK_TOKENS]:
-        reject(s, r, NEVER_FITS)
-        return False
-    hold(s, r)
-    return True
-
-
-def turn_away(s: State, r: int) -> None:
-    """Reject a request that has just come and still waits, if too many do."""
-    if s.fleet[HELD] > s.fleet[QUEUE_LIMIT] and s.req[FATE][r] == WAITING:
-        s.fleet[HELD] -= 1
-        reject(s, r, QUEUE_FULL)
-
-
-def reject(s: State, r: int, why: int) -> None:
-    """End a request that is not served."""
-    s.req[FATE][r], s.req[WHY][r] = REJECTED, why
-    s.fleet[OPEN] -= 1
-
-
-def hold(s: State, r: int) -> None:
-    """Put a request among those held: a binary heap, by class, arrival and index."""
-    heap, at = s.req[HEAP], s.fleet[IN_HEAP]
-    s.req[FATE][r] = WAITING
-    rank = s.req[RANK][r]
-    s.fleet[IN_HEAP] = at + 1
-    s.fleet[HELD] += 1
-    while at > 0:
-        parent = (at - 1) // 2
-        if heap[parent] < rank:
-            break
-        heap[at] = heap[parent]
-        at = parent
-    heap[at] = rank
-
-
-def _first_held(s: State) -> int:
-    """The request held first, or -1; those rejected meanwhile are dropped."""
-    while s.fleet[IN_HEAP]:
-        r: int = s.req[BY_RANK][s.req[HEAP][0]]
-        if s.req[FATE][r] == WAITING:
-            return r
-        _pop(s)
-    return -1
-
-
-def _pop(s: State) -> None:
-    heap, size = s.req[HEAP], s.fleet[IN_HEAP] - 1
-    s.fleet[IN_HEAP] = size
-    rank = heap[size]
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= rank:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = rank
-
-
-def held_tokens(s: State) -> int:
-    """Sum up the tokens of all requests held."""
-    tokens = 0
-    for at in range(s.fleet[IN_HEAP]):
-        r = s.req[BY_RANK][s.req[HEAP][at]]
-        if s.req[FATE][r] == WAITING:
-            tokens += s.req[PROMPT][r] + s.req[OUT][r]
-    return tokens
-
-
-# --- dispatch ---
+def arrive(s: State, r: int, now_ns: int) -> int:
+    """Send a newcomer on where nobody waits and there is room for it; else the door takes it in."""
+    s.fleet[SUBJECT] = r
+    too_long = s.req[PROMPT][r] + s.req[TARGET][r] > s.fleet[TOTAL_BLOCKS] * s.fleet[BLOCK_TOKENS]
+    if s.fleet[HELD] or s.fleet[DOOR_ASKS] or too_long:
+        return ASK_DOOR
+    return ASK_DOOR if try_place(s, r, now_ns) == WAITS_ON else PLACED
 
 
 def place(s: State, now_ns: int) -> int:
-    """Send what can be sent now, in order; nobody overtakes."""
-    while s.fleet[HELD] and takes_requests(s):
-        r = _first_held(s)
-        hear_of_ends(s, now_ns)
-        if s.fleet[POLICY] == BY_PYTHON:
-            s.fleet[SUBJECT] = r
-            return ASK_POLICY
-        row = decide(s, r)
-        if row == HOLD:
-            s.fleet[HELD_BACK], s.fleet[HELD_BACK_AT] = r, now_ns
+    """Serve those whom the door has lined up, in its order, until one has to wait."""
+    now = s.fleet
+    while now[HELD] and takes_requests(s):
+        if now[SERVED] == now[LINED_UP]:
+            return ASK_DOOR
+        code = try_place(s, s.req[LINE_UP][now[SERVED]], now_ns)
+        if code == WAITS_ON:
             break
-        if send(s, r, row, now_ns) == ASK_SUBMIT:
+        now[SERVED] += 1
+        now[HELD] -= 1
+        if code == ASK_SUBMIT:
             return ASK_SUBMIT
     return PLACED
+
+
+def try_place(s: State, r: int, now_ns: int) -> int:
+    """Send a request to an instance that has room for it, or note that it has to wait."""
+    if not takes_requests(s):
+        return WAITS_ON
+    hear_of_ends(s, now_ns)
+    if s.fleet[POLICY] == BY_PYTHON:
+        return ASK_POLICY
+    row = decide(s, r)
+    if row == HOLD:
+        s.fleet[HELD_BACK], s.fleet[HELD_BACK_AT] = r, now_ns
+        return WAITS_ON
+    return send(s, r, row, now_ns)
 
 
 def hear_of_ends(s: State, now_ns: int) -> None:
@@ -189,15 +131,13 @@ def hear_of_ends(s: State, now_ns: int) -> None:
 
 
 def send(s: State, r: int, row: int, now_ns: int) -> int:
-    """Send the first request held to the instance of a row, and note that it is on its way."""
-    _pop(s)
+    """Send a request to the instance of a row, and note that it is on its way."""
     req, i = s.req, int(s.col[SLOT][row])
-    s.fleet[HELD] -= 1
     s.fleet[TURN] += 1
     if s.fleet[HELD_BACK] == r:
         s.fleet[HELD_BACK] = -1
     unsend(s, r)
-    req[SENT][r], req[SENT_SIZE][r] = i + 1, req[PROMPT][r] + req[OUT][r]
+    req[SENT_TO][r], req[SENT_SIZE][r] = i + 1, req[PROMPT][r] + req[OUT][r]
     req[SENT_WHEN][r] = s.fleet[REPORTS]
     s.col[SENT_TOKENS][row] += req[SENT_SIZE][r]
     s.col[SENT_REQUESTS][row] += 1

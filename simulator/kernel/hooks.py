@@ -7,7 +7,14 @@ from typing import Protocol
 from migration.engine import DirectMemory, RequestState
 from migration.layout import Layout
 from migration.protocol.pacing import blocks_for
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from policies.types import (
+    InstanceId,
+    InstanceLoad,
+    MigrationId,
+    RequestId,
+    RequestPhase,
+    RequestView,
+)
 from simulator.events import EventQueue
 from simulator.fleet.instance import InstanceShape
 from simulator.kernel.compiled import Kernel
@@ -278,11 +285,11 @@ class ColumnHooks(DirectMemory):
 
     def _view(self, r: int) -> RequestView:
         req = self.state.req
-        phase = "running" if decoding(self.state, r) else "prefill"
+        phase = RequestPhase.RUNNING if decoding(self.state, r) else RequestPhase.PREFILL
         return RequestView(
             request_id=self._names.name(r),
             class_index=int(req[CLASS][r]),
-            phase="queued" if req[PLACE][r] == QUEUED else phase,
+            phase=RequestPhase.QUEUED if req[PLACE][r] == QUEUED else phase,
             context_tokens=int(req[KV][r]),
             arrived_order=int(req[ORDER][r]),
             movable=not req[LEAVING][r],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from policies.types import InstanceId, RequestId
-from simulator.fleet.life import Fate, Life
+from simulator.fleet.life import Fate, Life, Rejection
 from simulator.kernel.state import (
     ADMITTED,
     AFTER_MOVE,
@@ -22,20 +22,16 @@ from simulator.kernel.state import (
     LAST,
     LONGEST,
     MOVE_GAP,
-    NEVER_FITS,
     OUT,
     PREEMPTED,
     PREEMPTION_LOSS_NS,
     PREEMPTIONS,
-    PROMPT,
     REJECTED,
     RESTARTS,
     RUNNING,
     SHARES,
-    TARGET,
     WAITING,
     WAITS_FOR,
-    WHY,
     State,
 )
 from simulator.workload.request import TraceRequest
@@ -79,11 +75,9 @@ class Lives(Mapping[RequestId, Life]):
         requests: Sequence[TraceRequest],
         names: Sequence[InstanceId],
         state: State,
-        capacity_tokens: int,
-        queue_limit: int,
     ) -> None:
         self._requests, self._names, self.state = requests, names, state
-        self._capacity_tokens, self._queue_limit = capacity_tokens, queue_limit
+        self.rejections: dict[int, tuple[Rejection, str]] = {}
         self._told: dict[int, Life] = {}
         self._positions: dict[int, int] | None = None
 
@@ -146,7 +140,7 @@ class Lives(Mapping[RequestId, Life]):
     ) -> None:
         life.fate = _FATES[fate]
         life.instance_id = instance_id if fate in (RUNNING, FINISHED) else None
-        life.reason = self._reason(r) if fate == REJECTED else ""
+        life.rejection, life.reason = self.rejections.get(r, (None, ""))
         (
             life.tokens,
             life.dispatched_ns,
@@ -166,13 +160,6 @@ class Lives(Mapping[RequestId, Life]):
         waits = self.state.req[WAITS_FOR][r] & AFTER_MOVE
         if move is not None and move.committed_ns and not move.gap_ns and not waits:
             move.gap_ns = int(self.state.req[MOVE_GAP][r])
-
-    def _reason(self, r: int) -> str:
-        req = self.state.req
-        if req[WHY][r] == NEVER_FITS:
-            needed = int(req[PROMPT][r] + req[TARGET][r])
-            return f"{needed} tokens never fit in {self._capacity_tokens}"
-        return f"{self._queue_limit} requests are waiting already"
 
 
 def _whole(column: Any) -> list[int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from policies.scaling import ScaleIn, ScaleOut
 from policies.types import InstanceId
-from simulator.events import NS_PER_S, Priority
 from simulator.fleet.machine_pool import MachinePool
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage
@@ -16,7 +15,7 @@ from simulator.kernel import clockwork
 from simulator.kernel.fleet import FastFleet
 from simulator.kernel.instance import ColumnInstance
 from simulator.kernel.slots import one_more
-from simulator.kernel.state import HELD, SCALING, SUBJECT
+from simulator.kernel.state import SUBJECT
 from simulator.workload.request import TraceRequest
 
 
@@ -37,17 +36,13 @@ class ScaledFastFleet(FastFleet):
         """List all there ever were."""
         return self.pool.machines
 
-    def _go(self, progress: Callable[[int], None] | None) -> None:
-        self.state.fleet[SCALING] = 1
-        super()._go(progress)
-
     def _turns(self) -> dict[int, Callable[[], object]]:
         mine = {clockwork.SCALE: self._scale, clockwork.DRAIN: self._report_of_drained}
         return super()._turns() | mine
 
-    def _start(self, at: int, after_ns: int = 0) -> None:
-        self.pool.starting.discard(self._names[at])
-        super()._start(at, after_ns)
+    def _start(self, name: InstanceId, after_ns: int = 0) -> None:
+        self.pool.starting.discard(name)
+        super()._start(name, after_ns)
 
     def _die(self, outage: Outage) -> None:
         if outage.instance_id in self.wiring.instances:
@@ -56,27 +51,15 @@ class ScaledFastFleet(FastFleet):
     # --- scaling ---
 
     def _scale(self) -> None:
-        held, tokens = int(self.state.fleet[HELD]), int(self._kernel.held_tokens(self.state))
-        match self.pool.decide(self._snapshot(), held, tokens, self.events.now_s):
+        waiting, tokens = self.door.waiting()
+        match self.pool.decide(self.snapshot(), waiting, tokens, self.events.now_s):
             case ScaleOut():
-                self._order()
+                self._use(one_more(self.state, len(self._names)))
+                self._names.append(self.pool.order(self.events, self._start).instance_id)
             case ScaleIn(instance_id):
                 self._drain(instance_id)
-        if self._kernel.rebalance(self.state, self.events.now_ns) == clockwork.REBALANCE:
+        if self.kernel.rebalance(self.state, self.events.now_ns) == clockwork.REBALANCE:
             self._rebalance()
-
-    def _order(self) -> None:
-        """Order a machine; its instance takes requests when it has started."""
-        machine, at = self.pool.order(self.events.now_ns), len(self._names)
-        self._names.append(machine.instance_id)
-        self._use(one_more(self.state, at))
-
-        def started() -> None:
-            machine.ready_ns = self.events.now_ns
-            self._start(at)
-
-        delay_ns = round(self.config.start_delay_s * NS_PER_S)
-        self.events.after(delay_ns, Priority.FAILURE, started)
 
     def _drain(self, name: InstanceId) -> None:
         """Have an instance empty itself; from now on it is sent nothing."""
@@ -87,14 +70,14 @@ class ScaledFastFleet(FastFleet):
 
     def _report_of_drained(self) -> None:
         """Send back what is queued; then give the machine back, or take the report in."""
-        site = self._sites[int(self.state.fleet[SUBJECT])]
+        site = self.sites[int(self.state.fleet[SUBJECT])]
         site.llumlet.bounce_queued()
         self.wiring.pump(site)
         if _empty(site):
             self._take_down(site)
             self.pool.give_back(site.instance_id, self.events.now_ns)
         else:
-            self._go_on(self._kernel.take_report(self.state, site.at, self.events.now_ns))
+            self._go_on(self.kernel.take_report(self.state, site.at, self.events.now_ns))
 
 
 def _empty(site: ColumnInstance) -> bool:

@@ -21,6 +21,7 @@ from simulator.kernel.state import (
     BY_PYTHON,
     BY_REQUESTS,
     COHORTS,
+    DOOR_ASKS,
     DRAFT_TOKENS,
     DRAFTING_NS,
     FIRST_HEADROOM,
@@ -35,10 +36,10 @@ from simulator.kernel.state import (
     NEXT_REBALANCE,
     PATIENCE,
     POLICY,
-    QUEUE_LIMIT,
     REBALANCE_EVERY,
     RELEASE_STEPS,
     REPORT_EVERY,
+    SCALING,
     SHOWN_S,
     SLOWDOWN,
     State,
@@ -103,19 +104,17 @@ def set_up(
         [names.index(request.class_name) for request in requests],
         [round(request.arrival_s * NS_PER_S) for request in requests],
     )
-    indices = [request.index for request in requests]
     cost = cost_columns(shape.costs)
-    state = new_state(columns, indices, config.instances, shape.limits, cost, arrays=arrays)
+    state = new_state(columns, config.instances, shape.limits, cost, arrays=arrays)
     if config.prefix_caching:
         state = with_keys(state, requests)
     par, real, rebalance = state.fleet, state.real, scheduler.rebalance
     par[SLOWDOWN] = shape.slowdown_per_mille
     par[REPORT_EVERY] = round(config.report_interval_s * NS_PER_S)
     par[REBALANCE_EVERY] = round(rebalance.interval_s * NS_PER_S)
-    par[QUEUE_LIMIT] = config.queue_limit
     par[MIGRATION] = int(scheduler.migration)
     par[LEAST_STEP] = least_step_ns(shape.costs) // (1 + config.draft_tokens)
-    par[AHEAD] = int(shape.schedules_ahead)
+    par[AHEAD], par[SCALING] = int(shape.schedules_ahead), int(config.scaling.on)
     par[PATIENCE] = COMPILED_TURNS if arrays else PLAIN_TURNS
     for number, known_class in enumerate(scheduler.classes):
         par[FIRST_HEADROOM + number] = known_class.headroom_tokens
@@ -147,6 +146,7 @@ def _draw_guesses(state: State, shape: InstanceShape, requests: Sequence[TraceRe
 def _set_policy(state: State, scheduler: SchedulerConfig) -> None:
     spec = scheduler.dispatch
     state.fleet[POLICY] = KNOWN_POLICIES.get(spec.name, BY_PYTHON)
+    state.fleet[DOOR_ASKS] = int(state.fleet[POLICY] == BY_PYTHON)
     params = dispatch_policies.params(spec.name)(**spec.params)
     if isinstance(params, FreenessParams):
         state.fleet[LATE_BINDING] = int(params.late_binding)

@@ -30,9 +30,7 @@ NEVER = 1 << 62
     WAITS_FOR,  # what the gap before its next token comes after
     CLASS,
     ARRIVED,
-    RANK,  # its place in the order of class, arrival and index
     FATE,
-    WHY,
     AT,  # the instance it is at, or was last
     PLACE,
     ORDER,  # how many came to that instance before it
@@ -50,7 +48,7 @@ NEVER = 1 << 62
     DISPATCHED,
     RESTARTS,
     MOVE_GAP,
-    SENT,  # the instance it was sent to, plus 1
+    SENT_TO,  # the instance it was sent to, plus 1
     SENT_SIZE,  # tokens it had then
     SENT_WHEN,  # how many reports there had been
     IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
@@ -58,11 +56,10 @@ NEVER = 1 << 62
     JOINED,  # the tick at which it joined
     GUESSED,  # the byte of `State.prompt_keys` with how many guesses before an output are right
     # Not of the request of this row, but of all by themselves:
-    BY_RANK,  # the request of this rank
     BY_ARRIVAL,  # the request that comes after so many others
-    HEAP,  # the ranks of those held
-) = range(41)
-FIRST_SHARED = 41
+    LINE_UP,  # those whom the front door holds, the next to be served first; never all of them
+) = range(38)
+FIRST_SHARED = 38
 
 # --- a request, where instances share prefixes: columns that are not there otherwise ---
 (
@@ -82,7 +79,6 @@ REQ_COLUMNS = FIRST_SHARED + 10
 WAITING, RUNNING, FINISHED, REJECTED = range(4)  # FATE
 GONE, QUEUED, BATCH, DETACHED, COMING = range(5)  # PLACE
 AFTER_MOVE, AFTER_PREEMPTION = 1, 2  # WAITS_FOR
-NO_REASON, NEVER_FITS, QUEUE_FULL = range(3)  # WHY
 
 # --- an instance; the columns by class come after all others ---
 (
@@ -179,7 +175,7 @@ COL_BY_CLASS = 15
     SLOWDOWN,  # per mille
     REPORT_EVERY,
     REBALANCE_EVERY,
-    QUEUE_LIMIT,
+    DOOR_ASKS,  # 1: whatever comes or may be placed, the front door is asked
     POLICY,
     LATE_BINDING,
     MIGRATION,
@@ -211,8 +207,9 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     NEXT_REPORTER,
     NEXT_REBALANCE,
     TURN,
-    IN_HEAP,
-    HELD,  # requests in the heap, but for those taken back
+    HELD,  # requests at the front door
+    LINED_UP,  # how many of them stand in LINE_UP
+    SERVED,  # how many of those have been served since
     HELD_BACK,  # the request held back last, or -1
     HELD_BACK_AT,
     SUBJECT,  # the request or instance a return code is about
@@ -221,7 +218,6 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     WOKEN_COUNT,
     WATCHED_COUNT,
     REPORTS,
-    ARRIVING,  # the request that has just come, until it is known whether it may stay; or -1
     EARLIEST_OF_ALL,
     DEMANDS,  # how often the demand of a line was summed up
 ) = range(20)
@@ -254,27 +250,20 @@ class State(NamedTuple):
 
 def new_state(
     columns: Sequence[Sequence[int]],
-    indices: Sequence[int],
     instances: int,
     limits: EngineLimits,
     cost: Sequence[int],
     *,
     arrays: bool,
 ) -> State:
-    """Make a fleet yet to be started; `columns` has prompt, target, class, arrival of requests.
-
-    Requests that come at one moment are held in the order of their `indices`.
-    """
-    prompt, _, class_index, arrived = columns
+    """Make a fleet yet to be started; `columns` has prompt, target, class, arrival of requests."""
+    prompt, _, _, arrived = columns
     n, classes = len(prompt), limits.classes
     by_arrival = np.argsort(np.array(arrived, dtype=np.int64), kind="stable").tolist()
-    by_rank = np.lexsort((indices, arrived, class_index)).tolist() if n else []
     blank = _table(REQ_COLUMNS if limits.prefix_caching else FIRST_SHARED, n, arrays)
     for column, values in zip((PROMPT, TARGET, CLASS, ARRIVED), columns, strict=True):
         blank[column][:n] = values
-    for position, request in enumerate(by_rank):
-        blank[RANK][request] = position
-    blank[BY_RANK][:n], blank[BY_ARRIVAL][:n] = by_rank, by_arrival
+    blank[BY_ARRIVAL][:n] = by_arrival
     ins = _table(BY_CLASS + CLASS_COLUMNS * classes, instances, arrays)
     for column in (REPORT_AT, EARLIEST):
         ins[column][:] = [NEVER] * len(ins[column])
@@ -300,7 +289,7 @@ def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
     fleet[TOKEN_BUDGET], fleet[CLASSES] = limits.token_budget, limits.classes
     fleet[SHARES], fleet[COHORTS] = int(limits.prefix_caching), int(not limits.prefix_caching)
     fleet[REQUESTS] = fleet[OPEN] = requests
-    fleet[HELD_BACK] = fleet[ARRIVING] = -1
+    fleet[HELD_BACK] = -1
     fleet[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
     fleet[NOTES_AT] = FIRST_HEADROOM + limits.classes
     return fleet

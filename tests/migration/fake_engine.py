@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from migration.engine import DirectMemory, EngineListener, Gone, RequestState
 from migration.layout import Layout
 from migration.protocol.pacing import blocks_for
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from policies.types import (
+    InstanceId,
+    InstanceLoad,
+    MigrationId,
+    RequestId,
+    RequestPhase,
+    RequestView,
+)
 from tests.migration.chain import ROW_BYTES, earlier_position, kv_row, read_token
 from tests.migration.fake_request import FakeRequest, StreamSink
 
@@ -216,7 +223,7 @@ class FakeEngine(DirectMemory):
             RequestView(
                 request_id=request.request_id,
                 class_index=0,
-                phase=request.phase,
+                phase=(RequestPhase.QUEUED if request.phase == "queued" else RequestPhase.RUNNING),
                 context_tokens=request.kv_tokens,
                 arrived_order=request.order,
                 movable=request.phase == "running" and request.migration_id is None,

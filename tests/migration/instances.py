@@ -10,7 +10,7 @@ from migration.links.link import Transport
 from migration.llumlet.agent import LlumletAgent
 from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
 from migration.protocol.peer import Peer
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 from tests.migration.fake_engine import FakeEngine
 from tests.migration.protocol.frontend_model import Frontend
 
@@ -59,7 +59,7 @@ class Instance:
         """Order a migration as the fleet would."""
         peer = to.peer if isinstance(to, Instance) else to
         request_id = None if request is None else RequestId(request)
-        order = MigrateOut(MigrationId(migration), peer, request_id, 1 << 20, "manual")
+        order = MigrateOut(MigrationId(migration), peer, request_id, 1 << 20, MigrateReason.MANUAL)
         self.agent.llumlet.order(order)
         self.agent._pump()
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from policies import columns
 from policies.dispatch import dispatch_policies
-from policies.scheduler import DEFAULT_CLASSES
 from policies.types import Dispatch, Hold, InstanceLoad
 from tests.policies.fleets import (
     HIGH,
+    PAPER_CLASSES,
     chosen,
     dispatch_all,
     fleet,
@@ -156,7 +156,7 @@ def test_headroom_sends_normal_requests_away_from_urgent_ones() -> None:
     snapshot = fleet(load("urgent", 500, 0, high=1), load("busy", 7_000, 10))
 
     assert chosen(scheduler().dispatch(request(), snapshot, 0.0)) == "urgent"
-    protected = scheduler(classes=DEFAULT_CLASSES)
+    protected = scheduler(classes=PAPER_CLASSES)
     assert chosen(protected.dispatch(request(), snapshot, 0.0)) == "busy"
     assert chosen(protected.dispatch(request("h", class_index=HIGH), snapshot, 0.0)) == "busy"
 

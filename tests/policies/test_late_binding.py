@@ -4,9 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.scheduler import DEFAULT_CLASSES
 from policies.types import Dispatch, Hold, InstanceLoad
-from tests.policies.fleets import chosen, fleet, law, load, load_lists, request, scheduler
+from tests.policies.fleets import (
+    PAPER_CLASSES,
+    chosen,
+    fleet,
+    law,
+    load,
+    load_lists,
+    request,
+    scheduler,
+)
 
 EAGER = {"growth_steps": 0.0}
 
@@ -75,7 +83,7 @@ def test_headroom_holds_nobody_back() -> None:
     """Else one urgent request on every instance would lock everybody out."""
     snapshot = fleet(load("a", 1_000, 0, high=1), load("b", 2_000, 0, high=1))
 
-    assert chosen(scheduler(classes=DEFAULT_CLASSES).dispatch(request(), snapshot, 0.0)) == "a"
+    assert chosen(scheduler(classes=PAPER_CLASSES).dispatch(request(), snapshot, 0.0)) == "a"
 
 
 def test_what_is_in_flight_takes_room_until_the_report() -> None:

@@ -15,11 +15,12 @@ from policies.types import (
     Hold,
     InstanceId,
     MigrateOrder,
+    MigrateReason,
     PriorityClass,
     RequestId,
 )
 from policies.vetoes import order_veto
-from tests.policies.fleets import HIGH, chosen, fleet, load, request, scheduler
+from tests.policies.fleets import HIGH, PAPER_CLASSES, chosen, fleet, load, request, scheduler
 
 FULL, FREE = load("full", 9_700, 10), load("free", 2_000, 10)
 A, B = InstanceId("full"), InstanceId("free")
@@ -27,7 +28,7 @@ A, B = InstanceId("full"), InstanceId("free")
 
 def order(source: str = "full", destination: str = "free") -> MigrateOrder:
     names = InstanceId(source), InstanceId(destination)
-    return MigrateOrder(*names, 500, "rebalance", Explanation("test"))
+    return MigrateOrder(*names, 500, MigrateReason.REBALANCE, Explanation("test"))
 
 
 # --- dispatch -------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_urgent_requests_lower_freeness_by_one_headroom_however_many_run() -> No
 
 def test_normal_requests_are_moved_away_from_an_urgent_one() -> None:
     """Headroom alone makes the instance a source, and the bound is for the normal ones."""
-    brain = GlobalScheduler(SchedulerConfig())
+    brain = GlobalScheduler(SchedulerConfig(PAPER_CLASSES))
     capacity = 13_616
     snapshot = fleet(
         load("urgent", 6_000, 5, high=1, capacity=capacity),
@@ -245,6 +246,14 @@ def test_normal_requests_are_moved_away_from_an_urgent_one() -> None:
 
     assert (move.source, move.destination) == ("urgent", "other")
     assert move.max_context_tokens > 1_000
+
+
+def test_no_class_has_headroom_unless_it_is_configured() -> None:
+    """How much a class needs depends on the model and the GPU: no default is right for another."""
+    brain = GlobalScheduler(SchedulerConfig())
+    urgent, usual = fleet(load("i", 2_000, 3, high=1)), fleet(load("i", 2_000, 4))
+
+    assert brain.freeness(urgent).tolist() == brain.freeness(usual).tolist() == [2_000.0]
 
 
 def test_the_order_of_classes_is_the_callers_and_n_is_free() -> None:

@@ -14,6 +14,7 @@ from policies.types import (
     IntColumn,
     MigrateOrder,
     RequestId,
+    RequestPhase,
     RequestView,
 )
 
@@ -68,7 +69,7 @@ class ToyFleet:
         """Move the victim a llumlet would choose; None when there is none within the bound."""
         source = self.instances[order.source].requests
         views = [
-            RequestView(RequestId(str(row)), class_index, "running", context, row)
+            RequestView(RequestId(str(row)), class_index, RequestPhase.RUNNING, context, row)
             for row, (context, class_index) in enumerate(source)
         ]
         victim = choose_victim(views, order.max_context_tokens, 0.0, 0.0)

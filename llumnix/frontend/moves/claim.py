@@ -9,7 +9,7 @@ reads from it before, so that what waits unread is bounded by socket buffers.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-from llumnix.fleet.requests import ActiveRequest, Cuttable, nothing
+from llumnix.fleet.requests import ActiveRequest, ActiveState, Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -111,7 +111,7 @@ class Claims:
 
     def started(self, migration_id: MigrationId, source: InstanceId) -> None:
         """Claim the request where it is about to go, if it still runs where it is taken from."""
-        runs = self._active.state in ("starting", "running")
+        runs = self._active.state in (ActiveState.STARTING, ActiveState.RUNNING)
         if migration_id in self._over or not runs or self._active.instance_id != source:
             return
         destination = self._route.early_destination(migration_id)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from multidict import CIMultiDict
 
 from llumnix.fleet.fleet import PlacementRequest
-from llumnix.fleet.requests import ActiveRequest, Cuttable
+from llumnix.fleet.requests import ActiveRequest, ActiveState, Cuttable
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.request.body import RESUME_FIELD, TAG_FIELD, with_transfer
@@ -70,7 +70,7 @@ class Route:
             target = claim[1] if claim else await self._place(known, begun=begun, grafts=grafts)
             if isinstance(target, Refusal):
                 return self._opened(target)
-            self._active.state = "moving" if begun else "starting"
+            self._active.state = ActiveState.MOVING if begun else ActiveState.STARTING
             self._active.instance_id = target.id
             if begun and not target.plugged:
                 body = self._graft_body(token_ids, prompt_ids)
@@ -82,7 +82,7 @@ class Route:
             if not isinstance(result, Failure):
                 if claim and claim[0] is not None:
                     self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
-                self._active.state = "running"
+                self._active.state = ActiveState.RUNNING
                 return self._opened(result)
             refusal = self._failed(target, result)
             if refusal is not None:
@@ -113,13 +113,13 @@ class Route:
     def follow(self, instance: Instance) -> None:
         """Note that the request goes on where it was claimed early."""
         self._active.instance_id = instance.id
-        self._active.state = "moving"
+        self._active.state = ActiveState.MOVING
 
     def arrived(self, migration_id: MigrationId) -> None:
         """Note that the request gives output where it was claimed early."""
         self._context.fleet.mover.book.claimed(self._active.request_id, migration_id)
         self._claim = None
-        self._active.state = "running"
+        self._active.state = ActiveState.RUNNING
         self._carried_on(ok=True)
 
     def handed_over(self, target: Instance) -> None:
@@ -175,7 +175,7 @@ class Route:
 
     def _leave(self, reason: str) -> None:
         self._moving = reason
-        self._active.state = "moving"
+        self._active.state = ActiveState.MOVING
         self._context.fleet.forget(self._active.request_id)
 
     def _failed(self, instance: Instance, failure: Failure) -> Refusal | None:
@@ -221,7 +221,7 @@ class Route:
             or_vllm=grafts,
         )
         if not begun:
-            self._active.state = "queued"
+            self._active.state = ActiveState.QUEUED
         asked_at = time.monotonic()
         placed = await self._context.queue.place(ask)
         if self._moving is None:

@@ -53,7 +53,7 @@ def listen(engine: EngineSide, bridge: Bridge, hooks: VllmHooks, agent: LlumletA
 
     listener = engine.listener
     listener.stepped, listener.detached, listener.gone = agent.stepped, detached, gone
-    listener.arrived, listener.ended = agent.request_arrived, agent.request_ended
+    listener.arrived = agent.request_arrived
     engine.shelf.freed = lambda: bridge.to_agent(hooks.slots_freed)
 
 

@@ -34,7 +34,6 @@ class AgentCallbacks:
         self.detached: Callable[[RequestState, dict[int, int]], None] = lambda _state, _slots: None
         self.gone: Callable[[RequestId, Gone], None] = lambda _id, _why: None
         self.arrived: Callable[[RequestId], None] = lambda _id: None
-        self.ended: Callable[[RequestId], None] = lambda _id: None
 
 
 class EngineSide:
@@ -151,7 +150,6 @@ class EngineSide:
             aborted = request.status is RequestStatus.FINISHED_ABORTED
             why = Gone.CANCELLED if aborted else Gone.FINISHED
             self._bridge.to_agent(self.listener.gone, tracked.request_id, why)
-        self._bridge.to_agent(self.listener.ended, tracked.request_id)
 
     @property
     def must_step(self) -> bool:
@@ -183,22 +181,26 @@ class EngineSide:
     def load(self, instance_id: InstanceId) -> InstanceLoad:
         """Report the instance's load; asked on the agent's thread."""
         core, tracked = self._core, {t.request.request_id: t for t in self.register.all()}
-        running: Counter[int] = Counter()
-        waiting: Counter[int] = Counter()
+        # By class; under None those without our tag, whose class only the fleet can say.
+        running: Counter[int | None] = Counter()
+        waiting: Counter[int | None] = Counter()
         queued: list[tuple[float, int]] = []
         prefill_tokens = 0
         for request in core.requests():
             known = tracked.get(request.request_id)
-            class_index = known.class_index if known else 0
+            class_index = known.class_index if known else None
+            arriving = known is not None and known.arriving
+            remaining = request.num_tokens - request.num_computed_tokens
+            if remaining > 1 and not (request.is_finished() or arriving):  # 1 is a decode step's
+                prefill_tokens += remaining
             if request.status is RequestStatus.RUNNING:
                 running[class_index] += 1
-                prefill_tokens += max(0, request.num_tokens - 1 - request.num_computed_tokens)
             elif not request.is_finished():
                 waiting[class_index] += 1
-                arriving = known is not None and known.arriving
                 if not arriving:
                     queued.append((request.arrival_time, _whole(request, core.block_tokens)))
-        classes = max([*running, *waiting, 0]) + 1
+        known_classes = [index for index in (*running, *waiting) if index is not None]
+        classes = max([*known_classes, 0]) + 1
         used = core.total_blocks - core.free_blocks()
         return InstanceLoad(
             instance_id=instance_id,
@@ -210,6 +212,8 @@ class EngineSide:
             waiting=tuple(waiting[index] for index in range(classes)),
             prefill_backlog_tokens=prefill_tokens,
             terminating=self.terminating,
+            unclassed_running=running[None],
+            unclassed_waiting=waiting[None],
         )
 
     # --- within ---

@@ -16,7 +16,14 @@ from migration.vllm.arena import Arena, Slots
 from migration.vllm.engine.bridge import Bridge
 from migration.vllm.engine.engine_side import EngineSide
 from migration.vllm.engine.register import Tracked
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId, RequestView
+from policies.types import (
+    InstanceId,
+    InstanceLoad,
+    MigrationId,
+    RequestId,
+    RequestPhase,
+    RequestView,
+)
 
 _LOOK_AGAIN_S = 0.05
 
@@ -76,7 +83,7 @@ class VllmHooks:
 
     def _running(self, request_id: RequestId) -> Tracked | None:
         tracked = self._engine.register.get(request_id)
-        return tracked if tracked is not None and tracked.phase == "running" else None
+        return tracked if tracked is not None and tracked.phase is RequestPhase.RUNNING else None
 
     # --- moving away ---
 
@@ -263,7 +270,11 @@ class VllmHooks:
     def requeue(self, request_id: RequestId) -> bool:
         """See EngineHooks."""
         tracked = self._engine.register.get(request_id)
-        if tracked is None or tracked.phase != "queued" or tracked.request.num_output_tokens:
+        if (
+            tracked is None
+            or tracked.phase is not RequestPhase.QUEUED
+            or tracked.request.num_output_tokens
+        ):
             return False
         self._bridge.to_engine(lambda: self._engine.requeue(tracked))
         return True

@@ -8,7 +8,7 @@ from itertools import count
 from vllm.v1.request import Request, RequestStatus
 
 from migration.vllm.tags import Tag
-from policies.types import RequestId, RequestView
+from policies.types import RequestId, RequestPhase, RequestView
 
 _CHILD = re.compile(r"\d+_")
 """How vLLM begins the names of the siblings an `n` above 1 makes (v1/engine/parallel_sampling.py).
@@ -29,12 +29,13 @@ class Tracked:
     arriving: bool = False
 
     @property
-    def phase(self) -> str:
-        """Say `queued`, `prefill` or `running`; may be read from any thread."""
+    def phase(self) -> RequestPhase:
+        """Say how far it has come; may be read from any thread."""
         request = self.request
         if self.arriving or request.status is not RequestStatus.RUNNING:
-            return "queued"
-        return "running" if request.num_computed_tokens >= request.num_tokens - 1 else "prefill"
+            return RequestPhase.QUEUED
+        computed = request.num_computed_tokens >= request.num_tokens - 1
+        return RequestPhase.RUNNING if computed else RequestPhase.PREFILL
 
     def kv_tokens(self) -> int:
         """Count the tokens whose KV surely exists: steps in flight are not counted."""

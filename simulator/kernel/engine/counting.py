@@ -65,9 +65,9 @@ from simulator.kernel.state import (
     ROW,
     RUN,
     SEEN,
-    SENT,
     SENT_REQUESTS,
     SENT_SIZE,
+    SENT_TO,
     SENT_TOKENS,
     SENT_WHEN,
     SHARES,
@@ -252,9 +252,9 @@ def _finish(s: State, i: int, r: int) -> None:
 
 def unsend(s: State, r: int) -> None:
     """Take a request off the books of what is on its way to an instance."""
-    sent = s.req[SENT][r]
+    sent = s.req[SENT_TO][r]
     if sent:
-        s.req[SENT][r] = 0
+        s.req[SENT_TO][r] = 0
         if s.req[SENT_WHEN][r] < s.ins[SEEN][sent - 1]:
             return  # a report has seen it
         row = s.ins[ROW][sent - 1]

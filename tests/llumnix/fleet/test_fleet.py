@@ -7,10 +7,18 @@ import pytest
 
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.instances.instance import Instance, InstanceState
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
-from policies.types import DispatchRequest, Hold, InstanceId, MigrationId, Reject, RequestId
+from policies.types import (
+    DispatchRequest,
+    Hold,
+    InstanceId,
+    MigrateReason,
+    MigrationId,
+    Reject,
+    RequestId,
+)
 from tests.llumnix.frontend.stage import Stage, until
 
 FREENESS = SchedulerConfig(dispatch=PolicySpec("freeness"))
@@ -170,7 +178,8 @@ async def test_an_imbalance_is_rebalanced() -> None:
 
 async def test_news_of_an_unknown_migration_is_taken_calmly(stage: Stage) -> None:
     """Late news of a migration given up, or of one another frontend ordered."""
-    event = MigrationEvent("committed", MigrationId("?"), "r", InstanceId("a"), InstanceId("b"), "")
+    pair = InstanceId("a"), InstanceId("b")
+    event = MigrationEvent(EventKind.COMMITTED, MigrationId("?"), "r", *pair, MigrateReason.MANUAL)
     stage.fleet.heard(event)
 
     assert stage.fleet.tally.migrations["committed"] == 0

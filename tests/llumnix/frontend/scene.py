@@ -65,9 +65,9 @@ class Scene:
         self.stage.order(migration_id, source, destination)
         self.stage.started(migration_id, REQUEST, source, destination)
 
-    def end(self, kind: str, why: str = "", migration_id: str = "m") -> None:
+    def end(self, kind: str, migration_id: str = "m", *, unresolved: bool = False) -> None:
         """Let the source say what became of the migration."""
-        self.stage.ended(migration_id, kind, REQUEST, "a", "b", why=why)
+        self.stage.ended(migration_id, kind, REQUEST, "a", "b", unresolved=unresolved)
 
     def url_of(self, name: str) -> str:
         """Give the id of an instance that has no name for itself."""

@@ -16,10 +16,17 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceLink, MigrationOrder
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
-from policies.types import Explanation, InstanceId, InstanceLoad, MigrationId, RequestId
+from policies.types import (
+    Explanation,
+    InstanceId,
+    InstanceLoad,
+    MigrateReason,
+    MigrationId,
+    RequestId,
+)
 from tests.llumnix.frontend.stub import SECRET, StubInstance
 
 _WHY = Explanation("manual")
@@ -156,7 +163,7 @@ class Stage:
         """Let the fleet have ordered a migration."""
         target = self.instance(destination)
         move = MigrationOrder(
-            MigrationId(migration_id), InstanceId(source), target, None, 1, "manual"
+            MigrationId(migration_id), InstanceId(source), target, None, 1, MigrateReason.MANUAL
         )
         self.fleet.mover.book.begin(move, _WHY, self.fleet.now_s())
 
@@ -172,18 +179,19 @@ class Stage:
         source: str,
         destination: str,
         copied_bytes: int = 0,
-        why: str = "",
+        unresolved: bool = False,
     ) -> None:
         """Let a llumlet say what became of a migration."""
         self.fleet.heard(
             MigrationEvent(
-                kind,
+                EventKind(kind),
                 MigrationId(migration_id),
                 request_id,
                 InstanceId(source),
                 InstanceId(destination),
-                why,
+                MigrateReason.MANUAL,
                 copied_bytes=copied_bytes,
+                unresolved=unresolved,
             )
         )
 

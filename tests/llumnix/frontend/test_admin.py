@@ -27,7 +27,7 @@ async def post(stage: Stage, path: str, body: object, status: int = 200) -> dict
 async def test_the_fleet_is_described() -> None:
     async with Stage(2) as stage:
         await stage.stream()
-        stage.report("a", physical_tokens=40, running=(0, 2))
+        stage.report("a", physical_tokens=40, running=(0, 2), prefill_backlog_tokens=70)
         told = await get(stage, "/llumnix/fleet")
         assert isinstance(told, dict)
 
@@ -38,6 +38,7 @@ async def test_the_fleet_is_described() -> None:
         assert first["id"] == "a"
         assert (first["state"], first["kind"]) == ("up", "llumnix")
         assert (first["capacity_tokens"], first["physical_tokens"]) == (1000, 40)
+        assert first["prefill_backlog_tokens"] == 70
         assert first["running"] == 2
         assert first["freeness"] == 480.0
         assert told["totals"]["requests"] == told["totals"]["finished"] == 1
@@ -156,12 +157,51 @@ async def test_health_follows_the_instances() -> None:
 
 async def test_metrics_are_served() -> None:
     async with Stage(1) as stage:
-        stage.report("a", physical_tokens=40)
+        stage.report("a", physical_tokens=40, prefill_backlog_tokens=70)
         async with stage.session.get("/metrics") as response:
             page = await response.text()
 
         assert 'llumnix_instance_kv_tokens{instance_id="a",kind="physical"} 40.0' in page
+        assert 'llumnix_instance_prefill_backlog_tokens{instance_id="a"} 70.0' in page
         assert 'llumnix_instance_up{instance_id="a"} 1.0' in page
+
+
+async def instance_series(stage: Stage, instance_id: str) -> set[str]:
+    """Name the series of an instance that a scrape shows."""
+    async with stage.session.get("/metrics") as response:
+        page = await response.text()
+    lines = [line for line in page.splitlines() if f'instance_id="{instance_id}"' in line]
+    return {line.partition("{")[0].removeprefix("llumnix_") for line in lines}
+
+
+async def test_the_metrics_of_an_instance_that_is_down_tell_no_old_load() -> None:
+    """That it is down must stay visible; what it last reported is no longer so."""
+    async with Stage(2) as stage:
+        stage.report("a", physical_tokens=40, running=(0, 3))
+        await stage.stream()
+        before = await instance_series(stage, "a")
+        assert {"instance_freeness", "instance_running", "snapshot_age_seconds"} <= before
+        await stage.stubs[0].stop()
+        stage.links["a"].give_up("unplugged")
+        await until(lambda: stage.instance("a").state is InstanceState.DOWN)
+
+        after = await instance_series(stage, "a")
+        assert after == {"dispatch_total", "dispatch_created", "instance_up"}
+        assert stage.metric("instance_up", instance_id="a") == 0
+        assert await instance_series(stage, "b") == before - {"dispatch_total", "dispatch_created"}
+
+
+async def test_a_server_that_comes_back_by_another_name_leaves_no_series_behind() -> None:
+    """Its old name is no instance of the fleet any more, and would be down for ever."""
+    async with Stage(1) as stage:
+        await stage.stream()
+        assert "instance_up" in await instance_series(stage, "a")
+        stage.stubs[0].name = "z"
+        stage.links["a"].give_up("restarted")
+        await until(lambda: "z" in stage.links and stage.instance("z").alive)
+
+        assert await instance_series(stage, "a") == set()
+        assert "instance_up" in await instance_series(stage, "z")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])

@@ -10,9 +10,11 @@ from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
+from policies.registry import PolicySpec
 from policies.types import DispatchRequest, Explanation, Hold, InstanceId, Reject, RequestId
 
 SOMEWHERE = Instance.at("http://somewhere")
+DISCIPLINE = PolicySpec("class-then-arrival")
 NOWHERE = Hold(Explanation("test"))
 
 
@@ -42,7 +44,7 @@ def ask(
 
 
 def queue(fleet: Fleet, limit: int = 100, timeout_s: float = 30.0) -> HoldQueue:
-    return HoldQueue(fleet.place, limit, timeout_s, retry_after_s=2.0)
+    return HoldQueue(fleet.place, DISCIPLINE, limit, timeout_s, retry_after_s=2.0)
 
 
 async def enter(
@@ -88,7 +90,9 @@ async def test_other_models_are_not_held_up() -> None:
     """A line for one model does not stop another's."""
     fleet = Fleet()
     place = fleet.place
-    line = HoldQueue(lambda each: NOWHERE if each.model == "busy" else place(each), 100, 30.0, 2.0)
+    line = HoldQueue(
+        lambda each: NOWHERE if each.model == "busy" else place(each), DISCIPLINE, 100, 30.0, 2.0
+    )
     held = await enter(line, ask("x", 0, model="busy"))
     fleet.room = 1
 

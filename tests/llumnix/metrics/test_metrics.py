@@ -82,21 +82,24 @@ def test_declared_classes_start_at_zero_so_that_the_first_failure_is_an_increase
 def test_an_instance_that_left_takes_all_its_series_along_and_no_others(
     metrics: FleetMetrics,
 ) -> None:
-    """remove_instance drops each row of that instance, counters too; twice does no harm."""
+    """One that is down keeps its counters and `instance_up`: that it is down must be seen."""
     for metric in CATALOGUE:
         if "instance_id" not in metric.labels:
             continue
         attribute = getattr(metrics, metric.name.removeprefix(PREFIX))
-        for instance_id in ("stays", "leaves"):
+        for instance_id in ("stays", "is down", "leaves"):
             others = {label: "x" for label in metric.labels if label != "instance_id"}
             attribute.labels(instance_id=instance_id, **others)
-    metrics.remove_instance("leaves")
-    metrics.remove_instance("leaves")
-    ids = {
-        value
-        for rows in exposed(metrics).values()
+    for _ in range(2):
+        metrics.retain_instances(known=("stays", "is down"), reporting=("stays",))
+    shown = {
+        (name, value)
+        for name, rows in exposed(metrics).items()
         for row in rows
         for key, value in row
         if key == "instance_id"
     }
-    assert ids == {"stays"}
+    lasting = {"llumnix_dispatch_total", "llumnix_dispatch_created", "llumnix_instance_up"}
+    assert {name for name, value in shown if value == "is down"} == lasting
+    assert {value for _, value in shown} == {"stays", "is down"}
+    assert len({name for name, value in shown if value == "stays"}) > len(lasting)

@@ -17,7 +17,7 @@ from migration.llumlet import fleet_messages as orders
 from migration.llumlet.fleet_messages import Subscribe
 from migration.protocol import messages, wire
 from migration.protocol.messages import Abort, Blocks, Message, Reserve, Reserved
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 from tests.migration.instances import SECRET, Instance, running, until
 from tests.migration.protocol.frontend_model import Frontend
 from tests.migration.protocol.samples import LAYOUT
@@ -97,7 +97,15 @@ BAD: list[tuple[str, bytes, str]] = [
     ("control", frame(QUERY), "unknown_message"),
     ("control", frame({"type": "drain", "on": 1}), "wrong_type"),
     ("control", frame(orders.encode(Subscribe(0.0))), "wrong_size"),
-    ("control", frame(orders.encode(orders.MigrationEvent("x", M, "r", A, B, ""))), "wrong_role"),
+    (
+        "control",
+        frame(
+            orders.encode(
+                orders.MigrationEvent(orders.EventKind.STARTED, M, "r", A, B, MigrateReason.DRAIN)
+            )
+        ),
+        "wrong_role",
+    ),
 ]
 
 

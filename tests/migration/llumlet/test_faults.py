@@ -130,7 +130,7 @@ async def test_a_destination_gone_after_the_commit_hands_over_to_the_frontend() 
         (source,) = pair.a.agent.llumlet.departures.sources()
         await until(lambda: source.state is SourceState.COMMITTING)
         await pair.b.close()
-        await until(lambda: pair.a.outcomes() == {"handed over": 1})
+        await until(lambda: pair.a.outcomes() == {"unresolved": 1})
         assert pair.frontend.waiting() == [R]
         del pair.engines[pair.b.name]
         await pair.finish()

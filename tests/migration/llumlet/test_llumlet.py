@@ -11,7 +11,7 @@ from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
 from migration.llumlet.llumlet import Llumlet
 from migration.protocol.messages import Message, Refused, Reserve, Reserved
 from migration.protocol.peer import Peer
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 from tests.migration.fake_engine import FakeEngine
 from tests.migration.protocol.frontend_model import Frontend
 from tests.migration.protocol.samples import LAYOUT, A, B
@@ -46,7 +46,7 @@ class Bench:
     def order(self, migration: str, request: str | None = None, **more: object) -> MigrationEvent:
         """Give an order; returns the first thing the fleet is told about it."""
         request_id = None if request is None else RequestId(request)
-        order = MigrateOut(MigrationId(migration), PEER, request_id, 1000, "rebalance")
+        order = MigrateOut(MigrationId(migration), PEER, request_id, 1000, MigrateReason.REBALANCE)
         self.llumlet.take_effects()
         self.llumlet.order(replace(order, **more))  # type: ignore[arg-type]
         effects = self.llumlet.take_effects()
@@ -113,7 +113,8 @@ def test_an_order_that_cannot_be_carried_out_is_refused(
 
     event = bench.order("m2", **more)  # type: ignore[arg-type]
 
-    assert (event.kind, event.reason) == ("refused", reason)
+    assert (event.kind, event.detail) == ("refused", reason)
+    assert event.reason is MigrateReason.REBALANCE
     assert [type(effect) for effect in bench.effects] == [Announce]
 
 
@@ -123,7 +124,7 @@ def test_no_more_move_away_at_once_than_allowed() -> None:
     bench.request("r1")
     bench.request("r2")
     bench.order("m1", "r1")
-    assert bench.order("m2", "r2").reason == "too many requests moving away"
+    assert bench.order("m2", "r2").detail == "too many requests moving away"
 
     bench.llumlet.received(Refused(MigrationId("m1"), 1, "no memory"), None)
 
@@ -187,9 +188,13 @@ def test_a_drain_takes_nothing_in_and_bounces_the_queue(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("wall_s", "reason", "kind"),
-    [(1.9, "rebalance", "refused"), (1.9, "drain", "started"), (2.1, "rebalance", "started")],
+    [
+        (1.9, MigrateReason.REBALANCE, "refused"),
+        (1.9, MigrateReason.DRAIN, "started"),
+        (2.1, MigrateReason.REBALANCE, "started"),
+    ],
 )
-def test_what_has_moved_here_stays_a_while(wall_s: float, reason: str, kind: str) -> None:
+def test_what_has_moved_here_stays_a_while(wall_s: float, reason: MigrateReason, kind: str) -> None:
     """Cooldowns are fleet seconds, here five in a wall second; a drain does not wait for them."""
     bench = Bench(MigrationConfig(cooldown_s=10.0), speed=5.0)
     bench.request("r")
@@ -207,7 +212,7 @@ def test_an_ended_migration_frees_its_request_for_another(bench: Bench) -> None:
     bench.order("m", "r")
     bench.llumlet.received(Refused(MigrationId("m"), 1, "no memory"), None)
     (event,) = [e.event for e in bench.llumlet.take_effects() if isinstance(e, Announce)]
-    assert (event.kind, event.reason) == ("refused", "no memory")
+    assert (event.kind, event.detail) == ("refused", "no memory")
 
     bench.order("m", "r")
 
@@ -260,7 +265,7 @@ def test_an_engine_may_call_back_at_once() -> None:
     bench.llumlet.received(Reserved(MigrationId("m"), 1, 0), None)
 
     events = [e.event for e in bench.llumlet.take_effects() if isinstance(e, Announce)]
-    assert [(event.kind, event.reason) for event in events] == [("aborted", "request cancelled")]
+    assert [(event.kind, event.detail) for event in events] == [("aborted", "request cancelled")]
 
 
 def test_a_shutdown_undoes_what_it_can(bench: Bench) -> None:

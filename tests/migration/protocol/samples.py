@@ -4,6 +4,7 @@ from migration.engine import RequestState
 from migration.layout import Layout
 from migration.llumlet.fleet_messages import (
     Drain,
+    EventKind,
     MigrateOut,
     MigrationEvent,
     News,
@@ -25,7 +26,7 @@ from migration.protocol.messages import (
     StageDone,
 )
 from migration.protocol.peer import Peer
-from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
+from policies.types import InstanceId, InstanceLoad, MigrateReason, MigrationId, RequestId
 
 M, R = MigrationId("m"), RequestId("r")
 A, B = InstanceId("A"), InstanceId("B")
@@ -48,11 +49,16 @@ MESSAGES: tuple[Message, ...] = (
     Query(M, 1),
 )
 
-LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5)
+LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5, 2, 3)
 ORDERS: tuple[Order | News, ...] = (
     Subscribe(0.1),
-    MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, "rebalance"),
+    MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, MigrateReason.REBALANCE),
     Drain(True),
-    Report(LOAD, (R,), ()),
-    MigrationEvent("committed", M, "r", A, B, "drain", 2, 64, 4096, 0.01, 0.2),
+    Report(LOAD, (R,)),
+    MigrationEvent(
+        EventKind.ABORTED,
+        *(M, "r", A, B, MigrateReason.DRAIN, 2, 64, 4096, 0.01, 0.2),
+        detail="commit never answered",
+        unresolved=True,
+    ),
 )

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from migration.errors import ProtocolError
 from migration.llumlet import fleet_messages as orders
-from migration.llumlet.fleet_messages import News, Order
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent, News, Order
 from migration.protocol import messages, wire
 from migration.protocol.messages import Message
+from policies.types import MigrateReason
 from tests.migration.protocol.samples import MESSAGES, ORDERS, STATE, M
 
 PLAIN = [messages.encode(item) for item in MESSAGES]
@@ -142,3 +143,19 @@ def test_deep_nesting_is_no_way_to_overflow_the_stack() -> None:
         commit = wire.pack(messages.encode(messages.Commit(M, 1, 3, replace(STATE, params={}))))
         with contextlib.suppress(ProtocolError):
             messages.decode(wire.unpack(commit.replace(b"params\x80", b"params\x81\xa1a" + deep)))
+
+
+@pytest.mark.parametrize("field", ["kind", "reason"])
+@pytest.mark.parametrize("value", ["", "handed over", 1, None])
+def test_a_word_that_decides_is_one_of_those_known(field: str, value: object) -> None:
+    """A choice travels as its member's value, and comes back as the member."""
+    (event,) = (one for one in ORDERS if isinstance(one, MigrationEvent))
+    plain = orders.encode(event)
+    assert type(plain["kind"]) is type(plain["reason"]) is str
+    back = orders.decode(plain)
+    assert isinstance(back, MigrationEvent)
+    assert (back.kind, back.reason) == (EventKind.ABORTED, MigrateReason.DRAIN)
+    assert back.kind is EventKind.ABORTED
+
+    with pytest.raises(ProtocolError, match=f"MigrationEvent.{field}"):
+        orders.decode({**plain, field: value})

@@ -220,7 +220,7 @@ def test_an_unanswered_commit_is_asked_about_and_then_handed_over(
 
     assert kinds(done) == [do.Release, do.Ended]
     assert isinstance(done[-1], do.Ended)
-    assert done[-1].outcome is do.Outcome.HANDED_OVER
+    assert done[-1].outcome is do.Outcome.UNRESOLVED
 
 
 @pytest.mark.parametrize("state", SENT)

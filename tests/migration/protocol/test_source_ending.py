@@ -42,7 +42,7 @@ def test_a_request_that_has_ended_here_is_left_to_the_frontend(
     done = feed(reach(state, ENDING), event)
 
     assert kinds(done) == [do.Send] * tells + LET_GO
-    assert outcome(done) is do.Outcome.HANDED_OVER
+    assert outcome(done) is do.Outcome.UNRESOLVED
     assert do.Release("migrate:m") in done
 
 
@@ -51,7 +51,7 @@ def test_so_it_is_after_silence(state: SourceState) -> None:
     done = feed(reach(state, ENDING), ev.TimerFired(state.value))
 
     assert kinds(done) == [do.Send, *LET_GO]
-    assert outcome(done) is do.Outcome.HANDED_OVER
+    assert outcome(done) is do.Outcome.UNRESOLVED
 
 
 @pytest.mark.parametrize("state", SENT)
@@ -62,7 +62,7 @@ def test_so_it_is_when_the_destination_will_not_have_it(
     done = feed(reach(state, ENDING), word)
 
     assert kinds(done) == LET_GO
-    assert outcome(done) is do.Outcome.HANDED_OVER
+    assert outcome(done) is do.Outcome.UNRESOLVED
 
 
 @pytest.mark.parametrize("event", [ending[0] for ending in ENDINGS])
@@ -74,7 +74,7 @@ def test_a_detach_that_cannot_be_called_off_ends_in_the_same_way(
     done = feed(source, ev.Detached(STATE))
 
     assert kinds(done) == LET_GO
-    assert outcome(done) is do.Outcome.HANDED_OVER
+    assert outcome(done) is do.Outcome.UNRESOLVED
 
 
 @pytest.mark.parametrize("why", Gone)
@@ -82,7 +82,7 @@ def test_one_that_goes_on_or_ends_by_itself_instead_is_no_hand_over(why: Gone) -
     """Preempted, say: the engine has taken the end back."""
     for state in (SourceState.DETACHING, SourceState.UNDOING):
         done = feed(reach(state, ENDING), ev.Left(why))
-        assert outcome(done) is not do.Outcome.HANDED_OVER
+        assert outcome(done) is not do.Outcome.UNRESOLVED
         assert do.Release not in kinds(done)
 
 

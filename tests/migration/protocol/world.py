@@ -15,7 +15,7 @@ from migration.llumlet.llumlet import Llumlet
 from migration.protocol.landing import Landing
 from migration.protocol.messages import Blocks, Message, Query
 from migration.protocol.peer import Peer
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 from tests.migration.fake_engine import FakeEngine
 from tests.migration.protocol.frontend_model import Frontend
 
@@ -132,7 +132,9 @@ class World:
         self.frontend.destinations[migration_id] = to
         request_id = None if name is None else RequestId(name)
         site = self.sites[InstanceId(source)]
-        site.llumlet.order(MigrateOut(migration_id, peer, request_id, 1 << 20, "manual"))
+        site.llumlet.order(
+            MigrateOut(migration_id, peer, request_id, 1 << 20, MigrateReason.MANUAL)
+        )
         self.pump()
 
     # --- what can happen ---

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.moves.victims import choose_victim
-from policies.types import RequestId, RequestView
+from policies.types import RequestId, RequestPhase, RequestView
 from tests.policies.fleets import HIGH, NORMAL, law
 
 
@@ -15,7 +15,7 @@ def view(
     class_index: int = NORMAL,
     order: int = 0,
     *,
-    phase: str = "running",
+    phase: RequestPhase = RequestPhase.RUNNING,
     movable: bool = True,
     moved_at_s: float = float("-inf"),
 ) -> RequestView:
@@ -31,7 +31,11 @@ def view(
         pytest.param([view("a", order=1), view("b", order=2)], "b", id="then the latest"),
         pytest.param([view("a", 501), view("b", 900, HIGH)], None, id="all too large"),
         pytest.param([view("a", 501), view("b", 500, HIGH)], "b", id="at the bound"),
-        pytest.param([view("a", phase="queued"), view("b", phase="prefill")], None, id="no KV yet"),
+        pytest.param(
+            [view("a", phase=RequestPhase.QUEUED), view("b", phase=RequestPhase.PREFILL)],
+            None,
+            id="no KV yet",
+        ),
         pytest.param([view("a", movable=False), view("b", 400)], "b", id="immovable"),
         pytest.param([view("a", moved_at_s=95.1), view("b", 400)], "b", id="cooling down"),
         pytest.param([view("a", moved_at_s=95.0), view("b", 400)], "a", id="cooled down"),
@@ -50,7 +54,7 @@ def test_the_choice_by_example(views: list[RequestView], expected: str | None) -
             st.integers(1, 1_000),
             st.integers(0, 2),
             st.integers(0, 99),
-            phase=st.sampled_from(["queued", "prefill", "running"]),
+            phase=st.sampled_from(RequestPhase),
             movable=st.booleans(),
             moved_at_s=st.floats(0, 100),
         )

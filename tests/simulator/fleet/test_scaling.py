@@ -21,7 +21,7 @@ from simulator.fleet.life import Fate, Life
 from simulator.fleet.machines import Machine, held_ns, sizes
 from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.fleet.scaled_fleet import ScaledFleet
-from simulator.fleets import VirtualFleet, fleet_for, machines_of
+from simulator.fleets import ServingFleet, fleet_for, machines_of
 from simulator.kernel.scaled_fleet import ScaledFastFleet
 from simulator.workload.request import TraceRequest
 from tests.simulator.kernel.fleet_cases import facts
@@ -114,7 +114,7 @@ def test_a_load_step_is_answered_after_the_delay_and_undone_by_draining() -> Non
         assert machine.ready_ns == machine.ordered_ns + DELAY_NS
     assert sum(holds(one, calm_ns) for one in fleet.machines) >= 4
     assert sum(holds(one, fleet.events.now_ns) for one in fleet.machines) <= 2
-    moved = Counter((event.kind, event.reason) for _, event in fleet.moves.log)
+    moved = Counter[tuple[str, str]]((event.kind, event.reason) for _, event in fleet.moves.log)
     assert moved["committed", "drain"] > 0
 
 
@@ -295,7 +295,7 @@ def test_sizes_over_time_are_the_machines_held_at_that_time(
 
 @pytest.mark.parametrize(("kernel", "scaled"), [("steps", ScaledFleet), ("auto", ScaledFastFleet)])
 def test_a_fleet_is_scaled_where_its_size_may_change(
-    kernel: str, scaled: type[VirtualFleet]
+    kernel: str, scaled: type[ServingFleet]
 ) -> None:
     scheduler, migration = SchedulerConfig(), MigrationConfig()
     config = dataclasses.replace(SCALED, kernel=kernel)

@@ -72,7 +72,7 @@ def columns_of(requests: list[TraceRequest]) -> State:
     limits = EngineLimits(TOTAL * BLOCK, BLOCK, prefix_caching=True)
     lengths = [one.prompt_tokens for one in requests], [OUTPUTS] * len(requests)
     nothing = [0] * len(requests)
-    state = new_state((*lengths, nothing, nothing), nothing, 2, limits, [0], arrays=False)
+    state = new_state((*lengths, nothing, nothing), 2, limits, [0], arrays=False)
     state = with_keys(state, requests)
     for i in range(2):
         lay_out(state, i)

@@ -223,11 +223,12 @@ async def test_load_counts_by_class_and_state() -> None:
     rig.engine.submit("plain", PROMPT, 3)
     rig.engine.step()
     load = rig.hooks.load()
-    assert (sum(load.running), sum(load.waiting)) == (3, 7)  # a budget of 24 tokens a step
+    assert (load.running, load.waiting) == ((3,), (6,))  # a budget of 24 tokens a step
+    assert (load.unclassed_running, load.unclassed_waiting) == (0, 1)
     assert load.head_demand_tokens == 12
     assert load.capacity_tokens == 39 * BLOCK_TOKENS
     assert load.physical_tokens >= 24
-    assert load.prefill_backlog_tokens > 0
+    assert load.prefill_backlog_tokens == 9 * 11 + 10 - 24
 
 
 def test_frames_are_bounded_by_the_staging_memory() -> None:

@@ -13,7 +13,7 @@ from migration.llumlet.fleet_messages import MigrateOut, MigrationEvent
 from migration.protocol.peer import Peer
 from migration.vllm.engine.agent_thread import fitted, listen
 from migration.vllm.engine.hooks import VllmHooks
-from policies.types import InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
 from tests.vllm.unit.toy_engine import BLOCK_TOKENS, SECRET, Stream, ToyEngine
 from tests.vllm.unit.toy_model import continuation
 
@@ -54,7 +54,9 @@ class Instance:
 
     def order(self, number: int, request_id: RequestId, to: "Instance") -> None:
         peer = Peer(to.name, "nowhere", 1)
-        order = MigrateOut(MigrationId(f"m{number}"), peer, request_id, 1 << 20, "manual")
+        order = MigrateOut(
+            MigrationId(f"m{number}"), peer, request_id, 1 << 20, MigrateReason.MANUAL
+        )
         self.agent.llumlet.order(order)
         self.agent._pump()
 

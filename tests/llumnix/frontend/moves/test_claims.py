@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from migration.llumlet.fleet_messages import HANDED_OVER
 from tests.llumnix.frontend.scene import REQUEST, scene
 from tests.llumnix.frontend.splicing.chunks import DONE, full_text, text_of
 from tests.llumnix.frontend.stage import Stage, until
@@ -156,20 +155,20 @@ async def test_an_abort_after_the_redirect_changes_nothing() -> None:
         claim = await it.arrived("b")
         it.at("a").redirect("m")
         await until(lambda: it.stage.fleet.requests.active[REQUEST].instance_id == "b")
-        it.end("aborted", HANDED_OVER)
+        it.end("aborted", unresolved=True)
         claim.finish(TOKENS)
 
         assert text_of(await it.got) == full_text(TOKENS)
         assert it.resumes("b") == [("m", EARLY, 2)]
 
 
-async def test_a_handed_over_abort_before_the_redirect_keeps_the_claim() -> None:
+async def test_an_unresolved_abort_before_the_redirect_keeps_the_claim() -> None:
     async with scene() as it:
         it.at("a").give(2)
         await it.client_has(2)
         it.start()
         claim = await it.arrived("b")
-        it.end("aborted", HANDED_OVER)
+        it.end("aborted", unresolved=True)
         it.at("a").redirect("m")
         claim.finish(TOKENS)
 

@@ -1,0 +1,186 @@
+"""The queue in front of a fleet: who is served next, who may pass whom, who is turned away.
+
+Late binding: a request is bound to an instance when there is room for it, so those without room
+wait here and not in an engine. This is the only definition of that queue: the live frontend drives
+it with futures (`llumnix.frontend.queue`), both simulated fleets through one door
+(`simulator.fleet.front_door`). It knows requests and their order; whether an instance has room is
+the scheduler's to say.
+
+A *discipline* gives each request its place in line as a sort key, the smallest first. Register one
+to add it (`policies/README.md`).
+"""
+
+import bisect
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from policies.registry import NoParams, PolicySpec, Registry
+from policies.types import DispatchRequest
+
+Item = TypeVar("Item")
+Decision = TypeVar("Decision")
+SortKey = tuple[float, ...]
+
+queue_disciplines: Registry[DispatchRequest, SortKey] = Registry("queue discipline")
+
+
+@queue_disciplines.register("class-then-arrival", NoParams)
+def class_then_arrival(request: DispatchRequest, _: NoParams) -> SortKey:
+    """Serve the most urgent class first, and within a class whoever arrived first."""
+    return (request.class_index, request.arrived_at_s)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Generic[Item]):
+    """A request's place in the queue; `queued` until it is served or leaves.
+
+    `beside` marks a request that was admitted before and is being carried on: it stands beside the
+    lines, holds nobody up, and is never turned away.
+    """
+
+    item: Item
+    request: DispatchRequest
+    order: tuple[SortKey, int]
+    line: Hashable
+    beside: bool
+    queued: bool = True
+
+
+class _Line(Generic[Item]):
+    """Tickets in order; those before `_start` have gone, so that the head leaves in O(1)."""
+
+    def __init__(self) -> None:
+        self._tickets: list[Ticket[Item]] = []
+        self._start = 0
+
+    def __len__(self) -> int:
+        return len(self._tickets) - self._start
+
+    def __iter__(self) -> Iterator[Ticket[Item]]:
+        return iter(self._tickets[self._start :])
+
+    def head(self) -> Ticket[Item]:
+        return self._tickets[self._start]
+
+    def first(self, count: int) -> list[Ticket[Item]]:
+        return self._tickets[self._start : self._start + count]
+
+    def add(self, ticket: Ticket[Item]) -> None:
+        bisect.insort(self._tickets, ticket, lo=self._start, key=_order)
+
+    def remove(self, ticket: Ticket[Item]) -> None:
+        at = bisect.bisect_left(self._tickets, _order(ticket), lo=self._start, key=_order)
+        assert self._tickets[at] is ticket, "two tickets have one order"
+        if at > self._start:
+            del self._tickets[at]
+            return
+        self._start += 1
+        if 2 * self._start > len(self._tickets):
+            del self._tickets[: self._start]
+            self._start = 0
+
+
+class FrontQueue(Generic[Item, Decision]):
+    """Requests waiting for an instance, in lines; within a line nobody overtakes.
+
+    Each line (say, the requests of one model) waits for instances of its own, so that a line whose
+    head finds no room holds up no other. `limit` bounds how many may wait. Raises PolicyError for
+    an unknown discipline.
+    """
+
+    def __init__(self, discipline: PolicySpec, limit: int) -> None:
+        self.limit = limit
+        self._sort_key = queue_disciplines.build(discipline)
+        self._lines: dict[Hashable, _Line[Item]] = {}
+        self._beside: _Line[Item] = _Line()
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def __iter__(self) -> Iterator[Ticket[Item]]:
+        """List the tickets, line by line."""
+        yield from self._beside
+        for line in self._lines.values():
+            yield from line
+
+    def join(
+        self,
+        item: Item,
+        request: DispatchRequest,
+        number: int,
+        *,
+        line: Hashable = None,
+        beside: bool = False,
+    ) -> Ticket[Item]:
+        """Put a request in its line; `number`, unlike any other's, decides between equals."""
+        ticket = Ticket(item, request, (self._sort_key(request), number), line, beside)
+        home = self._beside if beside else self._lines.setdefault(line, _Line())
+        home.add(ticket)
+        self._waiting += 1
+        return ticket
+
+    def leave(self, ticket: Ticket[Item]) -> None:
+        """Take a request out; nothing if it is out already."""
+        if not ticket.queued:
+            return
+        ticket.queued = False
+        self._waiting -= 1
+        if ticket.beside:
+            self._beside.remove(ticket)
+            return
+        line = self._lines[ticket.line]
+        line.remove(ticket)
+        if not line:
+            del self._lines[ticket.line]
+
+    def turns_away(self, ticket: Ticket[Item]) -> bool:
+        """Whether a newcomer that was offered to the fleet and still waits is one too many."""
+        return ticket.queued and not ticket.beside and self._waiting > self.limit
+
+    def offer(
+        self,
+        decide: Callable[[Item], Decision | None],
+        settle: Callable[[Item, Decision], None],
+    ) -> None:
+        """Serve whoever can be served now, in order.
+
+        `decide` says what becomes of a request, or None to keep it waiting, and changes nothing
+        here; `settle` carries the decision out once the request has left the queue, and may join,
+        leave and offer again.
+        """
+        for ticket in list(self._beside):
+            self._try(ticket, decide, settle)
+        for line in sorted(self._lines.values(), key=_head_order):
+            while line and self._try(line.head(), decide, settle):
+                pass
+
+    def first(self, count: int) -> list[Ticket[Item]] | None:
+        """List the next so many to be served; None unless all wait in one line."""
+        if self._beside or len(self._lines) > 1:
+            return None
+        return [ticket for line in self._lines.values() for ticket in line.first(count)]
+
+    def _try(
+        self,
+        ticket: Ticket[Item],
+        decide: Callable[[Item], Decision | None],
+        settle: Callable[[Item, Decision], None],
+    ) -> bool:
+        if not ticket.queued:
+            return False
+        decision = decide(ticket.item)
+        if decision is None:
+            return False
+        self.leave(ticket)
+        settle(ticket.item, decision)
+        return True
+
+
+def _order(ticket: Ticket[Item]) -> tuple[SortKey, int]:
+    return ticket.order
+
+
+def _head_order(line: _Line[Item]) -> tuple[SortKey, int]:
+    return line.head().order
