@@ -26,7 +26,7 @@ layers: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/vllm
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/vllm
 
 # Real vLLM servers on this machine's CPU; builds their environments first (some minutes, once).
 test-vllm: $(STAMP)

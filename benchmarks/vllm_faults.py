@@ -48,7 +48,7 @@ def kinds() -> list[Case]:
 
 
 def cases(faults: Sequence[str], *, quick: bool) -> list[FaultCase]:
-    found = []
+    found: list[FaultCase] = []
     for fault in faults:
         repeats = 1 if quick or fault in KILLS else 2
         for number, moment in enumerate(MOMENTS):

@@ -1,7 +1,7 @@
-"""The `llumnix` command: one place that lists the commands, and turns errors into exit codes.
+"""The `llumnix` command: lists the commands and turns errors into exit statuses.
 
-Exit codes: 0 all well, 1 the work was done but something in it failed, 2 it could not be done
-(wrong flags, unreachable server, broken file), 130 interrupted.
+Exit status: 0 on success, 1 if the work was done but something in it failed, 2 if it could not be
+done (wrong flags, unreachable server, broken file), 130 if it was interrupted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ COMMANDS = {
     "dashboards": "commands.dashboards",
     "config": "commands.config",
 }
-"""Each command and the module that has it; only the one that is run is imported."""
+"""Each command and its module; only the module of the command that runs is imported."""
 
 DESCRIPTION = """\
 Llumnix schedules requests over a fleet of LLM serving instances and moves running requests
@@ -44,11 +44,13 @@ first steps:
   llumnix serve --emulate 4                     an OpenAI endpoint over four emulated instances
   llumnix serve --instance http://gpu1:8000     ... over your own servers
   llumnix top                                   watch it live
-  llumnix compare --rate 9.6 --requests 1000    would it help? three policies, simulated"""
+  llumnix compare --rate 9.6 --requests 1000    would it help? three policies, simulated
+
+exit status: 0 success, 1 something failed, 2 the command could not run, 130 interrupted"""
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Build the command line: of one command, or the whole of it."""
+    """Build the command line: for one command, or for all of them."""
     top_level = argparse.ArgumentParser(
         prog="llumnix",
         description=DESCRIPTION,
@@ -60,7 +62,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         "--log-level",
         default="warning",
         choices=["debug", "info", "warning", "error"],
-        help="how much to log on stderr (default: warning)",
+        help="least severe messages to log on stderr (default: warning)",
     )
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     modules = [COMMANDS[command]] if command else dict.fromkeys(COMMANDS.values())

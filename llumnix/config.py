@@ -145,7 +145,7 @@ def _primitive(hint: Any, value: object, path: str) -> object:
     raise ConfigError(f"{path} must be {getattr(hint, '__name__', hint)}, not {value!r}")
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type, skip: Sequence[str] = ()) -> None:
+def add_flags(parser: "argparse._ActionsContainer", cls: type, skip: Sequence[str] = ()) -> None:
     """Add one `--kebab-case` flag for each scalar field of a section, defaults unset."""
     hints = typing.get_type_hints(cls)
     for item in _fields(cls):

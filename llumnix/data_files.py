@@ -10,12 +10,14 @@ from pathlib import Path
 import llumnix
 
 
-def data_path(kind: str, name: str = "") -> Path:
+def data_path(kind: str, name: str = "", package: Path | None = None) -> Path:
     """The path of a shipped file (or, without a name, of its folder); `kind` is its folder's name.
+
+    `package` is the folder of the installed package (default: this one's).
 
     Raises FileNotFoundError when there is no such file.
     """
-    installed = Path(str(resources.files(llumnix))) / "data" / kind / name
+    installed = (package or Path(str(resources.files(llumnix)))) / "data" / kind / name
     checkout = Path(llumnix.__file__).parent.parent / kind / name
     for path in (installed, checkout):
         if path.exists():

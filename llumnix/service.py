@@ -11,13 +11,14 @@ from typing import Self
 from llumnix.errors import ConfigError, LaunchError
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.fleet import Fleet
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
 from llumnix.instances.config import FleetConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
-from policies.scheduler import SchedulerConfig
+from policies.scheduler import GlobalScheduler, SchedulerConfig
 
 
 def fleet_secret(config: FleetConfig) -> bytes:
@@ -42,6 +43,7 @@ class Service:
     """A running frontend with its fleet; use it as an async context manager.
 
     `emulator_args` are further arguments of `llumnix emulate` for the instances it starts itself.
+    `make_scheduler` makes the one that decides, of the scheduler's settings and the seed.
     Raises LaunchError when those do not start, OSError when the address is taken.
     """
 
@@ -55,6 +57,7 @@ class Service:
         metrics: FleetMetrics | None = None,
         emulator_args: Sequence[str] = (),
         seed: int = 0,
+        make_scheduler: Callable[[SchedulerConfig, int], FleetScheduler] = GlobalScheduler,
     ) -> None:
         self.url = ""
         self.emulators: list[Emulator] = []
@@ -64,7 +67,8 @@ class Service:
         names = [known.name for known in scheduler.classes]
         tally = Tally(metrics or FleetMetrics(), names)
         clock = FleetClock(fleet.speed)
-        self.fleet = Fleet(fleet, scheduler, self._secret, tally, clock, seed)
+        brain = make_scheduler(scheduler, seed)
+        self.fleet = Fleet(fleet, brain, self._secret, tally, clock)
         self._server = FrontendServer(frontend, self.fleet)
 
     async def start(self) -> str:

@@ -1,4 +1,4 @@
-"""Where a workload comes from: what users name, found and loaded."""
+"""Find and load the workload that a user names, and the flags that describe it."""
 
 import argparse
 from pathlib import Path
@@ -47,7 +47,7 @@ def load_workload(
 
 
 def find_workload(name_or_path: str | Path) -> str | Path:
-    """Find what a user named: a generator's word as it is, else a path that exists."""
+    """Find what a user named: a generator's word as it is, otherwise a path that exists."""
     text = str(name_or_path)
     if text.startswith(generators.PREFIX):
         return text
@@ -60,8 +60,8 @@ def find_workload(name_or_path: str | Path) -> str | Path:
             return Path(text)
         shipped = ", ".join(data_names("traces", ".json"))
         raise ConfigError(
-            f"there is no trace {text!r}: give a trace file, a profile file, a ServeGen folder, a "
-            f"generator such as power-law:M-M, or a shipped profile ({shipped})"
+            f"there is no workload {text!r}: give a trace file, a profile file, a ServeGen folder, "
+            f"a generator such as power-law:M-M, or a shipped profile ({shipped})"
         ) from None
 
 
@@ -78,30 +78,36 @@ def find_profile(name_or_path: str | Path) -> Profile:
         raise ConfigError(str(error)) from error
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+def add_reading(parser: "argparse._ActionsContainer") -> None:
     """Add the flags that say how trace files are read: `format` and `skip_bad_rows`."""
     parser.add_argument(
-        "--format", choices=list(known_formats()), help="a trace's format (default: by its looks)"
+        "--format",
+        choices=list(known_formats()),
+        metavar="FORMAT",
+        help=f"format of a trace: {', '.join(known_formats())} (default: as its first line says)",
     )
     parser.add_argument(
         "--skip-bad-rows",
         action="store_true",
-        help="skip malformed rows, and say on stderr how many (default: stop at the first)",
+        help="skip malformed rows and count them on stderr (default: stop at the first)",
     )
 
 
-def add_seed(parser: argparse.ArgumentParser) -> None:
+def add_seed(parser: "argparse._ActionsContainer") -> None:
     """Add the flag `seed`."""
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another draw (default 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
 
 
-def add_drawing(parser: argparse.ArgumentParser) -> None:
+def add_drawing(parser: "argparse._ActionsContainer") -> None:
     """Add the flags that say what is drawn: `requests`, `rate`, `seed` and `high_share`."""
-    parser.add_argument("--requests", type=int, metavar="N", help="how many (default: all)")
     parser.add_argument(
-        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
+        "--requests", type=int, metavar="N", help="number of requests (default: all)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="RPS",
+        help="mean arrival rate, requests per second (default: the workload's own)",
     )
     add_seed(parser)
     parser.add_argument(
@@ -109,5 +115,5 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of requests of class `high`, 0 to 1 (default 0)",
+        help="share of requests in class `high`, 0 to 1 (default: 0)",
     )

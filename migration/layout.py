@@ -1,6 +1,7 @@
 """The layout descriptor: what two instances must agree on before KV bytes may cross."""
 
-from dataclasses import dataclass, fields
+import hashlib
+from dataclasses import astuple, dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,10 @@ class Layout:
     tp_rank: int = 0
     tp_size: int = 1
     attention_backend: str = ""
+
+    def digest(self) -> str:
+        """Return a short name for this layout: equal for equal layouts alone."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
     def mismatch(self, other: "Layout") -> str | None:
         """Name the first field in which the layouts differ, or None when they agree."""

@@ -13,8 +13,11 @@ import numpy as np
 from policies import columns
 from policies.dispatch import dispatch_policies
 from policies.ledger import InFlightLedger
+from policies.moves.config import RebalanceConfig
 from policies.moves.order_book import OrderBook
-from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.proposers import DEFAULT_MOVES, move_policies
+from policies.moves.rebalance import find_sources
+from policies.moves.view import MovesView
 from policies.registry import PolicySpec
 from policies.types import (
     Dispatch,
@@ -31,7 +34,7 @@ from policies.types import (
     RequestId,
 )
 from policies.usage import Queue, batch_size, freeness, startable_tokens
-from policies.vetoes import candidates, order_veto
+from policies.vetoes import candidates, in_fitting_group, order_veto
 from policies.view import DispatchView, Proposal
 
 # Without headroom: how much of it a class needs depends on the model and the GPU.
@@ -62,6 +65,10 @@ class SchedulerConfig:
     )
     migration: bool = field(
         default=True, metadata={"help": "move running requests between instances", "unit": ""}
+    )
+    moves: tuple[PolicySpec, ...] = field(
+        default=DEFAULT_MOVES,
+        metadata={"help": "who proposes moves, the most urgent first", "unit": ""},
     )
     rebalance: RebalanceConfig = field(
         default=RebalanceConfig(), metadata={"help": "when to move them", "unit": ""}
@@ -111,6 +118,7 @@ class GlobalScheduler:
         self.orders = OrderBook(config.rebalance)
         self.vetoed: tuple[VetoedOrder, ...] = ()
         self._policy = dispatch_policies.build(config.dispatch)
+        self._proposers = [move_policies.build(spec) for spec in config.moves]
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
         )
@@ -177,16 +185,23 @@ class GlobalScheduler:
         self.ledger.expire(now_s)
         self.orders.expire(now_s)
         fleet = self._with_held(self.ledger.fill_in(snapshot), now_s)
-        view = RebalanceView(
+        view = MovesView(
             fleet,
             self._headroom_tokens,
             self._sources,
             self.orders.slots_out(fleet),
             self.orders.slots_in(fleet),
             self.orders.slots(),
+            self.config.rebalance,
         )
-        self._sources = find_sources(view, self.config.rebalance)
-        return self._allow(propose(view, self._sources, self.config.rebalance), fleet, now_s)
+        self._sources = find_sources(view)
+        view = replace(view, sources=self._sources)
+        proposed: list[MigrateOrder] = []
+        for propose in self._proposers:
+            orders = propose(view)
+            view = view.after(orders)
+            proposed += orders
+        return self._allow(proposed, fleet, now_s)
 
     def take_over(
         self,
@@ -244,7 +259,10 @@ class GlobalScheduler:
         """
         if self._held is None or now_s - self._held[1] > self.config.max_age_s:
             return fleet
-        room = np.where(fleet.terminating, np.iinfo(np.int64).min, startable_tokens(fleet))
+        open_to_it = ~fleet.terminating & in_fitting_group(self._held[0], fleet)
+        if not open_to_it.any():
+            return fleet
+        room = np.where(open_to_it, startable_tokens(fleet), np.iinfo(np.int64).min)
         demand = fleet.head_demand_tokens.copy()
         demand[np.argmax(room)] += self._held[0].prompt_tokens
         return replace(fleet, head_demand_tokens=demand)

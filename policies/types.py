@@ -8,6 +8,8 @@ from typing import NewType
 import numpy as np
 import numpy.typing as npt
 
+from policies.groups import ANY, Group
+
 InstanceId = NewType("InstanceId", str)
 RequestId = NewType("RequestId", str)
 MigrationId = NewType("MigrationId", str)
@@ -82,6 +84,7 @@ class FleetSnapshot:
     `class_running` and `class_waiting` have shape (instances, classes). `age_s` says how old each
     row is. The `in_flight_*` columns hold what was dispatched but not yet reported by the instance
     (zeros in a raw snapshot; the scheduler's ledger fills them in: polled load alone herds).
+    `group` is a row's position in `groups`: nothing is dispatched or paired across groups.
     """
 
     ids: tuple[InstanceId, ...]
@@ -97,12 +100,21 @@ class FleetSnapshot:
     age_s: FloatColumn
     in_flight_tokens: IntColumn
     in_flight_requests: IntColumn
+    group: IntColumn
+    groups: tuple[Group, ...] = (ANY,)
 
     @classmethod
-    def of(cls, loads: Sequence[InstanceLoad], now_s: float, classes: int) -> "FleetSnapshot":
+    def of(
+        cls,
+        loads: Sequence[InstanceLoad],
+        now_s: float,
+        classes: int,
+        groups: Sequence[Group] | None = None,
+    ) -> "FleetSnapshot":
         """Build a snapshot from reports; `classes` is the number of configured classes.
 
-        Every request in them must have a class (`InstanceLoad.classed`).
+        `groups` are those of the loads, one each; None when all instances are alike. Every request
+        in them must have a class (`InstanceLoad.classed`).
         """
         assert not any(load.unclassed_running or load.unclassed_waiting for load in loads), loads
 
@@ -114,6 +126,7 @@ class FleetSnapshot:
             return np.array(padded, dtype=np.int64).reshape(len(rows), classes)
 
         zeros = np.zeros(len(loads), dtype=np.int64)
+        number = {group: at for at, group in enumerate(dict.fromkeys(groups or ()))}
         return cls(
             ids=tuple(load.instance_id for load in loads),
             capacity_tokens=column([load.capacity_tokens for load in loads]),
@@ -128,17 +141,23 @@ class FleetSnapshot:
             age_s=np.array([now_s - load.reported_at_s for load in loads], dtype=np.float64),
             in_flight_tokens=zeros,
             in_flight_requests=zeros.copy(),
+            group=column([number[one] for one in groups]) if groups else zeros.copy(),
+            groups=tuple(number) or (ANY,),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchRequest:
-    """What the scheduler knows of a request before it runs; output length is unknown."""
+    """What the scheduler knows of a request before it runs; output length is unknown.
+
+    `model` is the one it must be served by; None where every instance will do.
+    """
 
     request_id: RequestId
     class_index: int
     prompt_tokens: int
     arrived_at_s: float
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +197,7 @@ DispatchDecision = Dispatch | Hold | Reject
 
 
 class MigrateReason(enum.StrEnum):
-    """What a migration is for."""
+    """What a migration is for, where it is not for a proposer of one's own."""
 
     REBALANCE = "rebalance"
     DRAIN = "drain"
@@ -190,14 +209,16 @@ class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
     `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source.
+    pushed below the source. `reason` is a `MigrateReason`, or the name of another proposer.
+    `expected_tokens` is what will probably move; None counts as the bound.
     """
 
     source: InstanceId
     destination: InstanceId
     max_context_tokens: int
-    reason: MigrateReason
+    reason: str
     explanation: Explanation
+    expected_tokens: int | None = None
 
 
 class RequestPhase(enum.StrEnum):

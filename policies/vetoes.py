@@ -18,12 +18,17 @@ def candidates(
 ) -> tuple[IntColumn, dict[InstanceId, str]]:
     """List the rows a request may be dispatched to, and say why the others may not have it.
 
-    A terminating instance never is one. Instances with an old report, or too small for the prompt,
-    are avoided only while there are others: stale knowledge beats none, and a request too large for
-    everybody gets its error from an engine, in the engine's words.
+    A terminating instance never is one, nor is one of a group that does not fit. Instances with an
+    old report, or too small for the prompt, are avoided only while there are others: stale
+    knowledge beats none, and a request too large for everybody gets its error from an engine, in
+    the engine's words.
     """
     allowed: BoolColumn = ~snapshot.terminating
     vetoed = _vetoed(snapshot, snapshot.terminating, "terminating")
+    if request.model is not None:
+        fitting = in_fitting_group(request, snapshot)
+        vetoed |= _vetoed(snapshot, ~fitting, f"it does not serve {request.model}")
+        allowed = allowed & fitting
     soft_rules: tuple[tuple[BoolColumn, str], ...] = (
         (snapshot.age_s > max_age_s, f"its report is older than {max_age_s:g} s"),
         (
@@ -37,6 +42,13 @@ def candidates(
             vetoed |= _vetoed(snapshot, allowed & broken, reason)
             allowed = spared
     return np.flatnonzero(allowed), vetoed
+
+
+def in_fitting_group(request: DispatchRequest, snapshot: FleetSnapshot) -> BoolColumn:
+    """Return which rows are of a group that serves the request."""
+    serves = np.array([group.serves(request.model) for group in snapshot.groups], dtype=np.bool_)
+    fitting: BoolColumn = serves[snapshot.group]
+    return fitting
 
 
 def order_veto(
@@ -53,6 +65,8 @@ def order_veto(
             return f"the report of {instance_id} is older than {book.config.max_age_s:g} s"
     if snapshot.terminating[row[order.destination]]:
         return f"{order.destination} is terminating"
+    if snapshot.group[row[order.source]] != snapshot.group[row[order.destination]]:
+        return f"{order.source} and {order.destination} are of different groups"
     return book.objection(order, snapshot, row, now_s)
 
 

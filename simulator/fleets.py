@@ -28,11 +28,12 @@ def fleet_for(
     outages: Sequence[Outage] = (),
     *,
     requests: int,
+    can_compile: bool | None = None,
 ) -> ServingFleet:
     """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
 
     Raises ValueError when that one cannot serve this configuration, or is to be compiled where
-    numba is not installed.
+    numba is not installed (`can_compile`; None: look whether it is).
     """
     kernel = config.kernel
     why_not = refusal(config, scheduler)
@@ -43,7 +44,7 @@ def fleet_for(
         return walked
     if why_not:
         raise ValueError(f"kernel {kernel} cannot serve this fleet: {why_not}; leave it to auto")
-    if kernel == "compiled" and not available():
+    if kernel == "compiled" and not (available() if can_compile is None else can_compile):
         raise ValueError("kernel compiled needs numba: pip install llumnix-scheduler[fast]")
     compile_it = kernel == "compiled" or (kernel == "auto" and _pays(requests))
     fast = ScaledFastFleet if config.scaling.on else FastFleet

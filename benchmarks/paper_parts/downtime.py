@@ -9,11 +9,19 @@ from migration.llumlet.fleet_messages import MigrateOut
 from paper_parts.plan import MEASURED_LINK_BYTES_PER_S, PRESET, fleet_config
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
-from policies.types import Explanation, InstanceId, MigrateOrder, MigrateReason, RequestId
+from policies.types import (
+    Dispatch,
+    Explanation,
+    InstanceId,
+    MigrateOrder,
+    MigrateReason,
+    Reject,
+    RequestId,
+)
 from simulator.costs.presets import preset
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.fleet import SimulatedFleet
-from simulator.fleet.life import Fate, Life
+from simulator.fleet.life import Life
 from simulator.fleet.options import Outage
 from simulator.workload.request import TraceRequest
 
@@ -104,14 +112,11 @@ class PlacedFleet(SimulatedFleet):
         )
         self._tell(self.wiring.instances[SOURCE], chosen)
 
-    def _dispatch(self, life: Life) -> bool:
-        del self._held[0]
-        name = self.destined.get(life.request.index, SOURCE)
-        life.fate = Fate.RUNNING
-        life.dispatched_ns = life.dispatched_ns or self.events.now_ns
+    def place(self, request: Life) -> Dispatch | Reject | None:
+        """See DoorHost."""
+        name = self.destined.get(request.request.index, SOURCE)
         alive = name if name in self.wiring.instances else DESTINATION
-        self.wiring.instances[alive].submit(life)
-        return True
+        return Dispatch(alive, Explanation("figure 10"))
 
     def _restart(self, life: Life) -> None:
         self.usual_ns = [life.usual_interval_ns()]

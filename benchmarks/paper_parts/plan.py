@@ -13,7 +13,7 @@ import numpy as np
 
 from llumnix.config import Config
 from policies.dispatch import dispatch_policies
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.registry import NoParams, PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.types import PriorityClass

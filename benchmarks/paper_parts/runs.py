@@ -11,7 +11,6 @@ from policies.types import FleetSnapshot, FloatColumn
 from simulator.events import NS_PER_S, Priority
 from simulator.fleet.life import Life
 from simulator.kernel.fleet import FastFleet
-from simulator.kernel.state import FATE, IN_HEAP, OUT, PROMPT, WAITING
 from simulator.streams import stream
 from simulator.workload.arrivals import renewal_arrivals
 from simulator.workload.request import TraceRequest
@@ -113,18 +112,10 @@ class WatchedFleet(FastFleet):
         self.events.after(_LOOK_NS, Priority.DECISION, self._look)
 
     def _look(self) -> None:
-        fleet = self._snapshot()
-        share = fragmented_share(fleet, self._held_tokens(len(fleet.ids)))
+        fleet = self.snapshot()
+        share = fragmented_share(fleet, self.door.next_tokens(len(fleet.ids)))
         self.fragmented.append((self.events.now_s, share))
         self._look_later()
-
-    def _held_tokens(self, most: int) -> list[int]:
-        """What the first requests held at the frontend ask for."""
-        state = self.state
-        ranks = sorted(state.heap[: int(state.now[IN_HEAP])])
-        held = [int(state.by_rank[int(rank)]) for rank in ranks]
-        waiting = [r for r in held if state.req[FATE][r] == WAITING][:most]
-        return [int(state.req[PROMPT][r] + state.req[OUT][r]) for r in waiting]
 
 
 def fragmented_share(fleet: FleetSnapshot, held_tokens: Sequence[int]) -> float:

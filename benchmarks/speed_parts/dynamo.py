@@ -55,7 +55,7 @@ def replay(
         "max_num_batched_tokens": limits[1],
         "enable_prefix_caching": False,
     }
-    command = [python, "-m", "dynamo.replay", trace, "--replay-mode", "offline"]
+    command: list[str | Path] = [python, "-m", "dynamo.replay", trace, "--replay-mode", "offline"]
     command += ["--trace-block-size", str(HASH_BLOCK_TOKENS)]
     command += ["--num-workers", str(instances), "--router-mode", router]
     command += ["--extra-engine-args", json.dumps(engine), "--report-json", report]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 CORE = max(os.sched_getaffinity(0))
 """Where everything that is timed runs, alone among this benchmark's processes."""
@@ -71,7 +72,7 @@ def run_pinned(
     return Ran(used.ru_utime + used.ru_stime, wall_s, used.ru_maxrss * 1024, said)
 
 
-def _text(file: "tempfile._TemporaryFileWrapper[bytes]") -> str:
+def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
 
@@ -88,7 +89,14 @@ def environment_with(name: str, requirements: Sequence[str], *, timeout_s: float
     if not (stamp.is_file() and stamp.read_text() == recipe):
         print(f"installing {' '.join(requirements)} in {folder}, once", file=sys.stderr, flush=True)
         run_pinned([sys.executable, "-m", "venv", "--clear", folder], timeout_s=timeout_s)
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", *requirements]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            *requirements,
+        ]
         run_pinned(pip, timeout_s=timeout_s)
         stamp.write_text(recipe)
     return python

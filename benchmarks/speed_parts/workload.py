@@ -5,6 +5,7 @@ the project, else from the profile of it that is shipped; total length is clippe
 prompts first. Arrivals are Poisson.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -44,8 +45,12 @@ class Workload:
 
     def head(self, count: int) -> "Workload":
         """Take the first requests."""
-        columns = (self.arrival_s, self.prompt_tokens, self.output_tokens)
-        return Workload(self.source, self.rate_per_s, *(column[:count] for column in columns))
+        return dataclasses.replace(
+            self,
+            arrival_s=self.arrival_s[:count],
+            prompt_tokens=self.prompt_tokens[:count],
+            output_tokens=self.output_tokens[:count],
+        )
 
     def save(self, path: Path) -> Path:
         """Write what `read_requests` reads."""

@@ -24,11 +24,11 @@ from simulator.costs.model import Preset
 from simulator.workload.request import WorkloadError
 
 DESCRIPTION = """\
-Fit linear step costs to what a server measured of its own requests, and tell how well a simulation
-with them foretells requests they were not fitted to. The file has a JSON object a line:
-input_toks, output_toks, arrival_time, queued_ts, scheduled_ts, first_token_ts and last_token_ts
-(seconds), as vLLM keeps them of each request. The preset goes to stdout, or to a file that every
---preset takes; the errors go to stderr."""
+Fit linear step costs to the timestamps a server recorded for its own requests, and report how well
+a simulation with these costs predicts requests they were not fitted to. The file has one JSON
+object per line, with input_toks, output_toks, arrival_time, queued_ts, scheduled_ts, first_token_ts
+and last_token_ts (seconds), as vLLM keeps them for each request. The preset goes to stdout, or to a
+file that every --preset takes; the errors go to stderr."""
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,36 +39,56 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description=DESCRIPTION,
     )
     parser.add_argument("requests", metavar="FILE", type=Path, help="the requests of one server")
-    parser.add_argument("--out", default="-", metavar="FILE", help="where the preset goes")
-    parser.add_argument("--name", help="name of the preset (default: the file's)")
     parser.add_argument(
-        "--folds", type=int, default=5, help="blocks of time to validate on (default: 5)"
+        "--out", default="-", metavar="FILE", help="where to write the preset (default: stdout)"
     )
+    parser.add_argument("--name", help="name of the preset (default: that of the file)")
     parser.add_argument(
-        "--token-budget", type=int, metavar="N", help="tokens a step (default: what fits best)"
+        "--folds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of blocks of time to validate on (default: 5)",
     )
-    parser.add_argument(
-        "--max-num-seqs", type=int, metavar="N", help="largest batch (default: as it shows)"
+    _add_server(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the server that was measured")
+    group.add_argument(
+        "--token-budget", type=int, metavar="N", help="tokens per step (default: what fits best)"
     )
-    parser.add_argument(
-        "--capacity-tokens", type=int, metavar="N", help="KV memory (default: it never was short)"
+    group.add_argument(
+        "--max-num-seqs", type=int, metavar="N", help="largest batch (default: the largest seen)"
     )
-    parser.add_argument("--block-tokens", type=int, default=16, metavar="N")
-    parser.add_argument(
+    group.add_argument(
+        "--capacity-tokens",
+        type=int,
+        metavar="N",
+        help="KV cache size in tokens (default: never a limit)",
+    )
+    group.add_argument(
+        "--block-tokens",
+        type=int,
+        default=16,
+        metavar="N",
+        help="size of a KV block in tokens (default: 16)",
+    )
+    group.add_argument(
         "--kv-bytes-per-token",
         type=int,
         default=131_072,
         metavar="N",
-        help="size of a token's KV (default: 131072, Llama-3.1-8B in bf16)",
+        help="bytes of KV per token (default: 131072, as for Llama-3.1-8B in bf16)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--link-bytes-per-s",
         type=int,
         default=8_000_000_000,
         metavar="N",
-        help="speed of the link that migrations take (default: 64 Gb/s)",
+        help="bandwidth of the link that migrations use (default: 8000000000, that is 64 Gb/s)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Errors at costs fitted to all, and of blocks of time at costs fitted to the other blocks."""
+    """Errors of the fit to all requests, and of each block at costs fitted to the other blocks."""
 
     in_sample: Errors
     held_out: list[Errors]
@@ -111,7 +131,7 @@ def _preset(args: argparse.Namespace, measured: Measured, found: Fit, engine: En
     largest = int((measured.prompt_tokens + measured.output_tokens).max())
     capacity = args.capacity_tokens or largest_batch(measured) * largest
     capacity = max(capacity, largest) // block * block or block
-    known = "as given" if args.capacity_tokens else "ample: it never was short"
+    known = "as given" if args.capacity_tokens else "assumed ample: never a limit"
     return Preset(
         name=args.name or args.requests.name.removesuffix(".jsonl"),
         source=f"Fitted to {len(measured)} requests of {args.requests.name} by llumnix calibrate; "
@@ -146,9 +166,9 @@ def _rounded(one: Errors) -> dict[str, float]:
 def _report(found: Fit, engine: EngineSize, validation: Validation) -> list[str]:
     ahead = "one step ahead" if found.ahead else "step by step"
     lines = [
-        f"budget {found.token_budget} tokens a step, batch {engine.max_num_seqs} at most, "
+        f"token budget {found.token_budget} per step, batch at most {engine.max_num_seqs}, "
         f"scheduled {ahead}\n",
-        f"usual error of the fit: decode steps {found.decode_error:.1%}, steps with prompts "
+        f"typical error of the fit: decode steps {found.decode_error:.1%}, steps with prompts "
         f"{found.prefill_error:.1%}\n",
         "errors of simulated means   requests" + "".join(f"{name:>9}" for name in MEASURES) + "\n",
     ]
@@ -162,6 +182,6 @@ def _report(found: Fit, engine: EngineSize, validation: Validation) -> list[str]
 
 
 def _sizes(blocks: list[Errors]) -> str:
-    """Mean sizes of the errors, as cells."""
+    """Format the mean sizes of the errors as cells."""
     means = [np.mean([abs(getattr(one, measure)) for one in blocks]) for measure in MEASURES]
     return "".join(f"{float(mean):9.1%}" for mean in means)

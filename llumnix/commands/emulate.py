@@ -1,19 +1,28 @@
-"""`llumnix emulate`: one emulated engine, speaking what a vLLM server with our plugin speaks."""
+"""`llumnix emulate`: one emulated engine, which speaks like a vLLM server with our plugin."""
 
 import argparse
 import dataclasses
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.config import Config, flags_given, load_config
 from llumnix.emulator.config import EmulatorConfig
 from llumnix.emulator.main import run_emulator
 from llumnix.errors import ConfigError
+from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
+
+GROUPS = {
+    "address": ("instance_id", "host", "port", "control_port", "model"),
+    "engine": ("preset", "speed", "capacity_tokens", "block_tokens", "max_model_len"),
+    "batching": ("max_num_seqs", "token_budget", "default_class"),
+    "KV cache bytes": ("kv_payload_bytes_per_token", "kv_pretouch"),
+    "migration": ("claim_timeout_s", "link_bytes_per_s", "link_bytes_per_token"),
+    "limits": ("max_waiting", "max_body_bytes"),
+}
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,18 +30,15 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "emulate",
         help="run one emulated engine",
-        description="Run one emulated engine: an OpenAI server with continuous batching, paged KV "
-        "blocks with real bytes in them, and a llumlet that migrates them. Prints one line of JSON "
-        "(its URL and control port) when ready. The shared secret of a fleet is read from "
-        "LLUMNIX_SECRET; without it the engine serves, but nothing can be migrated.",
+        description="Run one emulated engine: an OpenAI-compatible server with continuous "
+        "batching, paged KV blocks that hold real bytes, and a llumlet that migrates them. Prints "
+        "one line of JSON (its URL and control port) when ready. The fleet's shared secret is read "
+        "from LLUMNIX_SECRET; without it the engine serves, but nothing can be migrated.",
     )
-    add_flags(parser, EmulatorConfig)
-    parser.add_argument("--config", type=Path, help="a YAML file (see `llumnix config`)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument(
-        "--exit-with-parent",
-        action="store_true",
-        help="stop when standard input closes (used by launchers)",
+    add_flag_groups(parser, EmulatorConfig, GROUPS)
+    add_config(parser)
+    group_of(parser, "launchers").add_argument(
+        "--exit-with-parent", action="store_true", help="exit when standard input closes"
     )
     parser.set_defaults(run=run)
 
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def child_arguments(config: Config) -> list[str]:
-    """Arguments that give a child the emulator, migration and class settings of this process."""
+    """Return arguments that give a child this process's emulator, migration and class settings."""
     usual = Config()
     arguments = []
     for section in ("emulator", "migration"):

@@ -78,7 +78,7 @@ def _command(
     parser.add_argument(
         "--url", default=DEFAULT_URL, help="the fleet's frontend (default: %(default)s)"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, poll_s=_POLL_S, end_wait_s=_MIGRATION_WAIT_S)
     return parser
 
 
@@ -130,17 +130,19 @@ def migrate(args: argparse.Namespace) -> int:
     sys.stdout.write(f"ordered migration {migration_id} of {what}: {path}\n")
     if not args.wait:
         return 0
-    end = _end_of(client, migration_id)
+    end = _end_of(client, migration_id, args.end_wait_s, args.poll_s)
     if end is None:
-        sys.stderr.write(f"migration {migration_id} has not ended in {_MIGRATION_WAIT_S:g} s\n")
+        sys.stderr.write(f"migration {migration_id} has not ended in {args.end_wait_s:g} s\n")
         return 1
     sys.stdout.write(f"{end['text']}\n")
     return 0 if end["kind"] == "migration_committed" else 1
 
 
-def _end_of(client: AdminClient, migration_id: str) -> dict[str, Any] | None:
+def _end_of(
+    client: AdminClient, migration_id: str, wait_s: float, poll_s: float
+) -> dict[str, Any] | None:
     """Follow the events until this migration has ended; None when the time is up."""
-    deadline = time.monotonic() + _MIGRATION_WAIT_S
+    deadline = time.monotonic() + wait_s
     after = 0
     while time.monotonic() < deadline:
         after, events = client.events(after)
@@ -148,7 +150,7 @@ def _end_of(client: AdminClient, migration_id: str) -> dict[str, Any] | None:
             kind = str(event.get("kind", "")).removeprefix("migration_")
             if event.get("migration_id") == migration_id and kind in _ENDS:
                 return event
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
     return None
 
 
@@ -168,10 +170,12 @@ def drain(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{args.instance} is being drained\n")
         return 0
     with Console(stderr=True).status(Text(f"draining {args.instance}")) as status:
-        return _wait_empty(client, args.instance, args.wait_s, status)
+        return _wait_empty(client, args.instance, args.wait_s, args.poll_s, status)
 
 
-def _wait_empty(client: AdminClient, instance_id: str, wait_s: float, status: Status) -> int:
+def _wait_empty(
+    client: AdminClient, instance_id: str, wait_s: float, poll_s: float, status: Status
+) -> int:
     start = time.monotonic()
     empty_polls = 0
     while True:
@@ -193,7 +197,7 @@ def _wait_empty(client: AdminClient, instance_id: str, wait_s: float, status: St
             sys.stderr.write(f"{instance_id} is not empty after {wait_s:g} s: {left}\n")
             return 1
         status.update(Text(f"draining {instance_id}: {left}"))
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def _console() -> Console:

@@ -1,4 +1,4 @@
-"""`llumnix replay`: send a workload to any OpenAI server and say how it was served."""
+"""`llumnix replay`: send a workload to any OpenAI server and measure how it is served."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from rich.console import Console
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import decode
 from llumnix.errors import ConfigError
-from llumnix.flags import add_slo, slo_of
+from llumnix.flags import add_slo, group_of, slo_of
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
 from llumnix.loadgen.probe import ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
@@ -22,7 +22,7 @@ from llumnix.workloads import SOURCE_HELP, add_drawing, load_workload
 from simulator.workload.request import TraceRequest
 
 CHECKERS = 2
-"""Processes that compute what outputs must be, after the run."""
+"""Processes that compute the expected outputs, after the run."""
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,59 +31,78 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "replay",
         help="replay a workload against any OpenAI server, and measure",
         description="Send the requests of a workload to /v1/completions of an OpenAI-compatible "
-        "server, each when it is due, whatever became of the others (open loop), and report "
-        "TTFT, TPOT, end-to-end latency and goodput. Latencies count from the scheduled arrival. "
-        "Exit status: 0 all served, 1 something failed or the run is not valid, 2 not run.",
+        "server, each at its scheduled time whatever has become of the others (open loop), and "
+        "report TTFT, TPOT, end-to-end latency and goodput. Latencies count from the scheduled "
+        "arrival. Exit status: 0 if every request was served, 1 if any failed or the run is not "
+        "valid, 2 if the run did not start.",
     )
-    parser.add_argument(
-        "--url", required=True, help="the server's base URL, such as http://localhost:8000"
-    )
-    parser.add_argument("--trace", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP)
-    add_drawing(parser)
-    parser.add_argument(
-        "--speed",
-        type=float,
-        help="fleet seconds per wall second (default: what an emulated server says, else 1)",
-    )
-    parser.add_argument(
+    _add_server(parser)
+    _add_workload(parser)
+    add_slo(parser)
+    output = group_of(parser, "output")
+    output.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    output.add_argument(
         "--check",
         action="store_true",
-        help="compare every output token by token (emulated servers only)",
+        help="compare every output with the right one, token by token (emulated servers only)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    add_slo(parser)
-    _add_server_arguments(parser)
     parser.set_defaults(run=run)
 
 
-def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="the model to ask for (default: the first one served)")
-    parser.add_argument(
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    group = group_of(parser, "server")
+    group.add_argument(
+        "--url",
+        required=True,
+        metavar="URL",
+        help="base URL of the server, such as http://localhost:8000",
+    )
+    group.add_argument(
+        "--model", metavar="NAME", help="model to ask for (default: the first one served)"
+    )
+    group.add_argument(
         "--header",
         action="append",
         default=[],
         metavar="NAME:VALUE",
-        help="a header for every request, such as 'Authorization: Bearer …'; may be repeated",
+        help="header for every request, such as 'Authorization: Bearer …'; repeatable",
     )
-    parser.add_argument(
+    group.add_argument(
         "--timeout-s",
         type=float,
         default=600.0,
         metavar="S",
-        help="wall seconds a request may take in all (default 600)",
+        help="longest a request may take, in wall seconds (default: 600)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--max-open",
         type=int,
         default=0,
         metavar="N",
-        help="bound on requests open at once (default: none)",
+        help="most requests open at once (default: no limit)",
     )
-    parser.add_argument(
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
+    group = group_of(parser, "workload")
+    group.add_argument(
+        "--trace",
+        default="azure-conv-2023",
+        metavar="WORKLOAD",
+        help=f"{SOURCE_HELP} (default: azure-conv-2023)",
+    )
+    add_drawing(group)
+    group.add_argument(
+        "--speed",
+        type=float,
+        metavar="X",
+        help="fleet seconds per wall second (default: what an emulated server says, otherwise 1)",
+    )
+    group.add_argument(
         "--prompt-ids",
         default="256:4095",
         metavar="LOW:HIGH",
-        help="range of token ids prompts are drawn from (default 256:4095)",
+        help="range of token ids that prompts are drawn from (default: 256:4095)",
     )
 
 
@@ -118,7 +137,7 @@ async def _replay(
     before = await probe(endpoint, options.headers)
     if args.check and not before.emulated:
         raise ConfigError(
-            f"--check needs emulated engines, whose outputs can be computed: {endpoint.url} is none"
+            f"--check needs emulated engines, whose outputs are known: {endpoint.url} is not one"
         )
     options = dataclasses.replace(
         options, model=options.model or before.model, speed=_speed(args, before)
@@ -155,8 +174,8 @@ def _summarise(
 def _speed(args: argparse.Namespace, server: ServerState) -> float:
     if server.speed is not None and args.speed not in (None, server.speed):
         raise ConfigError(
-            f"the server is emulated at speed {server.speed:g}: leave --speed {args.speed:g} out, "
-            "or start the server at that speed"
+            f"the server is emulated at speed {server.speed:g}: omit --speed {args.speed:g}, or "
+            "start the server at that speed"
         )
     return float(server.speed or args.speed or 1.0)
 
@@ -164,7 +183,9 @@ def _speed(args: argparse.Namespace, server: ServerState) -> float:
 def _prompts(args: argparse.Namespace) -> PromptSource:
     low, _, high = args.prompt_ids.partition(":")
     if not (low.isdigit() and high.isdigit()):
-        raise ValueError(f"--prompt-ids wants LOW:HIGH, like 256:4095, not {args.prompt_ids!r}")
+        raise ValueError(
+            f"--prompt-ids must be LOW:HIGH, such as 256:4095, not {args.prompt_ids!r}"
+        )
     return PromptSource(args.seed, int(low), int(high))
 
 
@@ -173,7 +194,7 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
-            raise ValueError(f"--header wants 'NAME: VALUE', not {text!r}")
+            raise ValueError(f"--header must be 'NAME: VALUE', not {text!r}")
         headers[name.strip()] = value.strip()
     return headers
 

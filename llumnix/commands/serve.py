@@ -1,16 +1,16 @@
-"""`llumnix serve`: the frontend and the fleet driver."""
+"""`llumnix serve`: the frontend and the fleet behind it, in one process."""
 
 import argparse
 import asyncio
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from llumnix.commands.emulate import child_arguments
-from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
+from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
 from llumnix.processes.event_loop import run_async
@@ -18,6 +18,26 @@ from llumnix.processes.exit_with_parent import exit_with_parent
 from llumnix.service import Service, run_frontend
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
+from policies.scheduler import SchedulerConfig
+
+FLEET_GROUPS = {
+    "fleet": ("emulate", "speed", "secret_file", "start_timeout_s"),
+    "watching instances": (
+        *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
+        *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
+    ),
+}
+FRONTEND_GROUPS = {
+    "address": ("host", "port", "backlog"),
+    "limits": (
+        *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
+        *("body_limit_bytes", "event_limit_bytes"),
+    ),
+    "deadlines": (
+        *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+        *("claim_patience_s", "helper_timeout_s", "shutdown_grace_s"),
+    ),
+}
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,38 +47,43 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="serve a fleet behind one OpenAI endpoint",
         description="Serve a fleet of instances behind one OpenAI-compatible endpoint: dispatch "
         "each request to the freest instance, move running requests between instances that have a "
-        "llumlet, and keep every stream whole. Settings come from --config, then --set, then the "
-        "flags below; `llumnix config` prints them all.",
+        "llumlet, and keep every stream whole. Flags override --set, which overrides --config; "
+        "`llumnix config` prints all settings.",
     )
-    parser.add_argument("--config", type=Path, help="a YAML file (see `llumnix config`)")
-    parser.add_argument(
+    group_of(parser, "fleet").add_argument(
         "--instance",
         action="append",
         default=[],
         metavar="URL",
-        help="base URL of a running server; repeatable",
+        help="base URL of a running server, such as http://gpu1:8000; repeatable",
     )
-    parser.add_argument(
-        "--policy", metavar="NAME", help=f"dispatch policy: {', '.join(dispatch_policies.names())}"
+    add_flag_groups(parser, FleetConfig, FLEET_GROUPS)
+    _add_scheduling(parser)
+    add_flag_groups(parser, FrontendConfig, FRONTEND_GROUPS)
+    add_config(parser)
+    launchers = group_of(parser, "launchers")
+    launchers.add_argument(
+        "--announce", action="store_true", help="print one line of JSON when ready"
     )
-    parser.add_argument(
+    launchers.add_argument(
+        "--exit-with-parent", action="store_true", help="exit when standard input closes"
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_scheduling(parser: argparse.ArgumentParser) -> None:
+    group = group_of(parser, "scheduling")
+    names = ", ".join(dispatch_policies.names())
+    usual = SchedulerConfig().dispatch.name
+    group.add_argument(
+        "--policy", metavar="NAME", help=f"dispatch policy: {names} (default: {usual})"
+    )
+    group.add_argument(
         "--migration",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="move running requests between instances (default: yes)",
     )
-    add_flags(parser, FleetConfig)
-    add_flags(parser, FrontendConfig)
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument(
-        "--announce", action="store_true", help="print one line of JSON when ready (for launchers)"
-    )
-    parser.add_argument(
-        "--exit-with-parent",
-        action="store_true",
-        help="stop when standard input closes (used by launchers)",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings(args: argparse.Namespace) -> Config:
-    """Merge the file, `--set` and the flags into one configuration; raises ConfigError."""
+    """Merge file, `--set` and flags into one configuration; raises ConfigError."""
     config = load_config(args.config, args.set)
     fleet: dict[str, Any] = flags_given(args, FleetConfig)
     frontend: dict[str, Any] = flags_given(args, FrontendConfig)

@@ -9,13 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llumnix.config import add_flags, flags_given
+from llumnix.config import flags_given
 from llumnix.errors import ConfigError
+from llumnix.flags import add_flag_groups
 from migration.vllm.plugin import MODULE, NAME
 from migration.vllm.settings import PluginSettings, SettingsError, read_secret, read_settings
 
 FLAG = "--kv-transfer-config"
 _ROLE = "kv_both"
+GROUPS = {
+    "identity": ("instance_id", "secret_file"),
+    "control port": ("control_host", "control_port", "advertise_host", "advertise_port"),
+    "copying KV cache": ("staging_bytes", "staging_dir", "copy_share", "hold_s"),
+    "compatibility": ("allow_untested_vllm",),
+}
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,26 +31,30 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "vllm",
         help="run `vllm serve` with live migration",
         usage="llumnix vllm [options] -- MODEL [any argument of `vllm serve`]",
-        description="Become `vllm serve` with the arguments after `--`, and a "
-        f"{FLAG} that switches on the plugin with the options before it. Needs vLLM in this "
-        "environment (pip install 'llumnix-scheduler[vllm]') and the fleet's secret in "
-        "LLUMNIX_SECRET or a file.",
+        description="Run `vllm serve` with the arguments after `--`, and with a "
+        f"{FLAG} that switches on the plugin, set up by the options before `--`. Needs vLLM in "
+        "this environment (pip install 'llumnix-scheduler[vllm]') and the fleet's secret, in "
+        "LLUMNIX_SECRET or in a file.",
     )
-    add_flags(parser, PluginSettings)
-    parser.add_argument("arguments", nargs="*", help="what follows `vllm serve`")
+    add_flag_groups(parser, PluginSettings, GROUPS)
+    parser.add_argument(
+        "arguments", nargs="*", metavar="MODEL …", help="model and any arguments of `vllm serve`"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replace this process by the server."""
+    """Replace this process with the server."""
     command = serve_command(args.arguments, flags_given(args, PluginSettings))
     os.execv(command[0], command)  # noqa: S606 - no shell, on purpose
 
 
 def serve_command(arguments: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Give the whole command line; raises ConfigError when it could not work."""
+    """Return the whole command line; raises ConfigError if it could not work."""
     if not arguments:
-        raise ConfigError("say which model to serve: llumnix vllm -- MODEL [vllm serve arguments]")
+        raise ConfigError(
+            "say which model to serve: llumnix vllm -- MODEL [arguments of `vllm serve`]"
+        )
     rest, given = _split(arguments)
     config = transfer_config(given, settings)
     try:
@@ -73,13 +84,15 @@ def transfer_config(given: str | None, settings: dict[str, Any]) -> dict[str, An
     connector = config.get("kv_connector", NAME)
     if connector != NAME:
         raise ConfigError(
-            f"{FLAG} names the connector {connector}, but a server has only one, and live "
-            f"migration is {NAME}: leave the other out, or run plain `vllm serve` (the frontend "
-            "serves such a server untouched)"
+            f"{FLAG} names the connector {connector}, but a server has only one connector and live "
+            f"migration needs {NAME}: leave the other out, or run plain `vllm serve` (the frontend "
+            "uses such a server untouched)"
         )
     role = config.get("kv_role", _ROLE)
     if role != _ROLE:
-        raise ConfigError(f"kv_role must be {_ROLE} ({FLAG}): requests come and go; not {role}")
+        raise ConfigError(
+            f"kv_role in {FLAG} must be {_ROLE}, since requests move both ways; not {role}"
+        )
     extra = config.get("kv_connector_extra_config", {})
     if not isinstance(extra, dict):
         raise ConfigError(f"kv_connector_extra_config must be a JSON object, not {extra}")

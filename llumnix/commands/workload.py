@@ -1,4 +1,4 @@
-"""`llumnix workload`: sum up traces, generate workloads, look at them, change them."""
+"""`llumnix workload`: summarise traces, generate workloads, inspect and change them."""
 
 import argparse
 import dataclasses
@@ -32,7 +32,7 @@ from simulator.workload.transforms import mean_rate_rps, with_high_class
 
 
 def describe(requests: Sequence[TraceRequest]) -> list[tuple[str, str]]:
-    """Sum a workload up as rows of a table: what, and how much."""
+    """Summarise a workload as rows of a table: name and value."""
     prompts = np.array([request.prompt_tokens for request in requests])
     outputs = np.array([request.output_tokens for request in requests])
     times_s = np.array([request.arrival_s for request in requests])
@@ -57,14 +57,19 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     """Add the `workload` command and its verbs."""
     parser = commands.add_parser(
         "workload",
-        help="sum up, generate, convert, scale, slice and merge workloads",
-        description="Sum up a trace as a small profile, generate workloads like it, look at both; "
-        "convert, scale, slice and merge workloads of any source.",
+        help="summarise, generate, inspect, convert, scale, slice and merge workloads",
+        description="Summarise a trace as a small profile, generate workloads like it, inspect "
+        "both; convert, scale, slice and merge workloads from any source.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     _add_profile(verbs)
     _add_generate(verbs)
-    inspect = verbs.add_parser("inspect", help="print what a workload is like")
+    inspect = verbs.add_parser(
+        "inspect",
+        help="print rate, burstiness and lengths of a workload",
+        description="Print how many requests a workload has, how fast and how evenly they arrive, "
+        "and how long their prompts and outputs are.",
+    )
     inspect.add_argument("workload", metavar="WORKLOAD", help=SOURCE_HELP)
     _add_drawing(inspect)
     inspect.set_defaults(act=_inspect)
@@ -74,7 +79,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out one verb; results go to stdout, what was skipped is said on stderr."""
+    """Carry out one verb; results go to stdout, the count of skipped rows to stderr."""
     refuse_idle_options(args)
     args.bad_rows = BadRows() if args.skip_bad_rows else None
     try:
@@ -91,18 +96,29 @@ def run(args: argparse.Namespace) -> int:
 def _add_profile(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser(
         "profile",
-        help="sum up a trace as a profile (JSON on stdout)",
-        description="Sum up a trace: rate over time, burstiness, length quantiles, correlation. "
-        "The profile holds no request of the trace, and generates any number of like ones.",
+        help="summarise a trace as a profile (JSON on stdout)",
+        description="Summarise a trace: rate over time, burstiness, quantiles and correlation of "
+        "lengths. The profile holds no request of the trace; any number of similar requests can "
+        "be generated from it.",
     )
     parser.add_argument(
         "trace", type=Path, metavar="TRACE", help="a trace file, plain or .gz, or a ServeGen folder"
     )
     add_reading(parser)
-    parser.add_argument("--name", help="the profile's name (default: the file's)")
-    parser.add_argument("--source", default="", help="where the trace is published")
-    parser.add_argument("--licence", default="", help="the trace's licence")
-    parser.add_argument("--attribution", default="", help="whom the licence asks to be named")
+    origin = parser.add_argument_group("written into the profile")
+    origin.add_argument("--name", help="name of the profile (default: that of the file)")
+    origin.add_argument(
+        "--source", default="", metavar="TEXT", help="where the trace is published (default: empty)"
+    )
+    origin.add_argument(
+        "--licence", default="", metavar="TEXT", help="licence of the trace (default: empty)"
+    )
+    origin.add_argument(
+        "--attribution",
+        default="",
+        metavar="TEXT",
+        help="the credit its licence asks for (default: empty)",
+    )
     parser.set_defaults(act=_profile)
 
 
@@ -116,7 +132,7 @@ def _add_generate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("workload", metavar="PROFILE", help=SOURCE_HELP)
     _add_drawing(parser)
     parser.add_argument(
-        "--duration-s", type=float, metavar="S", help="generate this long instead of a number"
+        "--duration-s", type=float, metavar="S", help="generate this long, instead of --requests"
     )
     parser.set_defaults(act=_generate)
 

@@ -1,6 +1,6 @@
-"""`llumnix workload convert`, `scale`, `slice` and `merge`: workloads made of workloads.
+"""`llumnix workload convert`, `scale`, `slice` and `merge`: make workloads from workloads.
 
-Each takes any source, begins it at 0, and gives a trace in our own format.
+Each takes any source, lets it begin at 0, and writes a trace in our own format.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from simulator.workload.transforms import (
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the four verbs; each sets `act`, which gives the lines of a trace."""
+    """Add the four verbs; each sets `act`, which returns the lines of a trace."""
     convert = verbs.add_parser(
         "convert",
         help="write a workload in our own format (JSON lines on stdout)",
-        description="Write a workload of any source in our own format. Reading it back gives the "
+        description="Write a workload from any source in our own format. Reading it back gives the "
         "same requests. Equal arguments give equal bytes.",
     )
     _add_source(convert)
@@ -34,8 +34,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     merge = verbs.add_parser(
         "merge",
         help="merge workloads into one by arrival (JSON lines on stdout)",
-        description="Merge workloads into one by arrival: each begins at 0, no request is lost. "
-        "What is generated gets seeds of its own: SEED for the first, SEED+1 for the second, ….",
+        description="Merge workloads into one by arrival: each begins at 0, and no request is "
+        "lost. Workloads that are generated get different seeds: SEED for the first workload, "
+        "SEED+1 for the second, and so on.",
     )
     merge.add_argument("workloads", nargs="+", metavar="WORKLOAD", help=SOURCE_HELP)
     add_seed(merge)
@@ -47,12 +48,15 @@ def _add_scale(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "scale",
         help="change a workload's rate or lengths (JSON lines on stdout)",
-        description="Change a workload's mean rate, all gaps by one factor, or its lengths, "
-        "rounded to whole tokens.",
+        description="Change the mean rate of a workload, stretching all gaps by one factor, or its "
+        "lengths, which are rounded to whole tokens.",
     )
     _add_source(parser)
     parser.add_argument(
-        "--rate", type=float, metavar="RPS", help="mean requests per second (default: as it is)"
+        "--rate",
+        type=float,
+        metavar="RPS",
+        help="new mean arrival rate, requests per second (default: unchanged)",
     )
     for side in ("prompt", "output"):
         parser.add_argument(
@@ -60,7 +64,7 @@ def _add_scale(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
             type=float,
             default=1.0,
             metavar="F",
-            help=f"multiply {side} lengths by this (default 1)",
+            help=f"multiply {side} lengths by this (default: 1)",
         )
     parser.set_defaults(act=_scale)
 
@@ -69,16 +73,16 @@ def _add_slice(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "slice",
         help="cut a part out of a workload (JSON lines on stdout)",
-        description="Cut a part out of a workload, by time or by numbers; its first request comes "
-        "at 0. FROM is in the part, TO is not; either may be left out.",
+        description="Cut a part out of a workload, by time or by request numbers; its first "
+        "request arrives at 0. FROM is included, TO is not; either may be omitted.",
     )
     _add_source(parser)
     part = parser.add_mutually_exclusive_group(required=True)
     part.add_argument(
-        "--time-s", type=_seconds, metavar="FROM:TO", help="seconds from the workload's start"
+        "--time-s", type=_seconds, metavar="FROM:TO", help="seconds since the start of the workload"
     )
     part.add_argument(
-        "--numbers", type=_numbers, metavar="FROM:TO", help="numbers of requests, from 0"
+        "--numbers", type=_numbers, metavar="FROM:TO", help="request numbers, counted from 0"
     )
     parser.set_defaults(act=_slice)
 
@@ -86,7 +90,7 @@ def _add_slice(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workload", metavar="WORKLOAD", help=SOURCE_HELP)
     parser.add_argument(
-        "--requests", type=int, metavar="N", help="how many of the source (default: all)"
+        "--requests", type=int, metavar="N", help="number of requests to take (default: all)"
     )
     add_seed(parser)
     add_reading(parser)
@@ -145,6 +149,6 @@ def _numbers(text: str) -> tuple[int, int | None]:
     start, colon, end = text.partition(":")
     if not colon or not all(part == "" or part.isdecimal() for part in (start, end)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not FROM:TO in numbers of requests, such as 100:200, 100: or :200"
+            f"{text!r} is not FROM:TO in request numbers, such as 100:200, 100: or :200"
         )
     return int(start or 0), int(end) if end else None

@@ -6,7 +6,7 @@ was late, so lag does not add up; how late each step was is measured and reporte
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from llumnix.emulator.instance import EmulatedInstance
 from llumnix.emulator.lag import LagMeter
@@ -17,18 +17,25 @@ _YIELD_AFTER_S = 0.004
 
 
 class StepLoop:
-    """Runs the steps of one instance, `speed` times faster than its cost model says."""
+    """Runs the steps of one instance, `speed` times faster than its cost model says.
+
+    Other tasks get a turn at least every `yield_after_s` while a step is computed.
+    """
 
     def __init__(
         self,
         instance: EmulatedInstance,
         speed: float,
         clock_s: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        yield_after_s: float = _YIELD_AFTER_S,
     ) -> None:
         self.lag = LagMeter(instance.engine.costs.decode_base_ns / 1e9 / speed)
         self._instance = instance
         self._speed = speed
         self._clock_s = clock_s
+        self._sleep = sleep
+        self._yield_after_s = yield_after_s
         self._wake = asyncio.Event()
         instance.on_change = self._wake.set
 
@@ -46,7 +53,7 @@ class StepLoop:
             step_s = plan.cost_ns / 1e9 / self._speed
             end_s += step_s
             await self._compute(plan)
-            await asyncio.sleep(max(0.0, end_s - self._clock_s()))
+            await self._sleep(max(0.0, end_s - self._clock_s()))
             result = engine.complete_step(plan)
             self._instance.completed(result.finished)
             self.lag.record(self._clock_s() - end_s, step_s, decode_only=not plan.prefills)
@@ -57,7 +64,7 @@ class StepLoop:
         They are seen by nobody before the step completes. Other tasks run in between; a request
         they cancel has lost its blocks, so nothing may be written for it any more.
         """
-        yield_at_s = self._clock_s() + _YIELD_AFTER_S
+        yield_at_s = self._clock_s() + self._yield_after_s
         work = [(request, request.kv_tokens, 1) for request in plan.decodes]
         work += [(chunk.request, chunk.start, chunk.tokens) for chunk in plan.prefills]
         for request, start, tokens in work:
@@ -67,8 +74,8 @@ class StepLoop:
                     break
                 self._hash(request, first, min(first + _HASH_TOKENS, stop))
                 if self._clock_s() > yield_at_s:
-                    await asyncio.sleep(0)
-                    yield_at_s = self._clock_s() + _YIELD_AFTER_S
+                    await self._sleep(0)
+                    yield_at_s = self._clock_s() + self._yield_after_s
 
     def _hash(self, request: EngineRequest, start: int, stop: int) -> None:
         mine = self._instance.requests[request.request_id]

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from llumnix.emulator.errors import ApiError
 from llumnix.emulator.exposition import metrics_text, stats
+from llumnix.emulator.hooks import EmulatorHooks
 from llumnix.emulator.instance import EmulatedInstance
 from llumnix.emulator.loop import StepLoop
 from llumnix.emulator.openai import Call, CallKind, ResumeField, read_call
@@ -212,6 +213,7 @@ class EmulatorServer:
                 "control_port": self.control_port,
                 "speed": self._config.speed,
                 "emulated": True,
+                "layout": EmulatorHooks(self._instance).layout().digest(),
             }
         )
 

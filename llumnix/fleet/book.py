@@ -7,7 +7,7 @@ from typing import Any
 
 from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.types import Explanation, InstanceId, MigrateReason, MigrationId, RequestId
+from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
 _REMEMBERED = 4096
 
@@ -22,7 +22,7 @@ class Migration:
     migration_id: MigrationId
     source: InstanceId
     destination: InstanceId
-    reason: MigrateReason
+    reason: str
     started_s: float
     request_id: RequestId | None = None
     explanation: Explanation = field(default_factory=lambda: Explanation("manual"))

@@ -16,6 +16,7 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
@@ -25,7 +26,6 @@ from llumnix.instances.table import InstanceTable
 from llumnix.instances.untouched import UntouchedLink
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
     Dispatch,
     DispatchRequest,
@@ -55,11 +55,15 @@ class PlacementRequest:
     """
 
     request: DispatchRequest
-    model: str | None = None
     avoided: frozenset[InstanceId] = frozenset()
     barred: frozenset[InstanceId] = frozenset()
     plugged_only: bool = False
     or_vllm: bool = False
+
+    @property
+    def model(self) -> str | None:
+        """Name the model the request must be served by, if it must be a certain one."""
+        return self.request.model
 
     def fits(self, instance: Instance) -> bool:
         """Say whether an instance can do what is asked, whatever else speaks against it."""
@@ -70,26 +74,27 @@ class PlacementRequest:
 class Fleet:
     """Instances, scheduler, and the loop between them. Its clock starts at 0 with it.
 
-    `changed` is called whenever a request that is held might now find a place. `linker` opens links
-    to instances; it is given by tests alone.
+    The scheduler is given to it, and asked by nobody else. `changed` is called whenever a request
+    that is held might now find a place. `linker` opens links to instances; it is given by tests
+    alone.
     """
 
     def __init__(
         self,
         config: FleetConfig,
-        scheduler: SchedulerConfig,
+        scheduler: FleetScheduler,
         secret: bytes,
         tally: Tally,
         clock: FleetClock,
-        seed: int = 0,
         linker: Linker | None = None,
     ) -> None:
         self.config = config
         self.secret = secret
         self.clock = clock
         self.tally = tally
-        self.scheduler = GlobalScheduler(scheduler, seed)
-        self.instances = InstanceTable(len(scheduler.classes), self.now_s)
+        self.scheduler = scheduler
+        classes = scheduler.config.classes
+        self.instances = InstanceTable(len(classes), self.now_s)
         self.requests = RequestTable()
         self.events = EventRing()
         self.changed: Callable[[], None] = lambda: None
@@ -102,8 +107,8 @@ class Fleet:
             self.now_s,
             config.order_timeout_s * clock.speed,
         )
-        names = [known.name for known in scheduler.classes]
-        self._default_class = names.index(scheduler.default_class)
+        names = [known.name for known in classes]
+        self._default_class = names.index(scheduler.config.default_class)
         self._started_at_s = clock.now_s()
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
@@ -175,7 +180,7 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Say whether a model is worth waiting for: somebody has it, or nobody is there to ask."""
-        known = any(model in each.model_ids for each in self.instances)
+        known = any(each.group.serves(model) for each in self.instances)
         return known or not self.instances.alive()
 
     def only_model(self) -> str | None:
@@ -225,7 +230,10 @@ class Fleet:
         self.mover.heard(event)
 
     def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
-        """List the instances to choose from, and why the others are none."""
+        """List the instances to choose from, and why the others are none.
+
+        Those of groups that do not fit are among them: these the scheduler leaves out.
+        """
         rows: list[Instance] = []
         spare: list[Instance] = []
         left_out: dict[InstanceId, str] = {}
@@ -236,14 +244,13 @@ class Fleet:
                 left_out[each.id] = "it refused this request"
             elif not ask.fits(each):
                 left_out[each.id] = "it cannot carry on a stream that has begun"
-            elif ask.model is not None and ask.model not in each.model_ids:
-                left_out[each.id] = f"it does not serve {ask.model}"
             elif each.id in ask.avoided:
-                left_out[each.id] = "it failed this request"
                 spare.append(each)
             else:
                 rows.append(each)
-        return (rows, left_out) if rows or not spare else (spare, {})
+        if any(each.group.serves(ask.model) for each in rows):
+            return rows, {**left_out, **{each.id: "it failed this request" for each in spare}}
+        return [*rows, *spare], left_out
 
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)

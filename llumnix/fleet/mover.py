@@ -11,11 +11,11 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.recompute_moves import RecomputeMoves
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.instance import Instance, InstanceState, MigrationOrder
 from llumnix.instances.table import InstanceTable
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import EventKind, MigrationEvent
-from policies.scheduler import GlobalScheduler
 from policies.types import (
     Explanation,
     InstanceId,
@@ -43,7 +43,7 @@ class Mover:
 
     def __init__(
         self,
-        scheduler: GlobalScheduler,
+        scheduler: FleetScheduler,
         instances: InstanceTable,
         requests: RequestTable,
         events: EventRing,
@@ -98,6 +98,8 @@ class Mover:
         for each in (origin, target):
             if not each.alive or (origin.plugged and not each.plugged):
                 return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
+        if not _can_take_over(origin, target):
+            return Impossible(f"{target.id} is of another group than {origin.id}")
         if not origin.plugged:
             handed = self._hand_overs.order(origin, target, wanted, MigrateReason.MANUAL)
             return handed or Impossible(f"no such stream can be carried on at {target.id}")
@@ -238,6 +240,7 @@ class Mover:
             and each.state is InstanceState.UP
             # A llumlet moves to its like alone; other streams go to whatever understands token ids.
             and (each.plugged or (each.vllm and not origin.plugged))
+            and _can_take_over(origin, each)
         ]
         if not others:
             return None
@@ -247,6 +250,13 @@ class Mover:
     def _note(self, kind: str, text: str, **fields: object) -> None:
         log.info("%s %s", kind, text)
         self._events.add(self._now_s(), kind, text, **fields)
+
+
+def _can_take_over(origin: Instance, target: Instance) -> bool:
+    """Return whether a stream of one can go on at the other: KV is not copied across groups."""
+    if origin.plugged:
+        return origin.group == target.group
+    return target.group.recomputes_for(origin.group)
 
 
 def _journey(migration: Migration) -> str:

@@ -43,7 +43,7 @@ class RecomputeMoves:
         origin: Instance,
         target: Instance,
         request_id: RequestId | None,
-        reason: MigrateReason,
+        reason: str,
     ) -> Migration | None:
         """Hand a stream (or the first that can be) over; None when it cannot be."""
         for active in self._requests.at(origin.id):
@@ -75,7 +75,7 @@ class RecomputeMoves:
         return free and active.follower.can_be_handed_to(target)
 
     def _start(
-        self, active: ActiveRequest, origin: Instance, target: Instance, reason: MigrateReason
+        self, active: ActiveRequest, origin: Instance, target: Instance, reason: str
     ) -> Migration:
         move = MigrationOrder(
             MigrationId(secrets.token_hex(8)), origin.id, target, active.request_id, 0, reason

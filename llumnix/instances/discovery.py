@@ -66,6 +66,7 @@ def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url
             control_port=int(told["control_port"]),
             speed=float(told.get("speed", 1.0)),
             engine=str(told.get("engine", "")),
+            layout=str(told.get("layout", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotUnderstood(f"what its llumlet says of itself lacks or garbles {error}") from error

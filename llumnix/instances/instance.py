@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from migration.llumlet.fleet_messages import MigrationEvent
-from policies.types import InstanceId, InstanceLoad, MigrateReason, MigrationId, RequestId
+from policies.groups import ANY, Group
+from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
 VLLM = "vllm"
 
@@ -33,7 +34,8 @@ class Identity:
 
     `models` are the entries of its `/v1/models`, as they are. The control address is set for
     plugged instances alone; `capacity_tokens` is None when the server does not tell. `engine` is
-    `vllm` for what is known to be vLLM, with our plugin or without.
+    `vllm` for what is known to be vLLM, with our plugin or without. `layout` is a digest of how its
+    KV lies; instances that tell different ones have nothing to copy to each other.
     """
 
     instance_id: InstanceId
@@ -44,6 +46,7 @@ class Identity:
     control_port: int = 0
     speed: float | None = None
     engine: str = ""
+    layout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class MigrationOrder:
     destination: "Instance"
     request_id: RequestId | None
     max_context_tokens: int
-    reason: MigrateReason
+    reason: str
 
 
 class InstanceLink(Protocol):
@@ -115,7 +118,7 @@ class Instance:
     draining: bool = False
     seen: bool = False
     models: tuple[Mapping[str, Any], ...] = ()
-    model_ids: frozenset[str] = frozenset()
+    group: Group = ANY
 
     @classmethod
     def at(cls, url: str) -> "Instance":
@@ -132,6 +135,11 @@ class Instance:
     def vllm(self) -> bool:
         """Say whether it is known to be vLLM, and so to understand what vLLM does."""
         return self.identity is not None and self.identity.engine == VLLM
+
+    @property
+    def model_ids(self) -> frozenset[str]:
+        """Name the models it serves."""
+        return self.group.models
 
     @property
     def state(self) -> InstanceState:
@@ -159,7 +167,8 @@ class Instance:
         """Note which models it serves."""
         self.models = tuple(models)
         ids = (model.get("id") for model in models)
-        self.model_ids = frozenset(model for model in ids if isinstance(model, str))
+        names = frozenset(model for model in ids if isinstance(model, str))
+        self.group = Group(names, self.identity.layout if self.identity else "")
 
     def lose(self) -> None:
         """Note that it answers no more."""

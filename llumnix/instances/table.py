@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from llumnix.instances.instance import Instance, InstanceState
+from policies.groups import Group
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad
 
 
@@ -17,6 +18,7 @@ class InstanceTable:
         self._n_classes = n_classes
         self._now_s = now_s
         self._loads: tuple[InstanceLoad, ...] = ()
+        self._groups: tuple[Group, ...] = ()
         self._built = FleetSnapshot.of((), 0.0, n_classes)
         self._built_at_s = 0.0
 
@@ -49,14 +51,15 @@ class InstanceTable:
     def snapshot(self, instances: Sequence[Instance]) -> FleetSnapshot:
         """Give the snapshot of these instances (all alive) at this moment."""
         loads = [each.load for each in instances if each.load is not None]
+        groups = tuple(each.group for each in instances if each.load is not None)
         now_s = self._now_s()
         # Loads are frozen, so the same objects are the same reports: only their age is new.
         known = len(loads) == len(self._loads) and all(map(_same, self._loads, loads))
-        if known:
+        if known and groups == self._groups:
             older_s = now_s - self._built_at_s
             return replace(self._built, age_s=np.add(self._built.age_s, older_s))
-        self._loads = tuple(loads)
-        self._built = FleetSnapshot.of(self._loads, now_s, self._n_classes)
+        self._loads, self._groups = tuple(loads), groups
+        self._built = FleetSnapshot.of(self._loads, now_s, self._n_classes, groups)
         self._built_at_s = now_s
         return self._built
 

@@ -29,7 +29,8 @@ class LoadOptions:
 
     `speed` is how many fleet seconds pass in a wall second. `timeout_s` (wall) bounds each
     request from its sending to the end of its stream; `max_open` (0: no bound) the requests open
-    at once: a request over it waits, and its wait counts as slip of the generator.
+    at once: a request over it waits, and its wait counts as slip of the generator. Up to
+    `kept_answers_bytes` answers are kept as they came, and read only after the run.
     """
 
     model: str
@@ -39,6 +40,7 @@ class LoadOptions:
     timeout_s: float = 600.0
     max_open: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    kept_answers_bytes: int = KEPT_ANSWERS_BYTES
 
     def __post_init__(self) -> None:
         if self.speed <= 0 or self.timeout_s <= 0 or self.max_open < 0:
@@ -110,7 +112,7 @@ class _Run:
 
     def _keep(self, sent: Sent) -> None:
         self.kept_bytes += len(sent.exchange.raw)
-        room = self.kept_bytes <= KEPT_ANSWERS_BYTES
+        room = self.kept_bytes <= self.options.kept_answers_bytes
         self.ended.append(sent if room else self._record(sent))
 
     def _record(self, ended: Sent | RequestRecord) -> RequestRecord:

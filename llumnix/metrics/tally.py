@@ -9,7 +9,6 @@ from typing import Any
 
 from llumnix.metrics.catalogue import MIGRATION_RESULTS, OUTCOMES, FleetMetrics
 from migration.llumlet.fleet_messages import EventKind
-from policies.types import MigrateReason
 
 _KEPT = 1000
 
@@ -108,7 +107,7 @@ class Tally:
         """Count something on the control surface that was refused."""
         self.metrics.control_frames_refused_total.labels(reason=reason).inc()
 
-    def migration_ended(self, reason: MigrateReason, result: EventKind, copied_bytes: int) -> None:
+    def migration_ended(self, reason: str, result: EventKind, copied_bytes: int) -> None:
         """Count a migration: committed, aborted or refused."""
         self.migrations[result] += 1
         self.metrics.migrations_total.labels(reason=reason, result=result).inc()

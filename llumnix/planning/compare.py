@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llumnix.errors import ConfigError
+from llumnix.flags import group_of
 from llumnix.planning import simulate
 from llumnix.planning.estimate import Estimate, estimate
 from llumnix.planning.idle_seed import refuse_idle_seed
@@ -18,6 +19,8 @@ from llumnix.planning.worker_pools import WorkerPool, add_pool_arguments
 from llumnix.results.json_output import write_json
 from llumnix.results.result import RunResult
 
+POLICIES = ("round-robin", "load-aware", "freeness")
+"""What is compared unless policies are named."""
 FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "TTFT mean, s": lambda result: result.ttft_s.mean,
     "TTFT p99, s": lambda result: result.ttft_s.p99,
@@ -37,34 +40,40 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "compare",
         help="simulate several policies on the same workloads",
-        description="Simulate each policy on the same workloads, one a seed, and say how they "
-        "differ from the first, with 95 % confidence intervals over the seeds: differences are "
-        "taken seed by seed, so that what is common to all cancels out. Ctrl-C keeps the seeds "
-        "that are finished.",
+        description="Simulate each policy on the same workloads, one per seed, and report how it "
+        "differs from the first, with 95 % confidence intervals over the seeds. Differences are "
+        "taken seed by seed, so that whatever is common to all policies cancels out. Ctrl-C keeps "
+        "the seeds that are finished.",
     )
     simulate.add_workload_arguments(parser)
-    parser.add_argument(
+    group_of(parser, "workload").add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of workloads, with random seeds from --seed on (default: 5)",
+    )
+    group_of(parser, "scheduling").add_argument(
         "--policy",
         action="append",
         metavar="NAME",
-        help="as for `simulate`; repeatable (default: round-robin, load-aware, freeness)",
+        help=f"{simulate.POLICY_HELP}; repeatable (default: {', '.join(POLICIES)})",
     )
-    parser.add_argument(
-        "--seeds", type=int, default=5, metavar="N", help="workloads, from --seed on (default 5)"
-    )
-    add_pool_arguments(parser)
     simulate.add_fleet_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is stdout")
+    add_pool_arguments(group_of(parser, "simulation"))
+    group_of(parser, "output").add_argument(
+        "--json", metavar="FILE", help="write all figures as JSON; - is stdout"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print a table of differences, and return the exit status."""
-    policies = args.policy or ["round-robin", "load-aware", "freeness"]
+    policies = args.policy or list(POLICIES)
     if args.seeds < 1:
         raise ConfigError(f"--seeds must be 1 or more, not {args.seeds}")
     if len(set(policies)) < len(policies):
-        raise ConfigError(f"each policy once, please: {', '.join(policies)}")
+        raise ConfigError(f"give each policy once: {', '.join(policies)}")
     places = [(name, seed) for seed in seeds_of(args) for name in policies]
     found = run_all(jobs_of(args, places), WorkerPool.of(args), "comparing")
     done = {place: found[at] for at, place in enumerate(places) if at in found}
@@ -102,7 +111,7 @@ def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list
 
 
 def figures_of(result: RunResult) -> dict[str, float]:
-    """Take the figures compared; what is unknown is left out."""
+    """Return the figures that are compared, without those that are unknown."""
     values = {name: take(result) for name, take in FIGURES.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
 
@@ -110,7 +119,7 @@ def figures_of(result: RunResult) -> dict[str, float]:
 def differences(
     figures: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, Estimate]]:
-    """Estimate, by policy and figure, how much more it is than with the first policy."""
+    """Estimate, by policy and figure, the difference from the first policy."""
     first = next(iter(figures))
     return {
         name: {
@@ -126,7 +135,7 @@ def differences(
 
 
 def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    """Lay the policies side by side: the first one's means, and the others' differences."""
+    """Put the policies side by side: means of the first, differences of the others."""
     first, *others = figures
     found = differences(figures)
     seeds = len(figures[first])
@@ -151,7 +160,7 @@ def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 
 
 def as_json(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Give every figure of every seed, and what was estimated from them."""
+    """Return every figure of every seed, and the estimates made from them."""
     found = differences(figures)
     return {
         name: {

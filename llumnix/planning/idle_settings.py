@@ -14,7 +14,7 @@ from typing import Any
 
 from llumnix.config import Config, flags_given, load_config, merged
 from llumnix.errors import ConfigError
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.scaling import ScalingConfig
 from simulator.fleet.instance import PER_MILLE
 from simulator.fleet.options import SimulatorConfig
@@ -121,7 +121,8 @@ RULES = (
     Rule(_SOCKETS, lambda _: "a simulation has no sockets"),
     Rule((*_REBALANCE, *_MOVING), _unmoved, in_files=True),
     Rule(("migration.",), _unmoved),  # a real fleet can be told by hand to move a request
-    Rule((*_REBALANCE, *_MOVING, "migration."), _alone),
+    Rule(("scheduler.moves",), _unmoved),
+    Rule((*_REBALANCE, *_MOVING, "scheduler.moves", "migration."), _alone),
     Rule(("scheduler.rebalance.max_concurrent_drain",), _undrained),
     Rule(_SCALING, _unscaled, in_files=True),
     Rule((f"{_SIMULATOR}copy_slowdown",), _rounded_away, in_files=True),

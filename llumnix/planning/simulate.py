@@ -1,4 +1,4 @@
-"""`llumnix simulate`: serve a workload with a whole fleet in virtual time, and say how it went."""
+"""`llumnix simulate`: serve a workload with a whole fleet in virtual time."""
 
 import argparse
 import dataclasses
@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from llumnix.config import Config, add_flags, flags_given, load_config
+from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
-from llumnix.flags import add_slo, slo_of
+from llumnix.flags import add_config, add_flag_groups, add_slo, group_of, slo_of
 from llumnix.planning.files import write_perfetto, write_requests
 from llumnix.planning.idle_seed import refuse_idle_seed
 from llumnix.planning.idle_settings import refuse_idle
@@ -23,12 +23,27 @@ from llumnix.results.progress import RunProgress
 from llumnix.results.table import results_table
 from llumnix.testbed.trial import PolicyChoice
 from llumnix.workloads import SOURCE_HELP, add_drawing, load_workload
+from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
 from policies.types import InstanceId
 from simulator.fleet.life import Life
 from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.fleets import ServingFleet, fleet_for
 from simulator.workload.request import TraceRequest
+
+POLICY_HELP = (
+    f"dispatch policy: {', '.join(dispatch_policies.names())}; freeness migrates and others do "
+    "not, unless written NAME+migration or NAME-migration"
+)
+FLEET_GROUPS = {
+    "fleet": ("instances", "preset", "start_delay_s", "queue_limit", "report_interval_s"),
+    "engine": (
+        *("capacity_tokens", "block_tokens", "max_num_seqs", "token_budget", "schedules_ahead"),
+        *("prefix_caching", "draft_tokens", "acceptance", "draft_us"),
+    ),
+    "migration": ("link_bytes_per_s", "message_latency_us", "copy_slowdown"),
+    "simulation": ("kernel",),
+}
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,56 +53,66 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="serve a workload with a fleet in virtual time",
         description="Serve a workload with a whole fleet in virtual time: the scheduler and the "
         "llumlets of a real fleet, over models of engines and network. Equal arguments give equal "
-        "results, to the byte. Latencies count from the arrival. Exit status: 0 all served, 1 "
-        "something was not, 2 not run.",
+        "results, to the byte. Latencies count from the arrival. Exit status: 0 if every request "
+        "was served, 1 if any was not, 2 if the run did not start.",
     )
     add_workload_arguments(parser)
-    parser.add_argument(
-        "--policy",
-        metavar="NAME",
-        help="dispatch policy; NAME+migration or NAME-migration switches migration on or off",
-    )
-    parser.add_argument(
+    add_policy_argument(parser)
+    add_fleet_arguments(parser)
+    group_of(parser, "fleet").add_argument(
         "--outage",
         action="append",
         default=[],
         metavar="INSTANCE@S[+S]",
-        help="an instance that dies at a moment, and is back after a while; repeatable",
+        help="let an instance die at a time, and return after a while, such as "
+        "instance-0@60+30; repeatable (default: none)",
     )
-    add_fleet_arguments(parser)
     _add_outputs(parser)
     parser.set_defaults(run=run)
 
 
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which workload is served."""
-    parser.add_argument(
-        "workload", nargs="?", default="azure-conv-2023", metavar="WORKLOAD", help=SOURCE_HELP
+    """Add the flags that say which workload is served."""
+    group = group_of(parser, "workload")
+    group.add_argument(
+        "workload",
+        nargs="?",
+        default="azure-conv-2023",
+        metavar="WORKLOAD",
+        help=f"{SOURCE_HELP} (default: azure-conv-2023)",
     )
-    add_drawing(parser)
+    add_drawing(group)
+
+
+def add_policy_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag `policy` of commands that simulate one policy."""
+    group_of(parser, "scheduling").add_argument(
+        "--policy", metavar="NAME", help=f"{POLICY_HELP} (default: freeness)"
+    )
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say how the fleet is set up."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML, as `llumnix serve` has")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable"
-    )
-    add_flags(parser, SimulatorConfig)
+    """Add the flags that say how the fleet is set up."""
+    add_flag_groups(parser, SimulatorConfig, FLEET_GROUPS)
+    add_config(parser, "read settings from a YAML file, as `llumnix serve` does")
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add_slo(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write a row a request: FILE.csv or FILE.parquet"
+    group = group_of(parser, "output")
+    group.add_argument("--json", metavar="FILE", help="write the result as JSON; - is stdout")
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write one row per request to FILE.csv or FILE.parquet",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
-    parser.add_argument(
+    group.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
+    group.add_argument(
         "--perfetto", type=Path, metavar="FILE", help="write a trace for ui.perfetto.dev"
     )
-    parser.add_argument(
-        "--why", type=int, metavar="REQUEST", help="say where the time of one request went"
+    group.add_argument(
+        "--why", type=int, metavar="N", help="explain where the time of request N went"
     )
 
 
@@ -124,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> Config:
-    """Join file, `--set` and flags; raises ConfigError."""
+    """Merge file, `--set` and flags; raises ConfigError."""
     config = load_config(args.config, args.set)
     changes: dict[str, Any] = flags_given(args, SimulatorConfig)
     try:
@@ -149,7 +174,7 @@ def simulate(
     *,
     watch: bool = False,
 ) -> tuple[ServingFleet, list[Life]]:
-    """Run one simulation, with a progress bar; raises ConfigError for what cannot be run."""
+    """Run one simulation, with a progress bar; raises ConfigError if it cannot be run."""
     try:
         fleet = fleet_for(
             config.simulator,
@@ -179,5 +204,5 @@ def outage(text: str) -> Outage:
         return Outage(InstanceId(name), float(began), float(down) if plus else None)
     except (AssertionError, ValueError):
         raise ConfigError(
-            f"--outage wants INSTANCE@S or INSTANCE@S+S, such as instance-0@60+30, not {text!r}"
+            f"--outage must be INSTANCE@S or INSTANCE@S+S, such as instance-0@60+30, not {text!r}"
         ) from None

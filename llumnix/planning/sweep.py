@@ -14,7 +14,7 @@ from rich.table import Table
 
 from llumnix.config import Config
 from llumnix.errors import ConfigError
-from llumnix.flags import add_slo, slo_of
+from llumnix.flags import add_slo, group_of, slo_of
 from llumnix.planning import simulate
 from llumnix.planning.compare import FIGURES
 from llumnix.planning.idle_seed import refuse_idle_seed
@@ -26,7 +26,7 @@ from llumnix.results.result import RunResult, Slo
 
 OF_THE_WORKLOAD = ("rate", "seed", "requests", "high_share")
 GOOD_SHARE = 0.9
-"""A rate is served if this share of requests meets both SLOs (design.md, goodput)."""
+"""A rate is served if this share of requests meets both SLOs (docs/glossary.md, capacity)."""
 _CLOSE = 0.02
 _HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected", "instance-seconds")
 """Only in the files: a terminal is 80 characters wide."""
@@ -34,7 +34,7 @@ _HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected", "instance-s
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One thing that is varied: a setting, `policy`, or a figure of the workload."""
+    """One thing that is varied: a setting, `policy`, or a property of the workload."""
 
     key: str
     values: tuple[str, ...]
@@ -45,9 +45,9 @@ class Axis:
         key, equals, listed = text.partition("=")
         values = tuple(filter(None, listed.split(",")))
         if not key or not equals or not values:
-            raise ConfigError(f"--vary wants KEY=VALUE,VALUE,…, not {text!r}")
+            raise ConfigError(f"--vary must be KEY=VALUE,VALUE,…, not {text!r}")
         if len(set(values)) < len(values):
-            raise ConfigError(f"--vary {key}: each value once, please")
+            raise ConfigError(f"--vary {key}: give each value once")
         return cls(key, values)
 
 
@@ -57,30 +57,36 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "sweep",
         help="simulate a grid of configurations",
         description="Simulate every combination of the values given, all on the same workload, "
-        "and print a row each. With --capacity, find for each combination the highest rate at "
-        f"which {GOOD_SHARE:.0%} of the requests meet both SLOs. Ctrl-C keeps what is finished.",
+        "and print one row for each. With --capacity, find for each combination the highest rate "
+        f"at which {GOOD_SHARE:.0%} of the requests meet both SLOs. Ctrl-C keeps what is finished.",
     )
-    simulate.add_workload_arguments(parser)
-    parser.add_argument("--policy", metavar="NAME", help="as for `simulate`")
-    parser.add_argument(
+    grid = parser.add_argument_group("grid")
+    grid.add_argument(
         "--vary",
         action="append",
         default=[],
         metavar="KEY=VALUE,…",
-        help="`policy`, `rate`, `seed`, `requests`, `high_share`, or any key of `llumnix config`, "
-        "such as scheduler.rebalance.low_steps=32,64; repeatable",
+        help="values to try for `policy`, `rate`, `seed`, `requests`, `high_share` or any key of "
+        "`llumnix config`, such as scheduler.rebalance.low_steps=32,64; repeatable",
     )
-    parser.add_argument("--capacity", action="store_true", help="find the highest rate served")
+    grid.add_argument(
+        "--capacity",
+        action="store_true",
+        help="find the highest rate within the SLOs (needs --slo-ttft-s or --slo-tpot-s)",
+    )
     add_slo(parser)
-    add_pool_arguments(parser)
+    simulate.add_workload_arguments(parser)
+    simulate.add_policy_argument(parser)
     simulate.add_fleet_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="write all rows as JSON; - is stdout")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows as CSV")
+    add_pool_arguments(group_of(parser, "simulation"))
+    output = group_of(parser, "output")
+    output.add_argument("--json", metavar="FILE", help="write all rows as JSON; - is stdout")
+    output.add_argument("--csv", type=Path, metavar="FILE", help="write all rows as CSV")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate, print and write a row a combination, and return the exit status."""
+    """Simulate, print and write one row per combination, and return the exit status."""
     axes = [Axis.parse(text) for text in args.vary]
     slo = slo_of(args)
     if args.capacity and slo is None:
@@ -102,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def refuse_what_is_idle(
     args: argparse.Namespace, varied: Sequence[str], configs: Sequence[Config]
 ) -> None:
-    """Raise ConfigError for what is given or varied and changes no combination."""
+    """Raise ConfigError for a setting given or varied that changes no combination."""
     refuse_varied(args, varied)
     refuse_idle(args, configs)
     refuse_idle_keys("--vary", varied, configs)
@@ -144,20 +150,20 @@ def _drawn(point: Mapping[str, str]) -> dict[str, Any]:
             try:
                 values[key] = kind(point[key])
             except ValueError:
-                raise ConfigError(f"--vary {key}: {point[key]!r} is no number") from None
+                raise ConfigError(f"--vary {key}: {point[key]!r} is not a number") from None
     return values
 
 
 def grid_rows(
     points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: WorkerPool
 ) -> list[dict[str, Any]]:
-    """Simulate all combinations; gives the rows of those that finished, in order."""
+    """Simulate all combinations; return the rows of those that finished, in order."""
     found = run_all(jobs, pool, "sweeping")
     return [{**points[at], **row_of(found[at])} for at in sorted(found)]
 
 
 def row_of(result: RunResult) -> dict[str, Any]:
-    """Take the figures of a row."""
+    """Return the figures of a row."""
     row: dict[str, Any] = {name: take(result) for name, take in FIGURES.items()}
     if result.goodput is not None:
         row["good share"] = result.goodput.share
@@ -167,7 +173,7 @@ def row_of(result: RunResult) -> dict[str, Any]:
 def capacity_rows(
     points: Sequence[Mapping[str, str]], jobs: Sequence[Job], pool: WorkerPool
 ) -> list[dict[str, Any]]:
-    """Find the highest rate of each combination, one search a task."""
+    """Find the highest rate of each combination, one search per task."""
     found = spread(highest_rate, jobs, pool, "searching")
     return [{**points[at], "capacity, requests/s": round(found[at], 4)} for at in sorted(found)]
 
@@ -191,13 +197,13 @@ def highest_rate(job: Job, most: int = 40) -> float:
 
 
 def served(job: Job, rate: float) -> bool:
-    """Say whether enough requests meet the SLOs at a rate."""
+    """Return whether enough requests meet the SLOs at a rate."""
     result = run_one(dataclasses.replace(job, draw=dataclasses.replace(job.draw, rate=rate)))
     return result.goodput is not None and result.goodput.share >= GOOD_SHARE
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show the main figures, a row each."""
+    """Show the main figures, one row per combination."""
     shown = Table(show_edge=False, pad_edge=False)
     columns = [name for name in (rows[0] if rows else ()) if name not in _HIDDEN]
     for name in columns:

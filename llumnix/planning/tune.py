@@ -1,4 +1,4 @@
-"""`llumnix tune`: search the scheduler's settings offline, and write what was found as YAML."""
+"""`llumnix tune`: search the scheduler's settings offline, and write the best as YAML."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from llumnix.config import merged
 from llumnix.errors import ConfigError
+from llumnix.flags import group_of
 from llumnix.planning import simulate
 from llumnix.planning.compare import FIGURES
 from llumnix.planning.estimate import Estimate, estimate
@@ -42,7 +43,7 @@ _DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A setting and the bounds within which it is searched; whole numbers where both are."""
+    """A setting and the bounds of its search; only whole numbers if both bounds are whole."""
 
     key: str
     low: float
@@ -59,11 +60,11 @@ class Range:
         except ValueError:
             bound = (0.0, 0.0)
         if not key or not colon or bound[1] <= bound[0]:
-            raise ConfigError(f"--param wants KEY=LOW:HIGH with LOW below HIGH, not {text!r}")
+            raise ConfigError(f"--param must be KEY=LOW:HIGH with LOW below HIGH, not {text!r}")
         return cls(key, *bound, whole=low.lstrip("-").isdigit() and high.isdigit())
 
     def draw(self, draws: np.random.Generator) -> float:
-        """Draw a value, evenly."""
+        """Draw a value, uniformly."""
         value = float(draws.uniform(self.low, self.high))
         return round(value) if self.whole else round(value, 4)
 
@@ -78,34 +79,56 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "tune",
         help="search the scheduler's settings, offline",
         description="Draw candidates for some settings, simulate all of them on one workload, the "
-        "better third on more workloads, and so on. What is found is then compared with the "
-        "settings as they were, on workloads that were not searched on, and written as YAML for "
-        "`llumnix serve --config`.",
+        "better third on more workloads, and so on. Compare the best one with the settings as they "
+        "were, on workloads that were not searched on, and write it as YAML for `llumnix serve "
+        "--config` if it is better. Exit status: 0 if it is, 1 if nothing better was found, 2 if "
+        "the search did not start.",
     )
+    _add_search(parser)
     simulate.add_workload_arguments(parser)
-    parser.add_argument("--policy", metavar="NAME", help="as for `simulate`")
-    parser.add_argument(
+    simulate.add_policy_argument(parser)
+    simulate.add_fleet_arguments(parser)
+    add_pool_arguments(group_of(parser, "simulation"))
+    group_of(parser, "output").add_argument(
+        "--out",
+        type=Path,
+        default=Path("tuned.yaml"),
+        metavar="FILE",
+        help="where to write the settings (default: tuned.yaml)",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument(
         "--param",
         action="append",
         metavar="KEY=LOW:HIGH",
-        help=f"a setting to search; repeatable (default: {', '.join(DEFAULT_SPACE)})",
+        help="setting to search, with its bounds; repeatable "
+        f"(default: {', '.join(DEFAULT_SPACE)})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--objective",
         choices=sorted(OBJECTIVES),
         default="ttft-p99",
-        help="what is to be small (default ttft-p99)",
+        metavar="FIGURE",
+        help=f"figure to minimise: {', '.join(sorted(OBJECTIVES))} (default: ttft-p99)",
     )
-    parser.add_argument("--candidates", type=int, default=27, metavar="N", help="default 27")
-    parser.add_argument(
-        "--check-seeds", type=int, default=5, metavar="N", help="workloads to check on (default 5)"
+    group.add_argument(
+        "--candidates",
+        type=int,
+        default=27,
+        metavar="N",
+        help="number of candidates, the given settings included (default: 27)",
     )
-    add_pool_arguments(parser)
-    simulate.add_fleet_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("tuned.yaml"), metavar="FILE", help="default tuned.yaml"
+    group.add_argument(
+        "--check-seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of workloads to check the best candidate on (default: 5)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,7 +171,7 @@ def drawn(args: argparse.Namespace, space: Sequence[Range]) -> list[dict[str, fl
 
 
 def search(args: argparse.Namespace, candidates: Sequence[Settings]) -> tuple[Settings, int]:
-    """Halve again and again; gives the best candidate, and how many seeds were looked at."""
+    """Halve again and again; return the best candidate and how many seeds were used."""
     scores: dict[int, list[float]] = {at: [] for at in range(len(candidates))}
     alive, seeds, due = list(scores), 0, 1
     while True:
@@ -165,7 +188,7 @@ def search(args: argparse.Namespace, candidates: Sequence[Settings]) -> tuple[Se
 def run_places(
     args: argparse.Namespace, candidates: Sequence[Settings], places: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """Simulate candidates on workloads; gives the objective of each."""
+    """Simulate candidates on workloads; return the objective of each."""
     configs = {at: settings_of(args, candidates[at]) for at, _ in places}
     draw = Draw.of(args)
     jobs = [Job(configs[at], dataclasses.replace(draw, seed=seed)) for at, seed in places]
@@ -176,7 +199,7 @@ def run_places(
 
 
 def checked(args: argparse.Namespace, best: Settings, seeds_seen: int) -> Estimate:
-    """Estimate how much more the objective is than without tuning, on seeds never searched on."""
+    """Estimate the change of the objective by tuning, on seeds that were not searched on."""
     first = args.seed + seeds_seen
     seeds = range(first, first + args.check_seeds)
     places = [(at, seed) for seed in seeds for at in (0, 1)]
@@ -187,19 +210,19 @@ def checked(args: argparse.Namespace, best: Settings, seeds_seen: int) -> Estima
 
 
 def objective_of(args: argparse.Namespace, result: RunResult) -> float:
-    """Read the objective off a result; nothing finished is as bad as can be."""
+    """Return the objective of a result; infinite if nothing finished."""
     value = OBJECTIVES[args.objective](result)
     return float("inf") if value is None else float(value)
 
 
 def settings_of(args: argparse.Namespace, settings: Settings) -> Any:
-    """Give the configuration of a candidate; raises ConfigError when it does not fit together."""
+    """Return the configuration of a candidate; raises ConfigError if it is inconsistent."""
     changed = {**vars(args), "set": overrides(args, settings)}
     return simulate.settings_of(argparse.Namespace(**changed))
 
 
 def overrides(args: argparse.Namespace, settings: Settings) -> list[str]:
-    """Give what a candidate sets as `--set` would, after what was given."""
+    """Return what a candidate sets as arguments of `--set`, after those given."""
     changes = [f"{key}={value}" for key, value in settings.items()]
     if any(key.startswith(_DISPATCH) for key in settings):  # parameters need their policy's name
         name = simulate.settings_of(args).scheduler.dispatch.name
@@ -219,7 +242,7 @@ def _verdict(
     args: argparse.Namespace, best: Settings, gain: Estimate | None, *, better: bool
 ) -> str:
     if gain is None:
-        return f"no candidate beats the settings as they are; {args.out} has those"
+        return f"no candidate beats the given settings; {args.out} keeps these"
     lines = [f"  {key}: {value:g}" for key, value in best.items()]
     text = f"{args.objective} changes by {gain} on {args.check_seeds} workloads not searched on"
     end = f"written to {args.out}" if better else f"not certain: {args.out} keeps what was given"

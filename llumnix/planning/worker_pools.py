@@ -10,9 +10,9 @@ from llumnix.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """So many `processes` here, or, where `ray` is not None, a cluster.
+    """A number of `processes` on this machine, or a Ray cluster if `ray` is not None.
 
-    `ray` is its address; empty, it is what Ray finds, or else starts on this machine.
+    `ray` is its address; if empty, the cluster is what Ray finds or starts on this machine.
     """
 
     processes: int
@@ -20,16 +20,18 @@ class WorkerPool:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "WorkerPool":
-        """Read it off a command line (`add_pool_arguments`); raises ConfigError."""
+        """Read it from a command line (`add_pool_arguments`); raises ConfigError."""
         if args.ray is not None and args.jobs is not None:
-            raise ConfigError("--jobs is for this machine: with --ray, the cluster's cores decide")
+            raise ConfigError(
+                "--jobs applies to this machine only: with --ray, the cluster's cores decide"
+            )
         processes = (os.cpu_count() or 1) if args.jobs is None else args.jobs
         if processes < 1:
             raise ConfigError(f"--jobs must be 1 or more, not {processes}")
         return cls(processes, args.ray)
 
     def open(self, tasks: int) -> tuple[Executor, int]:
-        """Open it for so many tasks, and say how many run at a time.
+        """Open the pool for a number of tasks; return it and how many run at a time.
 
         Raises ConfigError if there is no such cluster.
         """
@@ -42,14 +44,14 @@ class WorkerPool:
         return cluster, cluster.cores
 
 
-def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say where simulations run, and how many at a time."""
+def add_pool_arguments(parser: "argparse._ActionsContainer") -> None:
+    """Add the flags that say where simulations run, and how many at a time."""
     parser.add_argument(
         "--jobs",
         type=int,
         default=None,
         metavar="N",
-        help="simulations at a time (default: one a core)",
+        help="number of simulations at a time (default: one per core)",
     )
     parser.add_argument(
         "--ray",
@@ -57,6 +59,6 @@ def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         default=None,
         metavar="ADDRESS",
-        help="run them on a Ray cluster: at HOST:PORT or ray://HOST:PORT, or, without an address, "
-        "the one at $RAY_ADDRESS or on this machine, which is started if there is none",
+        help="run on a Ray cluster, at HOST:PORT or ray://HOST:PORT; without an address, on the "
+        "one at $RAY_ADDRESS or on this machine, where one is started if there is none",
     )

@@ -76,7 +76,7 @@ class ControlClient:
         destination: Peer,
         request_id: str | None = None,
         max_context_tokens: int = 1 << 40,
-        reason: MigrateReason = MigrateReason.MANUAL,
+        reason: str = MigrateReason.MANUAL,
     ) -> None:
         """Order a request to be moved; the llumlet picks one unless told. Events tell the rest."""
         self._order(

@@ -12,7 +12,7 @@ from migration.protocol.pacing import Bandwidth
 from migration.protocol.peer import Peer
 from migration.protocol.source import Source
 from migration.protocol.trip import Trip
-from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
+from policies.types import InstanceId, MigrationId, RequestId
 
 _KINDS = {
     do.Outcome.COMMITTED: EventKind.COMMITTED,
@@ -28,7 +28,7 @@ class Departure:
 
     source: Source
     peer: Peer
-    reason: MigrateReason
+    reason: str
     started_s: float
 
 

@@ -9,7 +9,7 @@ from migration.errors import ProtocolError
 from migration.protocol import wire
 from migration.protocol.messages import Instance, Migration, Reason, Request
 from migration.protocol.peer import Peer
-from policies.types import InstanceLoad, MigrateReason
+from policies.types import InstanceLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class MigrateOut:
     destination: Peer
     request_id: Request | None
     max_context_tokens: int
-    reason: MigrateReason
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class MigrationEvent:
     request_id: Annotated[str, wire.Text(256)]
     source: Instance
     destination: Instance
-    reason: MigrateReason
+    reason: Reason
     stages: int = 0
     copied_tokens: int = 0
     copied_bytes: int = 0

@@ -248,7 +248,7 @@ class Llumlet:
             return Denied("too many requests moving away")
         views = [self._seen(view) for view in host.hooks.requests()]
         if order.request_id is None:
-            cooldown_s = 0.0 if order.reason is MigrateReason.DRAIN else host.config.cooldown_s
+            cooldown_s = 0.0 if order.reason == MigrateReason.DRAIN else host.config.cooldown_s
             victim = choose_victim(views, order.max_context_tokens, self._now_s(), cooldown_s)
             return Denied("no request to move") if victim is None else victim
         view = next((view for view in views if view.request_id == order.request_id), None)

@@ -93,6 +93,11 @@ class FrontDoor(Generic[Request, Placement]):
         self.begin()
         return len(self._queue), sum(ticket.request.prompt_tokens for ticket in self._queue)
 
+    def next_tokens(self, count: int) -> list[int]:
+        """List the tokens of the next requests to be served, at most so many."""
+        self.begin()
+        return [ticket.request.prompt_tokens for ticket in self._queue.first(count) or ()]
+
     def begin(self) -> None:
         """Learn what happened to the queue elsewhere; here, nothing does."""
 

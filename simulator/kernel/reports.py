@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from policies.types import FleetSnapshot, InstanceId
 from simulator.events import NS_PER_S
 from simulator.kernel.state import (
@@ -38,4 +40,5 @@ def snapshot(s: State, names: Sequence[InstanceId], now_s: float) -> FleetSnapsh
         age_s=now_s - col[REPORTED] / NS_PER_S,
         in_flight_tokens=col[SENT_TOKENS].copy(),
         in_flight_requests=col[SENT_REQUESTS].copy(),
+        group=np.zeros(col.shape[1], dtype=np.int64),
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.dispatch import FreenessParams, dispatch_policies
+from policies.moves.proposers import DEFAULT_MOVES
 from policies.scheduler import SchedulerConfig
 from simulator.engine.speculation import MOST_GUESSES
 from simulator.events import NS_PER_S
@@ -66,6 +67,8 @@ def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
         return "its reports come too late to be trusted"
     if shape.schedules_ahead and _longest_wait_s(config, shape) > scheduler.ledger_timeout_s:
         return "it schedules ahead, and what it was sent may be forgotten before it is reported"
+    if scheduler.moves != DEFAULT_MOVES:
+        return "moves are proposed by others than drain and rebalance"
     if config.draft_tokens > MOST_GUESSES:
         return f"it guesses more than {MOST_GUESSES} tokens ahead"
     return None

@@ -24,7 +24,7 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_example_in_the_readme_works(clean_registry: None) -> None:
-    policy, test = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    policy, test, *_ = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     namespace: dict[str, object] = {"__name__": __name__}
     exec(policy, namespace)  # the README's own lines
     exec(test, namespace)

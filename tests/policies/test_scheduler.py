@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from policies.moves.config import RebalanceConfig
 from policies.moves.order_book import OrderBook
-from policies.moves.rebalance import RebalanceConfig
 from policies.registry import PolicySpec, UnknownPolicyError
 from policies.scheduler import DEFAULT_CLASSES, GlobalScheduler, SchedulerConfig
 from policies.types import (

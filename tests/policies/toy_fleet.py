@@ -1,12 +1,15 @@
 """A fleet of frozen requests that carries out orders at once, to see where rebalancing leads."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import strategies as st
 
-from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.config import RebalanceConfig
+from policies.moves.drain import propose_drains
+from policies.moves.rebalance import find_sources, propose_relief
 from policies.moves.victims import choose_victim
+from policies.moves.view import MovesView
 from policies.types import (
     FleetSnapshot,
     InstanceId,
@@ -61,9 +64,9 @@ class ToyFleet:
         """Propose one round of orders, with all slots open."""
         snapshot = self.snapshot()
         caps = np.full(len(snapshot.ids), 2)
-        view = RebalanceView(snapshot, self.headroom_column(), self.sources, caps, caps, slots=8)
-        self.sources = find_sources(view, self.config)
-        return propose(view, self.sources, self.config)
+        view = MovesView(snapshot, self.headroom_column(), self.sources, caps, caps, 8, self.config)
+        self.sources = find_sources(view)
+        return propose(replace(view, sources=self.sources))
 
     def carry_out(self, order: MigrateOrder) -> tuple[int, int] | None:
         """Move the victim a llumlet would choose; None when there is none within the bound."""
@@ -78,6 +81,12 @@ class ToyFleet:
         moved = source.pop(int(victim))
         self.instances[order.destination].requests.append(moved)
         return moved
+
+
+def propose(view: MovesView) -> list[MigrateOrder]:
+    """Propose drains, then relief beside them."""
+    drains = propose_drains(view)
+    return [*drains, *propose_relief(view.after(drains))]
 
 
 def toy_fleets(*, terminating: bool = False, headroom: int = 0) -> st.SearchStrategy[ToyFleet]:

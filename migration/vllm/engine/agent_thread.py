@@ -78,6 +78,7 @@ class AgentThread:
         self._secret = secret
         self._engine_id = engine_id
         self._capacity_tokens = capacity_tokens
+        self._layout_digest = layout.digest()
         self._started = threading.Event()
         self._over = asyncio.Event()
         self._failure: BaseException | None = None
@@ -162,6 +163,7 @@ class AgentThread:
             "control_port": str(self._settings.advertise_port or self._port),
             "capacity_tokens": str(self._capacity_tokens),
             "engine": "vllm",
+            "layout": self._layout_digest,
         }
         try:
             announce(self._engine_id, labels, counts, levels)

@@ -32,7 +32,7 @@ def test_the_preset_can_be_used(
     assert main(argv) == 0
     report = capsys.readouterr()
     assert report.out == ""
-    assert "budget 2048 tokens a step" in report.err
+    assert "token budget 2048 per step" in report.err
     assert report.err.count("held out, block") == 5
     found = preset(str(out))
     assert (found.name, found.capacity_tokens) == ("server", 100_000)

@@ -14,16 +14,16 @@ from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubFrontend]:
-    monkeypatch.setattr(fleet_commands, "_POLL_S", 0.001)
+def stub() -> Iterator[StubFrontend]:
     with serving(StubFrontend()) as running:
         yield running
 
 
-def command(stub: StubFrontend, *words: str) -> int:
+def command(stub: StubFrontend, *words: str, **settings: float) -> int:
     parser = argparse.ArgumentParser()
     fleet_commands.add_arguments(parser.add_subparsers())
     args = parser.parse_args([*words, "--url", stub.url])
+    vars(args).update({"poll_s": 0.001, **settings})
     code: int = args.run(args)
     return code
 
@@ -86,12 +86,11 @@ def test_migrate_waits_for_the_end_of_its_own_migration(
 
 
 def test_migrate_gives_up_waiting_in_time(
-    stub: StubFrontend, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stub: StubFrontend, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A migration whose end nobody tells does not hold the command for ever."""
-    monkeypatch.setattr(fleet_commands, "_MIGRATION_WAIT_S", 0.02)
     stub.answers["POST /llumnix/migrate"] = [(200, {"migration_id": "m1"})]
-    assert command(stub, "migrate", "--request", "r", "--wait") == 1
+    assert command(stub, "migrate", "--request", "r", "--wait", end_wait_s=0.02) == 1
     assert "m1 has not ended" in capsys.readouterr().err
 
 

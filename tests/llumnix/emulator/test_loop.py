@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llumnix.emulator import loop as loop_module
 from llumnix.emulator.loop import StepLoop
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.requests import Sampling
@@ -26,21 +25,18 @@ class Clock:
     def __call__(self) -> float:
         return self.now_s
 
+    async def sleep(self, duration_s: float) -> None:
+        if duration_s > 0:
+            self.now_s += duration_s + self.oversleep_s
+            self.oversleep_s = 0.0
+        await asyncio.sleep(0)
+
 
 @asynccontextmanager
 async def stepping(
-    engine: HandStepped, clock: Clock, speed: float, monkeypatch: pytest.MonkeyPatch
+    engine: HandStepped, clock: Clock, speed: float, **options: float
 ) -> AsyncIterator[StepLoop]:
-    steps = StepLoop(engine.instance, speed, clock)
-    real_sleep = asyncio.sleep
-
-    async def sleep(duration_s: float) -> None:
-        if duration_s > 0:
-            clock.now_s += duration_s + clock.oversleep_s
-            clock.oversleep_s = 0.0
-        await real_sleep(0)
-
-    monkeypatch.setattr("llumnix.emulator.loop.asyncio.sleep", sleep)
+    steps = StepLoop(engine.instance, speed, clock, clock.sleep, **options)
     task = asyncio.create_task(steps.run())
     try:
         yield steps
@@ -50,10 +46,10 @@ async def stepping(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_answer_takes_the_time_its_steps_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_takes_the_time_its_steps_cost() -> None:
     """On the ideal timeline, `speed` times faster."""
     engine, clock = HandStepped(), Clock()
-    async with stepping(engine, clock, 10.0, monkeypatch):
+    async with stepping(engine, clock, 10.0):
         request = engine.submit("a", some_prompt(50), Sampling(3, ignore_eos=True))
         await request.finished()
     cost_ns = COSTS.step_ns([(0, 50)], 0, 0) + COSTS.step_ns([], 1, 51) + COSTS.step_ns([], 1, 52)
@@ -61,11 +57,11 @@ async def test_an_answer_takes_the_time_its_steps_cost(monkeypatch: pytest.Monke
     assert tuple(request.outputs) == expected_output(some_prompt(50), 3)
 
 
-async def test_lateness_is_measured_and_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lateness_is_measured_and_does_not_add_up() -> None:
     """One long pause makes steps late, which then catch up with the ideal timeline."""
     engine, clock = HandStepped(), Clock()
     clock.oversleep_s = 0.0035
-    async with stepping(engine, clock, 1.0, monkeypatch) as steps:
+    async with stepping(engine, clock, 1.0) as steps:
         request = engine.submit("a", some_prompt(5), Sampling(20, ignore_eos=True))
         await request.finished()
         lag = steps.lag
@@ -77,10 +73,10 @@ async def test_lateness_is_measured_and_does_not_add_up(monkeypatch: pytest.Monk
         assert clock.now_s == pytest.approx(ideal_ns / 1e9)
 
 
-async def test_an_idle_engine_begins_anew_when_work_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_engine_begins_anew_when_work_comes() -> None:
     """Time without work is neither owed nor saved up."""
     engine, clock = HandStepped(), Clock()
-    async with stepping(engine, clock, 1.0, monkeypatch) as steps:
+    async with stepping(engine, clock, 1.0) as steps:
         await engine.submit("a", some_prompt(5), Sampling(2)).finished()
         await asyncio.sleep(0)
         clock.now_s += 100
@@ -90,13 +86,10 @@ async def test_an_idle_engine_begins_anew_when_work_comes(monkeypatch: pytest.Mo
         assert steps.lag.late_steps == 0
 
 
-async def test_a_request_cancelled_within_a_step_is_not_written_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_request_cancelled_within_a_step_is_not_written_for() -> None:
     """Its blocks may already be a migration's: hashing stops where it was."""
     engine, clock = HandStepped(), Clock()
-    monkeypatch.setattr(loop_module, "_YIELD_AFTER_S", -1.0)  # let others run after every piece
-    async with stepping(engine, clock, 1.0, monkeypatch):
+    async with stepping(engine, clock, 1.0, yield_after_s=-1.0):  # after every piece
         request = engine.submit("a", some_prompt(128), Sampling(5))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -109,12 +102,11 @@ async def test_a_request_cancelled_within_a_step_is_not_written_for(
         assert not any(engine.instance.pool._raw)
 
 
-async def test_hashing_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hashing_lets_others_run() -> None:
     """A long prompt does not block the event loop until all of it is computed."""
     engine, clock = HandStepped(), Clock()
-    monkeypatch.setattr(loop_module, "_YIELD_AFTER_S", -1.0)
     turns = 0
-    async with stepping(engine, clock, 1.0, monkeypatch):
+    async with stepping(engine, clock, 1.0, yield_after_s=-1.0):
         request = engine.submit("a", some_prompt(128), Sampling(1))
         while request.finish is None:
             await asyncio.sleep(0)

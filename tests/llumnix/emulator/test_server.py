@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 
 from llumnix.emulator.config import EmulatorConfig
+from llumnix.emulator.hooks import EmulatorHooks
 from llumnix.emulator.main import run_emulator
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import chat_prompt, decode
@@ -220,6 +221,7 @@ async def test_pages_tell_what_the_instance_is() -> None:
             "control_port": server.running.control_port,
             "speed": 1000.0,
             "emulated": True,
+            "layout": EmulatorHooks(server.running.instance).layout().digest(),
         }
         assert server.running.control_port > 0
         _, stats = await server.get("/llumnix/stats")

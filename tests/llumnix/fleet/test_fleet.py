@@ -30,8 +30,8 @@ async def _stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def ask(name: str = "r", **more: object) -> PlacementRequest:
-    request = DispatchRequest(RequestId(name), 1, 10, 0.0)
+def ask(name: str = "r", model: str | None = None, **more: object) -> PlacementRequest:
+    request = DispatchRequest(RequestId(name), 1, 10, 0.0, model=model)
     return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 
@@ -55,11 +55,11 @@ async def test_what_is_in_flight_counts_until_it_is_reported(stage: Stage) -> No
     burst = [where(stage.fleet.dispatch(ask(str(i)))) for i in range(6)]
 
     assert sorted(map(str, burst)) == ["a", "a", "b", "b", "c", "c"]
-    assert len(stage.fleet.scheduler.ledger) == 6
+    assert len(stage.brain.ledger) == 6
     stage.report("a", new_ids=[str(i) for i in range(6)])
-    assert len(stage.fleet.scheduler.ledger) == 4
+    assert len(stage.brain.ledger) == 4
     stage.fleet.forget(RequestId(str(burst.index("b"))))
-    assert len(stage.fleet.scheduler.ledger) == 3
+    assert len(stage.brain.ledger) == 3
 
 
 async def test_those_that_failed_a_request_are_its_last_resort(stage: Stage) -> None:

@@ -4,20 +4,22 @@ import asyncio
 import signal
 from collections import Counter
 from dataclasses import replace
+from typing import cast
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.service import Service
-from policies.moves.rebalance import RebalanceConfig
+from policies.moves.config import RebalanceConfig
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from tests.llumnix.fleet.recorded_decisions import Call, Recorder, replayed
-from tests.llumnix.fleet.whole_fleet import Answer, Client, ask
+from tests.llumnix.fleet.whole_fleet import Answer, Client, ask, runs_something
 
 SEED = 5
 REQUESTS = 40
@@ -27,15 +29,14 @@ SCHEDULER = SchedulerConfig(
 SMALL_ENGINES = ("--capacity-tokens=2048", "--max-model-len=2048", "--set=migration.cooldown_s=0")
 
 
-async def recorded_run(monkeypatch: pytest.MonkeyPatch, scheduler: SchedulerConfig) -> list[Call]:
+async def recorded_run(scheduler: SchedulerConfig) -> list[Call]:
     """Serve more than fits on three emulated instances, drain one and kill another meanwhile."""
     recorders: list[Recorder] = []
 
-    def recorded(config: SchedulerConfig, seed: int = 0) -> Recorder:
+    def recorded(config: SchedulerConfig, seed: int) -> FleetScheduler:
         recorders.append(Recorder(GlobalScheduler(config, seed)))
-        return recorders[-1]
+        return cast("FleetScheduler", recorders[-1])
 
-    monkeypatch.setattr("llumnix.fleet.fleet.GlobalScheduler", recorded)
     fleet = FleetConfig(emulate=3, speed=10.0)
     frontend = FrontendConfig(port=0, shutdown_grace_s=1.0)
     async with (
@@ -46,19 +47,23 @@ async def recorded_run(monkeypatch: pytest.MonkeyPatch, scheduler: SchedulerConf
             metrics=FleetMetrics(CollectorRegistry()),
             emulator_args=SMALL_ENGINES,
             seed=SEED,
+            make_scheduler=recorded,
         ) as service,
         aiohttp.ClientSession() as session,
     ):
         client = Client(session, service.url)
+        asked = [asyncio.Event() for _ in range(REQUESTS)]
         asking = [
-            asyncio.create_task(ask_later(client, n, after_s=0.06 * n)) for n in range(REQUESTS)
+            asyncio.create_task(ask_later(client, n, asked[n], after_s=0.06 * n))
+            for n in range(REQUESTS)
         ]
-        await asyncio.sleep(0.6)
+        await asked[10].wait()
+        assert await client.settled(lambda: runs_something(client, "instance-0"))
         await client.post("/llumnix/drain", {"instance_id": "instance-0", "on": True})
-        await asyncio.sleep(0.6)
+        await asked[20].wait()
         await client.post("/llumnix/drain", {"instance_id": "instance-0", "on": False})
         await client.settled(lambda: moved_by_hand(client))
-        await asyncio.sleep(0.3)
+        await asked[25].wait()
         service.emulators[1].process.send_signal(signal.SIGKILL)
         answers = await asyncio.gather(*asking)
     assert all(answer.right for answer in answers)
@@ -66,8 +71,10 @@ async def recorded_run(monkeypatch: pytest.MonkeyPatch, scheduler: SchedulerConf
     return recorder.calls
 
 
-async def ask_later(client: Client, n: int, after_s: float) -> Answer:
+async def ask_later(client: Client, n: int, asked: asyncio.Event, after_s: float) -> Answer:
+    """Ask when it is due: the load is open."""
     await asyncio.sleep(after_s)
+    asked.set()
     return await ask(client, n, 40 + 37 * n % 300, 60 + 53 * n % 240)
 
 
@@ -81,16 +88,14 @@ async def moved_by_hand(client: Client) -> bool:
 
 
 @pytest.mark.parametrize("policy", ["freeness", "power-of-two"])
-async def test_a_live_run_decided_once_more_is_decided_alike(
-    monkeypatch: pytest.MonkeyPatch, policy: str
-) -> None:
+async def test_a_live_run_decided_once_more_is_decided_alike(policy: str) -> None:
     """Dispatches, holds, migrations, vetoes and every explanation, to the last bit.
 
     The scheduler that decides again is a new one: it knows nothing but what the other was told.
     Another policy, other thresholds, or a call left out do show.
     """
     config = replace(SCHEDULER, dispatch=PolicySpec(policy))
-    calls = await recorded_run(monkeypatch, config)
+    calls = await recorded_run(config)
 
     again = list(replayed(calls, GlobalScheduler(config, SEED)))
 

@@ -48,6 +48,11 @@ class Client:
         return False
 
 
+async def runs_something(client: Client, instance_id: str) -> bool:
+    """Whether requests run at an instance."""
+    return bool((await client.stats())[instance_id]["running"])
+
+
 @dataclass(slots=True)
 class Answer:
     """What one streaming request gave."""

@@ -1,7 +1,7 @@
 """A stage for whole-frontend tests: a real frontend and fleet in front of scripted instances."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import EventKind, MigrationEvent
 from policies.registry import PolicySpec
-from policies.scheduler import SchedulerConfig
+from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
     Explanation,
     InstanceId,
@@ -91,12 +91,15 @@ class Stage:
         secret: bytes = SECRET,
         link: bool = True,
         engine: type[StubInstance] = StubInstance,
+        models: Mapping[str, str] | None = None,
         **config: Any,
     ) -> None:
         self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
+        for stub in self.stubs:
+            stub.model = (models or {}).get(stub.name, stub.model)
         self.links: dict[str, StubLink] = {}
-        self._scheduler = scheduler or SchedulerConfig(
-            dispatch=PolicySpec("round-robin"), migration=False
+        self.brain = GlobalScheduler(
+            scheduler or SchedulerConfig(dispatch=PolicySpec("round-robin"), migration=False)
         )
         self.frontend_config = FrontendConfig(
             **{"port": 0, "shutdown_grace_s": 0.2, "queue_timeout_s": 10.0, **config}
@@ -111,10 +114,10 @@ class Stage:
         for stub in self.stubs:
             await stub.start()
         config = FleetConfig(reconnect_min_s=0.02, reconnect_max_s=0.05, poll_interval_s=0.05)
-        names = [known.name for known in self._scheduler.classes]
+        names = [known.name for known in self.brain.config.classes]
         self.fleet = Fleet(
             config,
-            self._scheduler,
+            self.brain,
             self._secret,
             Tally(self.metrics, names),
             FleetClock(),

@@ -56,6 +56,8 @@ class StubInstance:
     def __init__(self, name: str, *, plugged: bool = True) -> None:
         self.name = name
         self.plugged = plugged
+        self.model = "m"
+        self.layout = ""
         self.scripts: deque[Script] = deque()
         self.heard: list[Heard] = []
         self.cancelled = asyncio.Event()
@@ -90,7 +92,8 @@ class StubInstance:
             await self._runner.cleanup()
 
     async def _models(self, http: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "m", "max_model_len": 100}]})
+        models = [{"id": self.model, "max_model_len": 100}]
+        return web.json_response({"object": "list", "data": models})
 
     async def _instance(self, http: web.Request) -> web.Response:
         if not self.plugged:
@@ -102,6 +105,7 @@ class StubInstance:
                 "control_host": "127.0.0.1",
                 "control_port": 1,
                 "speed": 1.0,
+                "layout": self.layout,
             }
         )
 

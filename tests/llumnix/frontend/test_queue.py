@@ -37,9 +37,13 @@ class Fleet:
 
 
 def ask(
-    name: str, class_index: int = 1, arrived_at_s: float = 0.0, **more: object
+    name: str,
+    class_index: int = 1,
+    arrived_at_s: float = 0.0,
+    model: str | None = None,
+    **more: object,
 ) -> PlacementRequest:
-    request = DispatchRequest(RequestId(name), class_index, 1, arrived_at_s)
+    request = DispatchRequest(RequestId(name), class_index, 1, arrived_at_s, model=model)
     return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 

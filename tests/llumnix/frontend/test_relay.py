@@ -52,7 +52,7 @@ async def test_a_migrated_stream_looks_like_one_that_stayed(chat: bool, merge: i
             stage.order("m", "a", "b")
             a.scripts.append(Script(moved_after, then="redirect", merge=merge))
             b.scripts.append(Script(created=77, merge=merge))
-            stage.fleet.scheduler._turn = 0
+            stage.brain._turn = 0
             async with stage.post(chat=chat, X_Request_Id="r") as response:
                 got = await response.read()
             want = b"".join(Writer(chat=chat, ids=False).stream(TOKENS, merge))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from llumnix.loadgen import (
     PromptSource,
     RequestRecord,
     Status,
-    openloop,
     run_load,
 )
 from llumnix.loadgen.completion import parse_completion
@@ -179,10 +179,10 @@ async def test_without_token_ids_tokens_are_counted_by_the_server() -> None:
         assert record.ttft_s is not None
 
 
-async def test_a_full_store_of_answers_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_store_of_answers_changes_nothing() -> None:
     """Answers taken apart during the run give the records of those taken apart after it."""
-    monkeypatch.setattr(openloop, "KEPT_ANSWERS_BYTES", 3000)
-    for record in await replayed(Stub(), workload(12)):
+    small = replace(OPTIONS, kept_answers_bytes=3000)
+    for record in await replayed(Stub(), workload(12), small):
         assert record.status is Status.FINISHED
         assert record.tokens == record.request.output_tokens
 

@@ -78,8 +78,8 @@ def test_without_ray_it_is_said_how_to_get_it(
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
-        ("sweep", ["--ray", "--jobs=2"], "--jobs is for this machine"),
-        ("compare", ["--ray", "--jobs=2"], "--jobs is for this machine"),
+        ("sweep", ["--ray", "--jobs=2"], "--jobs applies to this machine only"),
+        ("compare", ["--ray", "--jobs=2"], "--jobs applies to this machine only"),
         ("sweep", ["--ray=somewhere"], "'somewhere' is no address"),
         ("sweep", ["--ray=ray://127.0.0.1:1"], "no Ray cluster answers at ray://127.0.0.1:1"),
         ("compare", ["--ray=somewhere"], "'somewhere' is no address"),

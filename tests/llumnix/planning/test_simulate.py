@@ -40,7 +40,7 @@ def test_the_files_agree_with_the_result(tmp_path: Path) -> None:
     arguments = [f"--json={found}", f"--out={table}", f"--perfetto={trace}", "--why=7"]
     assert main(["simulate", *SMALL, *arguments, f"--report={page}"]) == 0
     result = json.loads(found.read_text())
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == result["requests"] == 120
     mean_s = sum(float(row["ttft_s"]) for row in rows) / len(rows)
     assert result["ttft_s"]["mean"] == pytest.approx(mean_s, abs=1e-5)

@@ -39,7 +39,7 @@ def test_a_row_is_what_simulate_gives(tmp_path: Path) -> None:
     arguments = ["--rate=1.5", "--policy=freeness", f"--set={key}=64", f"--json={alone}"]
     main(["simulate", *workload, *arguments])
     assert rows[-1]["TTFT p99, s"] == json.loads(alone.read_text())["ttft_s"]["p99"]
-    written = list(csv.DictReader(table.open()))
+    written = list(csv.DictReader(table.read_text().splitlines()))
     assert [float(row["E2E mean, s"]) for row in written] == [row["E2E mean, s"] for row in rows]
 
 
@@ -63,7 +63,7 @@ def test_more_instances_serve_a_higher_rate(tmp_path: Path) -> None:
     [
         (["--vary=low_steps"], "KEY=VALUE"),
         (["--vary=policy=a,a"], "each value once"),
-        (["--vary=rate=fast"], "'fast' is no number"),
+        (["--vary=rate=fast"], "'fast' is not a number"),
         (["--vary=scheduler.lowsteps=3"], "unknown key"),
         (["--vary=policy=best"], "no dispatch policy 'best'"),
         (["--capacity"], "needs --slo"),

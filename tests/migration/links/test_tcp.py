@@ -39,7 +39,11 @@ async def _instance() -> AsyncIterator[Instance]:
 async def connect(instance: Instance, role: str = "peer", secret: bytes = SECRET) -> Wire:
     """Connect as another llumlet or the fleet would."""
     wire = await dial("127.0.0.1", instance.port, 5.0)
-    await frames.greet(wire, secret, role, 5.0)
+    try:
+        await frames.greet(wire, secret, role, 5.0)
+    except BaseException:
+        wire.close()
+        raise
     return wire
 
 

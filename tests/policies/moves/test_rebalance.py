@@ -7,26 +7,31 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from policies.moves.rebalance import RebalanceConfig, RebalanceView, find_sources, propose
+from policies.moves.config import RebalanceConfig
+from policies.moves.rebalance import find_sources
+from policies.moves.view import MovesView
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad, MigrateOrder
 from policies.usage import freeness
 from tests.policies.fleets import fleet, law, load, load_lists
-from tests.policies.toy_fleet import ToyFleet, toy_fleets
+from tests.policies.toy_fleet import ToyFleet, propose, toy_fleets
 
 CONFIG = RebalanceConfig(low_steps=50, high_steps=150, hysteresis_steps=10)
 
 
 def view_of(
     snapshot: FleetSnapshot, *, slots_out: int = 1, slots_in: int = 2, slots: int = 32
-) -> RebalanceView:
+) -> MovesView:
     n = len(snapshot.ids)
     out, into = np.full(n, slots_out), np.full(n, slots_in)
-    return RebalanceView(snapshot, np.array([0, 0]), frozenset(), out, into, slots)
+    return MovesView(snapshot, np.array([0, 0]), frozenset(), out, into, slots, CONFIG)
+
+
+def proposed(view: MovesView) -> list[MigrateOrder]:
+    return propose(replace(view, sources=find_sources(view)))
 
 
 def plan(snapshot: FleetSnapshot, **slots: int) -> list[MigrateOrder]:
-    view = view_of(snapshot, **slots)
-    return propose(view, find_sources(view, CONFIG), CONFIG)
+    return proposed(view_of(snapshot, **slots))
 
 
 FULL, FULLER = load("full", 9_600, 10), load("fuller", 9_800, 10)
@@ -90,7 +95,7 @@ def test_the_bound_leaves_room_for_the_headroom_a_request_brings() -> None:
     """(-1600 + c) / 3 = (6000 - 2000 - c) / 11 at c = 2114: only urgent requests could move."""
     urgent = view_of(fleet(load("urgent", 9_600, high=4), load("calm", 4_000, 10)))
     view = replace(urgent, headroom_tokens=np.array([2_000, 0]))
-    (order,) = propose(view, find_sources(view, CONFIG), CONFIG)
+    (order,) = proposed(view)
 
     assert order.max_context_tokens == 2_114
 
@@ -98,18 +103,17 @@ def test_the_bound_leaves_room_for_the_headroom_a_request_brings() -> None:
 def test_a_source_stays_one_until_it_is_clear_of_the_threshold() -> None:
     view = view_of(fleet(load("below", 9_550, 10), load("between", 9_450, 10), FINE))
 
-    assert find_sources(view, CONFIG) == {"below"}
+    assert find_sources(view) == {"below"}
     remembered = replace(view, sources=frozenset(map(InstanceId, ("between", "fine"))))
-    assert find_sources(remembered, CONFIG) == {"below", "between"}
+    assert find_sources(remembered) == {"below", "between"}
 
 
 def test_a_move_that_gains_too_little_is_not_made() -> None:
     greedy, modest = replace(CONFIG, min_gain_steps=200.0), replace(CONFIG, min_gain_steps=100.0)
     view = view_of(fleet(FULL, FREE))
-    sources = find_sources(view, CONFIG)
 
-    assert propose(view, sources, greedy) == []
-    assert len(propose(view, sources, modest)) == 1
+    assert proposed(replace(view, config=greedy)) == []
+    assert len(proposed(replace(view, config=modest))) == 1
 
 
 @pytest.mark.parametrize(

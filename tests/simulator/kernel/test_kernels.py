@@ -7,127 +7,135 @@ they could keep.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from migration.config import MigrationConfig
 from policies.scheduler import SchedulerConfig
-from policies.types import RequestId
-from simulator.costs.gpus import gpu_named
-from simulator.costs.model_shape import read_shape
-from simulator.costs.presets import PRESETS
-from simulator.costs.roofline import roofline
-from simulator.costs.roofline_options import RooflineOptions
 from simulator.fleet.fleet import SimulatedFleet
+from simulator.fleet.life import Life
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import SimulatorConfig
 from simulator.fleets import fleet_for
-from simulator.kernel.compiled import available
-from simulator.kernel.drain import DrainedHooks
-from simulator.kernel.engine.late_arrivals import arrived_late
-from simulator.kernel.engine.prefixes import start
-from simulator.kernel.engine.shared_blocks import drop
 from simulator.kernel.fleet import FastFleet
-from simulator.kernel.state import FOUND, HOLDERS, PREEMPTIONS, State
-from tests.simulator.kernel.fleet_cases import CLASSES, MEASURED, MIXTURE, ROOFLINE, case
-from tests.simulator.kernel.test_runs import LLAMA_8B, TABLE
+from simulator.kernel.instance import ColumnInstance
+from simulator.kernel.scaled_fleet import ScaledFastFleet
+from simulator.kernel.state import (
+    CAME,
+    FOUND,
+    HOLDERS,
+    PATIENCE,
+    PREEMPTIONS,
+    RESTARTS,
+    SHARES,
+)
+from tests.simulator.kernel import kept_cases as kept
+from tests.simulator.kernel.drawn_cases import case_of, cases
+from tests.simulator.kernel.fleet_cases import (
+    CLASSES,
+    MEASURED,
+    MIXTURE,
+    ROOFLINE,
+    Case,
+    presets_for_cases,
+    told,
+)
+from tests.simulator.kernel.test_compiled import CASES
 from tests.simulator.simulated import SMALL
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _presets() -> Iterator[None]:
-    """Make presets of rooflines, slowed down to the speed of the others, and of a table."""
-    shape, gpu, known = read_shape(LLAMA_8B), gpu_named("H100"), PRESETS["llama-7b-a10"]
-    slow = RooflineOptions(overhead_ns=20_000_000)
-    mixed = dataclasses.replace(slow, overlap=0.5)
-    for name, options in ((ROOFLINE, slow), (MIXTURE, mixed)):
-        costs = roofline(shape, gpu, 1, options)
-        PRESETS[name] = dataclasses.replace(known, name=name, costs=costs)
-    PRESETS[MEASURED] = dataclasses.replace(PRESETS["toy"], name=MEASURED, costs=TABLE)
-    yield
-    for name in (ROOFLINE, MIXTURE, MEASURED):
-        del PRESETS[name]
+    with presets_for_cases():
+        yield
 
 
 @settings(max_examples=40, deadline=None)
-@example(300)  # who is too late for a step is still on the way when a report comes
-@example(312)  # one ends between reports, sooner than it could at one token a step
-@example(72)  # all but one token of what is computed again is found, and tokens are guessed
-@given(st.integers(0, 10**9))
-def test_skipping_gives_what_stepping_gives(seed: int) -> None:
-    drawn = case(seed)
+@example(kept.ON_THE_WAY_AT_A_REPORT)
+@example(kept.ENDS_SOONER_THAN_ONE_TOKEN_A_STEP)
+@example(kept.FOUND_ALL_BUT_ONE_TOKEN)
+@given(cases())
+def test_skipping_gives_what_stepping_gives(drawn: Case) -> None:
     assert drawn.fast(compile_it=False) == drawn.stepwise()
 
 
-@pytest.mark.timeout(600)
-def test_compiled_code_gives_what_stepping_gives() -> None:
-    if not available():
-        pytest.skip("numba is not installed: pip install llumnix-scheduler[fast]")
-    for seed in range(40):
-        drawn = case(seed)
-        assert drawn.fast(compile_it=True) == drawn.stepwise(), seed
+class WatchedFleet(FastFleet):
+    """Notes what can only be seen while it runs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.seen: set[str] = set()
+        self._restarted: dict[int, int] = {}
+
+    def _go(self, progress: Callable[[int], None] | None) -> None:
+        self.state.fleet[PATIENCE] = 20  # turns between two looks
+        super()._go(lambda _: self._look())
+
+    def _look(self) -> None:
+        req = self.state.req
+        if not self.state.fleet[SHARES]:
+            return
+        self.seen |= {"shared"} if max(self.state.blocks[HOLDERS]) > 1 else set()
+        holders = [r for r, found in enumerate(req[FOUND]) if found]
+        self.seen |= {"found again" if req[PREEMPTIONS][r] else "found" for r in holders}
+
+    def _take_down(self, instance: ColumnInstance) -> list[Life]:
+        came = self.state.ins[CAME][instance.at]
+        self.seen |= {"lost before it was queued"} if came else set()
+        return super()._take_down(instance)
+
+    def requeued(self, position: int) -> None:
+        restarts = self.state.req[RESTARTS][position]
+        if restarts == self._restarted.get(position, 0):
+            self.seen.add("sent back")
+        self._restarted[position] = restarts
+        super().requeued(position)
 
 
-def test_the_cases_have_what_can_go_wrong_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the tests above would prove little."""
+class WatchedScaledFleet(WatchedFleet, ScaledFastFleet):
+    """The same, of one that grows and shrinks."""
+
+
+def test_the_cases_have_what_can_go_wrong_in_them() -> None:
+    """Else the tests of compiled code would prove little, and those that draw by this recipe."""
     seen: set[str] = set()
-    requeue = DrainedHooks.requeue
-
-    def noted(state: State, at: int) -> list[int]:
-        came = arrived_late(state, at)
-        seen.update("lost before it was queued" for _ in came)
-        return came
-
-    def sent_back(site: DrainedHooks, request_id: RequestId) -> bool:
-        back = requeue(site, request_id)
-        seen.update({"sent back"} if back else ())
-        return back
-
-    monkeypatch.setattr("simulator.kernel.instance.arrived_late", noted)
-    monkeypatch.setattr(DrainedHooks, "requeue", sent_back)
-
-    def start_and_tell(s: State, i: int, r: int) -> bool:
-        started = start(s, i, r)
-        if started and s.req[FOUND][r]:
-            seen.add("found again" if s.req[PREEMPTIONS][r] else "found")
-        return started
-
-    def drop_and_tell(s: State, i: int, block: int, place: int) -> int:
-        if s.blocks[HOLDERS][block] > 1:
-            seen.add("shared")
-        return drop(s, i, block, place)
-
-    monkeypatch.setattr("simulator.kernel.engine.planning.start", start_and_tell)
-    monkeypatch.setattr("simulator.kernel.engine.prefixes.drop", drop_and_tell)
-    for seed in range(40):
-        drawn = case(seed)
-        said = drawn.fast(compile_it=False)
-        seen |= {event.kind for _, event in said["log"]} | {drawn.config.preset}
-        seen |= {event.reason for _, event in said["log"] if event.kind == "committed"}
-        seen |= {fact for machine in said["machines"] for fact in told_of(machine)}
+    for seed in range(CASES):
+        drawn = case_of(seed)
+        watched = WatchedScaledFleet if drawn.config.scaling.on else WatchedFleet
+        fleet = drawn.fleet(watched)
+        said = told(fleet, drawn.requests)
+        seen |= fleet.seen | {drawn.config.preset} | happened(said, drawn.config)
         if drawn.config.schedules_ahead:
             config = dataclasses.replace(drawn.config, schedules_ahead=False)
             sooner = dataclasses.replace(drawn, config=config).fast(compile_it=False)
             seen |= {"too late for a step"} if said["lives"] != sooner["lives"] else set()
-        for life in said["lives"]:
-            seen |= {life["fate"].value}
-            seen |= {"preempted"} if life["preemptions"] else set()
-            seen |= {"restarted"} if life["restarts"] else set()
-            seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
-            if drawn.config.draft_tokens:
-                seen |= guessed(life, drawn.config)
-            if life["cached_tokens"]:
-                seen |= {"cached and moved"} if life["moves"] else {"cached"}
     wanted = {"started", "committed", "refused", "aborted", "finished", "rejected"}
     wanted |= {ROOFLINE, MIXTURE, MEASURED, "too late for a step", "lost before it was queued"}
     wanted |= {"ordered", "took requests", "given back", "drain", "sent back"}
     wanted |= {"found", "found again", "shared", "cached", "cached and moved"}
-    assert seen >= wanted | {"preempted", "restarted", "disturbed"}
-    assert seen >= {"several at once", "guessed and preempted", "guessed and moved", "past memory"}
+    wanted |= {"preempted", "restarted", "disturbed"}
+    wanted |= {"several at once", "guessed and preempted", "guessed and moved", "past memory"}
+    assert not wanted - seen
+
+
+def happened(said: dict[str, Any], config: SimulatorConfig) -> set[str]:
+    """List what shows in the results."""
+    seen = {event.kind for _, event in said["log"]}
+    seen |= {event.reason for _, event in said["log"] if event.kind == "committed"}
+    seen |= {fact for machine in said["machines"] for fact in told_of(machine)}
+    for life in said["lives"]:
+        seen |= {life["fate"].value}
+        seen |= {"preempted"} if life["preemptions"] else set()
+        seen |= {"restarted"} if life["restarts"] else set()
+        seen |= {"disturbed"} if life["prefill_interference_ns"] else set()
+        if config.draft_tokens:
+            seen |= guessed(life, config)
+        if life["cached_tokens"]:
+            seen |= {"cached and moved"} if life["moves"] else {"cached"}
+    return seen
 
 
 def guessed(life: dict[str, Any], config: SimulatorConfig) -> set[str]:
@@ -175,8 +183,7 @@ def test_a_ledger_has_to_outlast_a_step_where_they_are_scheduled_ahead() -> None
     assert isinstance(fleet_for(ahead, SchedulerConfig(), migration, requests=10), FastFleet)
 
 
-def test_a_kernel_to_be_compiled_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.fleets.available", lambda: False)
+def test_a_kernel_to_be_compiled_says_what_it_lacks() -> None:
     wanted = dataclasses.replace(SMALL, kernel="compiled")
     with pytest.raises(ValueError, match=r"needs numba: pip install .*\[fast\]"):
-        fleet_for(wanted, SchedulerConfig(), MigrationConfig(), requests=10)
+        fleet_for(wanted, SchedulerConfig(), MigrationConfig(), requests=10, can_compile=False)

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable
+from tests.llumnix.frontend.stage import until
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -43,13 +45,18 @@ class Server:
 async def served(play: Play) -> AsyncIterator[tuple[Server, ConnectionPool]]:
     server, pool = Server(), ConnectionPool(5.0)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await server.serve(play, reader, writer)
+    serving: set[asyncio.Task[None]] = set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(server.serve(play, reader, writer)))
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         yield server, pool
         pool.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def ask(server: Server, pool: ConnectionPool) -> Connection:
@@ -133,8 +140,7 @@ async def test_a_dead_idle_connection_is_not_used_again() -> None:
             connection = await ask(server, pool)
             await connection.read()
             pool.give_back(server.url, connection)
-            while not connection.closed:  # noqa: ASYNC110 - nothing signals it
-                await asyncio.sleep(0.001)
+            await until(partial(getattr, connection, "closed"))
             assert server.connections == number
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.paper_parts.claims import Claim, Ratio, direction, size
+from paper_parts.claims import Claim, Ratio, direction, size
 
 
 def test_a_ratio_is_the_geometric_mean_of_the_pairs() -> None:

@@ -1,0 +1,28 @@
+"""Who proposes moves: the registry, and the shipped proposers.
+
+A proposer says which instances should hand requests to which; it does not count what is under way
+or pause after a failure, the scheduler does that once for all. To add one, write a function like
+these below and register it: policies/README.md.
+"""
+
+from policies.moves.drain import propose_drains
+from policies.moves.rebalance import propose_relief
+from policies.moves.view import MovesView
+from policies.registry import NoParams, PolicySpec, Registry
+from policies.types import MigrateOrder
+
+move_policies: Registry[MovesView, list[MigrateOrder]] = Registry("move policy")
+
+DEFAULT_MOVES = (PolicySpec("drain"), PolicySpec("rebalance"))
+
+
+@move_policies.register("drain", NoParams)
+def drain(view: MovesView, _: NoParams) -> list[MigrateOrder]:
+    """Empty the instances that are terminating."""
+    return propose_drains(view)
+
+
+@move_policies.register("rebalance", NoParams)
+def rebalance(view: MovesView, _: NoParams) -> list[MigrateOrder]:
+    """Relieve the instances that are too full (the paper's policy)."""
+    return propose_relief(view)

@@ -1,0 +1,13 @@
+"""The order of the tests: what takes longest begins first."""
+
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests marked `long` first, so that no worker is left alone with one at the end.
+
+    With `--dist loadfile`, xdist keeps to this order only if told `--no-loadscope-reorder`. A file
+    of one long test is best: what is in the same file waits behind it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
