@@ -29,7 +29,7 @@ from llumnix.testbed.pace import (
     TimeBudget,
     expected_ends_s,
 )
-from llumnix.testbed.rehearsal import REHEARSED_S, rehearse
+from llumnix.testbed.rehearsal import PATIENCE_S, REHEARSED_S, rehearse
 from llumnix.testbed.series import PolicyRun, Series
 from llumnix.testbed.trial import FleetShape, Launchable, PolicyChoice, TrialOutcome, run_trial
 from llumnix.workloads import SOURCE_HELP, load_workload
@@ -149,8 +149,8 @@ def _add_load_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run every policy, then report."""
-    require_plots()  # now, not when four minutes are over
     began_s = time.monotonic()
+    require_plots()  # now, not when four minutes are over
     _settle(args)
     report = Path(args.report)
     for target in (report, Path(args.json or "-")):
@@ -236,11 +236,14 @@ async def _rehearsed(
     hardest = max(demo.choices, key=lambda choice: choice.migration)
     late_steps = await rehearse(shape, hardest, workload, PromptSource(demo.args.seed))
     series.overhead_s = demo.elapsed_s() - began_s - REHEARSED_S + CHECK_S
-    speed = series.pace.carried(shape.speed, late_steps)
-    demo.say(
-        f"speed {speed:g}, because at speed {shape.speed:g} one step in a hundred was "
-        f"{late_steps:.1f} decode steps late or more (a valid run may have {VALID_LATENESS:g})"
-    )
+    speed = series.pace.carried(shape.speed, math.inf if late_steps is None else late_steps)
+    if late_steps is None:
+        demo.say(f"speed {speed:g}, because even that took longer than {PATIENCE_S:g} s")
+    else:
+        demo.say(
+            f"speed {speed:g}, because at speed {shape.speed:g} one step in a hundred was "
+            f"{late_steps:.1f} decode steps late or more (a valid run may have {VALID_LATENESS:g})"
+        )
     return speed
 
 

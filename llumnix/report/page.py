@@ -164,7 +164,7 @@ def _lanes(runs: Sequence[NamedRun]) -> str:
         what = f"{moves:,} migrations" if moves else "no migrations"
         caption = f"{_swatch(one)} <small>{what}</small>"
         if not one.run.valid:
-            caption = f"<s>{caption}</s> <small>invalid</small>"
+            caption += ' <span class="badge no">not valid</span>'
         figures.append(_figure(freeness_lanes(one, scale, f"lanes{number}"), caption))
     return _section(
         "Room on each instance, and what moved",

@@ -12,20 +12,24 @@ _METER_BOUNDS: Final = 2.5
 
 def trust_table(runs: Sequence[NamedRun]) -> str:
     """Return the table as HTML, a row for each run that says how late it was; "" without any."""
-    rows = ""
-    bound = 0.0
-    for named in runs:
-        validity = named.run.result.get("validity")
-        if not isinstance(validity, Mapping) or validity.get("late_steps_share") is None:
-            continue
-        bound = float(validity["late_steps_bound"])
-        rows += _row(named, validity, bound)
-    if not rows:
+    told = [(named, validity) for named in runs if (validity := _validity(named))]
+    if not told:
         return ""
+    bound = float(told[0][1]["late_steps_bound"])
+    rows = "".join(_row(named, validity, bound) for named, validity in told)
+    discarded = any(validity.get("discarded_runs") for _, validity in told)
     late = f"late steps (up to {bound:.0%} is valid)"
-    titles = ("policy", "", "speed", late, "sent late, p99", "discarded runs")
+    titles = ("policy", "", "speed", late, "sent late, p99", "discarded runs" if discarded else "")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return f'<table class="trust"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _validity(named: NamedRun) -> Mapping[str, Any]:
+    """What a run says of its lateness; empty if it was not measured."""
+    validity = named.run.result.get("validity")
+    if not isinstance(validity, Mapping) or validity.get("late_steps_share") is None:
+        return {}
+    return validity
 
 
 def _row(named: NamedRun, validity: Mapping[str, Any], bound: float) -> str:

@@ -38,7 +38,7 @@ class TimeBudget:
     @classmethod
     def within(cls, total_s: float) -> "TimeBudget":
         """Leave a part of the whole for what is late itself, and for the report."""
-        return cls(0.35 * total_s, 0.88 * total_s)
+        return cls(0.35 * total_s, 0.85 * total_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from simulator.workload.request import TraceRequest
 
 REHEARSED_S = 6.0
 """Wall seconds of load."""
+PATIENCE_S = 25.0
+"""Wall seconds until all is seen: a machine that needs longer carries little, and time is dear."""
 _CROWD_S = 15.0
 """Fleet seconds' worth of requests that arrive in the first fleet second: a fleet at work."""
 
@@ -22,23 +24,31 @@ async def rehearse(
     policy: PolicyChoice,
     requests: Sequence[TraceRequest],
     prompts: PromptSource,
-) -> float:
+) -> float | None:
     """Start a fleet, send it the workload's first requests for a while, and see how late it is.
 
-    Return how late one step in a hundred was at least, in decode steps.
+    Return how late one step in a hundred was at least, in decode steps; None if it took longer
+    than `PATIENCE_S` to see.
 
     Raises LaunchError when the fleet does not start or stays down.
     """
-    async with launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url:
-        endpoint = Endpoint.parse(url)
-        before = await when_up(endpoint)
-        options = LoadOptions(
-            model=before.model, speed=shape.speed, prompts=prompts, return_token_ids=True
-        )
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REHEARSED_S):
-                await run_load(crowded(requests), endpoint, options)
-        fleet = between(before, await probe(endpoint))
+    try:
+        async with (
+            asyncio.timeout(PATIENCE_S) as patience,
+            launched_frontend(shape.serve_arguments(policy), shape.log_dir) as url,
+        ):
+            endpoint = Endpoint.parse(url)
+            before = await when_up(endpoint)
+            options = LoadOptions(
+                model=before.model, speed=shape.speed, prompts=prompts, return_token_ids=True
+            )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REHEARSED_S):
+                    await run_load(crowded(requests), endpoint, options)
+            fleet = between(before, await probe(endpoint))
+            patience.reschedule(None)  # stopping the fleet is not to be cut short
+    except TimeoutError:
+        return None
     return fleet.late_p99_steps or 0.0
 
 

@@ -17,10 +17,24 @@ Show = Callable[[Sequence["PolicyRun"], RunPlan | None], None]
 
 @dataclass(frozen=True, slots=True)
 class PolicyRun:
-    """What is kept of a policy: its last run, and those before it that were too late."""
+    """What is kept of a policy: one run, and the others, which were right but later."""
 
     outcome: TrialOutcome
     discarded: tuple[TrialOutcome, ...] = ()
+
+    @classmethod
+    def of(cls, outcomes: Sequence[TrialOutcome]) -> "PolicyRun":
+        """Keep the last, or an earlier one of the same workload that was less late.
+
+        All but the last are right; if that is not, it is the one to be seen.
+        """
+        *_, kept = outcomes
+        for other in outcomes[:-1]:
+            same = other.result.requests == kept.result.requests
+            less_late = other.validity.lateness < kept.validity.lateness
+            if kept.right and not kept.result.valid and same and less_late:
+                kept = other
+        return cls(kept, tuple(other for other in outcomes if other is not kept))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`: the result, and what tells how far to trust it."""
@@ -46,12 +60,12 @@ class Series:
         """Run them all, beginning with this plan; raises LaunchError as the trial does."""
         runs: list[PolicyRun] = []
         for choice in choices:
-            run = await self._until_kept(choice, plan, runs, len(choices))
-            runs.append(run)
-            result, validity = run.outcome.result, run.outcome.validity
+            outcomes = await self._until_kept(choice, plan, runs, len(choices))
+            runs.append(PolicyRun.of(outcomes))
+            last = outcomes[-1]
             plan = self.pace.following(
-                RunPlan(result.speed, result.requests),
-                validity.lateness if validity.late else None,
+                RunPlan(last.result.speed, last.result.requests),
+                last.validity.lateness if last.validity.late else None,
                 self._standing(len(choices), len(runs)),
             )
         return runs
@@ -62,20 +76,18 @@ class Series:
 
     async def _until_kept(
         self, choice: PolicyChoice, plan: RunPlan, runs: Sequence[PolicyRun], policies: int
-    ) -> PolicyRun:
-        discarded: list[TrialOutcome] = []
+    ) -> list[TrialOutcome]:
+        outcomes: list[TrialOutcome] = []
         while True:
             outcome = await self._timed(choice, plan)
-            run = PolicyRun(outcome, tuple(discarded))
             repeat = None
             if outcome.validity.only_late and outcome.right:
                 standing = self._standing(policies, len(runs))
-                lateness = outcome.validity.lateness
-                repeat = self.pace.again(plan, lateness, len(discarded), standing)
-            self.show([*runs, run], repeat)
+                repeat = self.pace.again(plan, outcome.validity.lateness, len(outcomes), standing)
+            outcomes.append(outcome)
+            self.show([*runs, PolicyRun.of(outcomes)], repeat)
             if repeat is None:
-                return run
-            discarded.append(outcome)
+                return outcomes
             plan = repeat
 
     async def _timed(self, choice: PolicyChoice, plan: RunPlan) -> TrialOutcome:

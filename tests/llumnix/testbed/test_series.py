@@ -114,6 +114,25 @@ def test_however_busy_the_machine(
     assert all(run.outcome.right for run in runs)
 
 
+def test_of_runs_that_stay_late_the_least_late_is_kept() -> None:
+    """A slower repeat may meet a busier machine; the speed stays down all the same."""
+    machine = Machine(lambda speed: 2.0 if speed > 5 else 4.0)
+    runs = ran(machine, retries=1)
+    later = [plan.speed for _, plan in machine.plans[1:]]
+    assert max(later) < 6.0
+    sizes = {plan.requests for name, plan in machine.plans if name == "one"}
+    assert runs[0].outcome.result.speed == (6.0 if len(sizes) == 1 else later[0])
+    assert not any(run.outcome.result.valid for run in runs)
+
+
+def test_a_wrong_token_in_a_repeat_is_seen() -> None:
+    """Later, but wrong: not the earlier run is kept."""
+    late, wrong = Machine(lambda speed: 2.0), Machine(lambda speed: 3.0, OutputCheck(200, 0, 1))
+    plan = RunPlan(6.0, 200)
+    outcomes = [asyncio.run(each.trial(CHOICES[0], plan)) for each in (late, wrong)]
+    assert PolicyRun.of(outcomes).outcome is outcomes[1]
+
+
 def test_a_wrong_token_is_neither_right_nor_run_again() -> None:
     """Being late excuses nothing."""
     machine = Machine(lambda speed: 9.0, OutputCheck(checked=200, tokens_wrong=1))
