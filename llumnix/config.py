@@ -99,7 +99,7 @@ def merged(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def build(cls: type[T], data: object, where: str) -> T:
-    """Build a (nested) dataclass from plain data, refusing unknown keys and values of a wrong type."""
+    """Build a (nested) dataclass from plain data, refusing unknown keys and wrong types."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {data!r}")
     hints = typing.get_type_hints(cls)
