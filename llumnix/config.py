@@ -9,12 +9,13 @@ and prints them with their documentation. An unknown key is an error that names 
 import argparse
 import dataclasses
 import difflib
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 
@@ -27,6 +28,7 @@ from policies.scheduler import SchedulerConfig
 from simulator.fleet.options import SimulatorConfig
 
 T = TypeVar("T")
+_WIDTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +226,32 @@ def _described(value: object, indent: str, where: str) -> list[str]:
         if path in HOMES:
             continue
         inner = getattr(value, item.name)
-        note = item.metadata.get("help", "")
-        unit = item.metadata.get("unit")
-        default = item.metadata.get("default")
-        null = f"; null: {default}" if inner is None and default else ""
-        comment = f"  # {note}{null}{f' [{unit}]' if unit else ''}" if note else ""
+        note = _note(item, unset=inner is None)
         if dataclasses.is_dataclass(inner):
-            lines += [f"{indent}{item.name}:{comment}", *_described(inner, indent + "  ", path)]
+            lines += _commented(f"{indent}{item.name}:", note, indent)
+            lines += _described(inner, indent + "  ", path)
         else:
             plain = yaml.safe_dump(_plain(inner), default_flow_style=True).split("\n...")[0].strip()
-            lines.append(f"{indent}{item.name}: {plain}{comment}")
+            lines += _commented(f"{indent}{item.name}: {plain}", note, indent)
     return lines
+
+
+def _note(item: dataclasses.Field[Any], *, unset: bool) -> str:
+    """Return what a setting means: its help, what null stands for, and its unit."""
+    default, unit = item.metadata.get("default"), item.metadata.get("unit")
+    null = f"; null: {default}" if unset and default else ""
+    return f"{item.metadata.get('help', '')}{null}{f' [{unit}]' if unit else ''}"
+
+
+def _commented(line: str, note: str, indent: str) -> list[str]:
+    """Put a note behind a line, or above it where it would not fit."""
+    if not note:
+        return [line]
+    beside = f"{line}  # {note}"
+    if len(beside) <= _WIDTH:
+        return [beside]
+    lead = f"{indent}# "
+    return [*textwrap.wrap(note, _WIDTH, initial_indent=lead, subsequent_indent=lead), line]
 
 
 def _plain(value: object) -> object:

@@ -71,7 +71,7 @@ async def test_a_move_by_hand_stays_within_its_model() -> None:
 
         assert not isinstance(moved, Impossible)
         assert moved.destination == "c"
-        assert across == Impossible("b is of another group than a")
+        assert across == Impossible("b and a are not of one group")
         assert nowhere == Impossible("no other instance is up")
         assert len(stage.stubs[0].orders) == 1
         assert not stage.stubs[1].orders

@@ -65,7 +65,7 @@ def test_intervals_hold_what_they_promise() -> None:
             ["--policy=round-robin", "--policy=random", "--copy-slowdown=0.1"],
             "--copy-slowdown has no effect: migration is off",
         ),
-        (["--set=fleet.speed=2"], "no simulation looks at this section"),
+        (["--set=fleet.speed=2"], "no simulation uses this section"),
     ],
 )
 def test_what_cannot_be_run_is_said(
@@ -88,7 +88,7 @@ def test_seeds_need_something_to_draw(
     policies = ["--policy=round-robin", "--policy=freeness"]
     given = ["compare", str(trace), *policies, "--instances=2", "--jobs=1", *more]
     assert main(given) == status
-    assert ("no effect: all of" in capsys.readouterr().err) is (status == 2)
+    assert ("is used whole" in capsys.readouterr().err) is (status == 2)
 
 
 def test_a_setting_that_acts_under_one_of_the_policies_is_taken(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_settings_of_moves_need_moves(option: str) -> None:
     name = option.partition("=")[0] if "--set" not in option else option[6:].partition("=")[0]
     with pytest.raises(ConfigError, match=f"{name} has no effect: migration is off"):
         check(option, STILL)
-    with pytest.raises(ConfigError, match=f"{name} has no effect: one instance has nowhere"):
+    with pytest.raises(ConfigError, match=f"{name} has no effect: a single instance has nowhere"):
         check(option, "--instances=1")
     check(option)
     check(option, "--policy=round-robin+migration")
@@ -87,13 +87,13 @@ def test_every_setting_of_migration_is_either_simulated_or_of_sockets() -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--set=fleet.poll_interval_s=2", "no simulation looks at this section"),
+        ("--set=fleet.poll_interval_s=2", "no simulation uses this section"),
         ("--set=fleet.emulate=3", "did you mean simulator.instances"),
         ("--set=frontend.queue_limit=9", "did you mean simulator.queue_limit"),
         ("--set=emulator.token_budget=900", "did you mean simulator.token_budget"),
-        ("--set=emulator.kv_pretouch=true", "no simulation looks at this section"),
+        ("--set=emulator.kv_pretouch=true", "no simulation uses this section"),
         ("--set=emulator.link_bytes_per_s=9", "did you mean simulator.link_bytes_per_s"),
-        ("--set=scheduler.rebalance.max_concurrent_drain=2", "a simulation drains nobody"),
+        ("--set=scheduler.rebalance.max_concurrent_drain=2", "a simulation drains instances only"),
     ],
 )
 def test_what_only_a_real_fleet_has_is_refused(option: str, words: str) -> None:
@@ -103,7 +103,7 @@ def test_what_only_a_real_fleet_has_is_refused(option: str, words: str) -> None:
 
 
 def test_a_slowdown_too_small_to_count_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no effect: 0\.0004 is less than"):
+    with pytest.raises(ConfigError, match=r"no effect: 0\.0004 rounds to 0"):
         check("--copy-slowdown=0.0004")
     check("--copy-slowdown=0.0006")
     check("--copy-slowdown=0")

@@ -80,10 +80,10 @@ def test_without_ray_it_is_said_how_to_get_it(
     [
         ("sweep", ["--ray", "--jobs=2"], "--jobs applies to this machine only"),
         ("compare", ["--ray", "--jobs=2"], "--jobs applies to this machine only"),
-        ("sweep", ["--ray=somewhere"], "'somewhere' is no address"),
-        ("sweep", ["--ray=ray://127.0.0.1:1"], "no Ray cluster answers at ray://127.0.0.1:1"),
-        ("compare", ["--ray=somewhere"], "'somewhere' is no address"),
-        ("tune", ["--ray=somewhere"], "'somewhere' is no address"),
+        ("sweep", ["--ray=somewhere"], "'somewhere' is not HOST:PORT"),
+        ("sweep", ["--ray=ray://127.0.0.1:1"], "no Ray cluster responds at ray://127.0.0.1:1"),
+        ("compare", ["--ray=somewhere"], "'somewhere' is not HOST:PORT"),
+        ("tune", ["--ray=somewhere"], "'somewhere' is not HOST:PORT"),
     ],
 )
 def test_what_cannot_be_run_is_said(

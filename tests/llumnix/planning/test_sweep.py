@@ -78,7 +78,7 @@ def test_more_instances_serve_a_higher_rate(tmp_path: Path) -> None:
             ["--vary=scheduler.rebalance.low_steps=32,64", "--policy=round-robin"],
             "--vary scheduler.rebalance.low_steps has no effect: migration is off",
         ),
-        (["--vary=emulator.token_budget=512,600"], "no simulation looks at this section"),
+        (["--vary=emulator.token_budget=512,600"], "no simulation uses this section"),
         (
             ["--copy-slowdown=0.1", "--vary=policy=round-robin,random"],
             "--copy-slowdown has no effect: migration is off",

@@ -58,7 +58,7 @@ def test_whole_numbers_stay_whole() -> None:
             ["--param=scheduler.rebalance.low_steps=8:64", "--policy=round-robin"],
             "--param scheduler.rebalance.low_steps has no effect: migration is off",
         ),
-        (["--param=frontend.queue_limit=1:9"], "no simulation looks at this section"),
+        (["--param=frontend.queue_limit=1:9"], "no simulation uses this section"),
         (["--set=migration.chunk_bytes=9"], "a simulation has no sockets"),
         (["--out=/nowhere/at/all.yaml", "--param=simulator.copy_slowdown=0.1:0.2"], "cannot write"),
     ],

@@ -16,7 +16,7 @@ def settings_table() -> str:
     for item in dataclasses.fields(PluginSettings):
         if item.name == "migration":
             continue
-        default = "unset" if item.default == "" else str(item.default).lower()
+        default = item.metadata["default"] if item.default == "" else str(item.default).lower()
         rows.append(f"| `{item.name}` | {default} | {item.metadata['help']} |")
     return "\n".join(rows)
 
