@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes (called by the event loop)."""
-        if self._idle:  # nobody asked for anything
+        if self._idle:  # nothing was requested
             self.close()
             return
         try:

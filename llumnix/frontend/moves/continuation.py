@@ -46,7 +46,7 @@ class Continuation:
     async def strand(
         self, leg: Leg, had: Transcript, kept: KeptTokens, ids: Sequence[int]
     ) -> LegFilter | Failure:
-        """Make the strand of a leg that carries on, with these tokens known, what the client has.
+        """Return the filter of a leg that resumes what the client has, with these tokens known.
 
         Raises Diverged if the client's text is not the text of these tokens.
         """

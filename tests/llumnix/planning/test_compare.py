@@ -41,7 +41,7 @@ def test_an_interval_is_students() -> None:
     assert found.half_width == pytest.approx(4.303 / 3**0.5)
     assert estimate([5.0]) == Estimate(5.0, None)
     assert not estimate([1.0, -1.0]).certain
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="at least one value"):
         estimate([])
 
 

@@ -170,7 +170,7 @@ def test_an_invalid_run_is_struck_and_never_a_result(runs: list[RunReport]) -> N
     p99 = [one.figure("ttft_s", "p99") or 0.0 for one in runs[:2]]
     assert f"{min(p99):,.2f}" in best
     assert "0.00" not in best
-    assert headline(named([broken])) == "No valid run: nothing here is a result."
+    assert headline(named([broken])) == "No run was valid, so nothing here is a result."
 
 
 def judged(base: RunReport, share: float, valid: bool = True, *discarded: float) -> RunReport:
