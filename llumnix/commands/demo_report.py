@@ -14,7 +14,7 @@ from rich.console import Console
 from llumnix import __version__
 from llumnix.loadgen.probe import LATE_STEPS_SHARE
 from llumnix.report import RunReport
-from llumnix.results.table import results_table
+from llumnix.results.table import UNKNOWN, results_table
 from llumnix.testbed.environment import VERSIONS
 from llumnix.testbed.pace import RunPlan
 from llumnix.testbed.series import PolicyRun
@@ -74,13 +74,11 @@ class Demo:
 
 
 def trust_cells(run: PolicyRun) -> dict[str, str]:
-    """Cells that say how far to trust a run."""
+    """Cells that say how far to trust a run; unknown where nothing is emulated."""
     late = run.outcome.validity.late_steps_share
-    if late is None:
-        return {}
     return {
-        f"late steps (valid: ≤ {LATE_STEPS_SHARE:.0%})": f"{late:.2%}",
-        "speed": f"{run.outcome.result.speed:g}",
+        f"late steps (valid: ≤ {LATE_STEPS_SHARE:.0%})": UNKNOWN if late is None else f"{late:.2%}",
+        "speed": UNKNOWN if late is None else f"{run.outcome.result.speed:g}",
     }
 
 
