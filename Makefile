@@ -8,7 +8,14 @@ STAMP := $(VENV)/.installed
 # What `make test-vllm` runs against: the first with the whole suite, the others with its core.
 VLLM_VERSIONS := 0.32.0 0.30.0
 
-.PHONY: demo test test-vllm lint types layers unit dashboards bench clean
+# The files share two workers, in order: tests/conftest.py puts first what takes longest.
+UNIT := -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/vllm
+
+ifndef SEED
+SEED := $(shell date +%s)
+endif
+
+.PHONY: demo test test-random test-vllm lint types layers unit dashboards bench clean
 
 demo: $(STAMP)
 	$(BIN)/llumnix demo --report report.html --json out.json
@@ -26,7 +33,12 @@ layers: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/vllm
+	$(BIN)/pytest $(UNIT)
+
+# The same in another order every time; SEED=N repeats one.
+test-random: $(STAMP)
+	@echo "make test-random SEED=$(SEED)"
+	$(BIN)/pytest $(UNIT) --random-order-bucket=global --random-order-seed=$(SEED)
 
 # Real vLLM servers on this machine's CPU; builds their environments first (some minutes, once).
 test-vllm: $(STAMP)

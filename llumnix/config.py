@@ -54,6 +54,19 @@ class Config:
     )
 
 
+HOMES: Mapping[str, str] = {
+    "emulator.classes": "scheduler.classes",
+    "emulator.default_class": "scheduler.default_class",
+    "emulator.speed": "fleet.speed",
+    "emulator.claim_timeout_s": "migration.claim_timeout_s",
+    "migration.link_bytes_per_s": "emulator.link_bytes_per_s",
+    "migration.link_bytes_per_token": "emulator.link_bytes_per_token",
+    "migration.report_interval_s": "fleet.report_interval_s",
+    "simulator.report_interval_s": "fleet.report_interval_s",
+}
+"""Fields that are no keys of their own, and the key that sets each."""
+
+
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply `section.key=value` overrides to it.
 
@@ -88,10 +101,13 @@ def build(cls: type[T], data: object, where: str) -> T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {data!r}")
     hints = typing.get_type_hints(cls)
-    known = [item.name for item in _fields(cls)]
+    names = [item.name for item in _fields(cls)]
+    known = [name for name in names if f"{where}.{name}" not in HOMES]
     values = {}
     for key, value in data.items():
         path = f"{where}.{key}" if where else str(key)
+        if path in HOMES:
+            raise ConfigError(f"{path!r} is set by {HOMES[path]!r} now: give that instead")
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
@@ -105,9 +121,25 @@ def build(cls: type[T], data: object, where: str) -> T:
     if missing:
         raise ConfigError(f"{where or 'configuration'} lacks {', '.join(missing)}")
     try:
-        return cls(**values)
+        built = cls(**values)
+        return cast("T", _filled(built)) if isinstance(built, Config) else built
     except ValueError as error:
         raise ConfigError(f"{where or 'configuration'}: {error}") from error
+
+
+def _filled(config: Config) -> Config:
+    """Copy every setting from its home to the fields that repeat it, unless it is unset."""
+    sections: dict[str, dict[str, object]] = {}
+    for key, home in HOMES.items():
+        (section, name), (home_section, home_name) = key.split("."), home.split(".")
+        value = getattr(getattr(config, home_section), home_name)
+        if value is not None and hasattr(getattr(config, section), name):
+            sections.setdefault(section, {})[name] = value
+    changes: dict[str, Any] = {
+        section: dataclasses.replace(getattr(config, section), **values)
+        for section, values in sections.items()
+    }
+    return dataclasses.replace(config, **changes)
 
 
 def _convert(hint: Any, value: object, path: str) -> object:
@@ -175,20 +207,23 @@ def describe(config: Config) -> str:
     for section in _fields(Config):
         value = getattr(config, section.name)
         lines += [f"# {section.metadata['help']}", f"{section.name}:"]
-        lines += _described(value, "  ")
+        lines += _described(value, "  ", section.name)
         lines.append("")
     return "\n".join(lines)
 
 
-def _described(value: object, indent: str) -> list[str]:
+def _described(value: object, indent: str, where: str) -> list[str]:
     lines = []
     for item in _fields(type(value)):
+        path = f"{where}.{item.name}"
+        if path in HOMES:
+            continue
         inner = getattr(value, item.name)
         note = item.metadata.get("help", "")
         unit = item.metadata.get("unit")
         comment = f"  # {note}{f' [{unit}]' if unit else ''}" if note else ""
         if dataclasses.is_dataclass(inner):
-            lines += [f"{indent}{item.name}:{comment}", *_described(inner, indent + "  ")]
+            lines += [f"{indent}{item.name}:{comment}", *_described(inner, indent + "  ", path)]
         else:
             plain = yaml.safe_dump(_plain(inner), default_flow_style=True).split("\n...")[0].strip()
             lines.append(f"{indent}{item.name}: {plain}{comment}")

@@ -64,9 +64,6 @@ class MigrationConfig:
     connect_timeout_s: float = field(
         default=2.0, metadata={"help": "wait for a connection and its handshake", "unit": "s"}
     )
-    report_interval_s: float = field(
-        default=0.1, metadata={"help": "how often load is reported unless asked", "unit": "s"}
-    )
     max_header_bytes: int = field(
         default=1 << 20, metadata={"help": "largest message accepted", "unit": "bytes"}
     )
@@ -119,7 +116,6 @@ _POSITIVE = (
     "query_attempts",
     "claim_timeout_s",
     "connect_timeout_s",
-    "report_interval_s",
     "max_header_bytes",
     "max_payload_bytes",
     "chunk_bytes",

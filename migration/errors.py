@@ -5,6 +5,7 @@ MigrationError
 │   └── AuthError       a peer that does not know the secret, or asks for an unknown role
 ├── InvalidTransition   our own engine or driver broke its contract; carries the whole story
 └── LinkError           a connection broke, timed out or was closed
+    └── CutOff          it was closed within a frame, not between two
 """
 
 
@@ -34,3 +35,7 @@ class InvalidTransition(MigrationError):  # noqa: N818 (a protocol term)
 
 class LinkError(MigrationError):
     """The way to a peer broke; whoever was using it is told once."""
+
+
+class CutOff(LinkError):  # noqa: N818 - what the peer did
+    """The peer closed the connection when only part of what was awaited had come."""

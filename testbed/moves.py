@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from llumnix.admin.schema import EventRecord, FleetStatus, MigrationStatus, News
+from llumnix.instances.instance import InstanceKind, InstanceState
 from testbed.recorder import Recording, record
 
 _POLL_S = 0.02
@@ -47,7 +49,7 @@ class AdminSide:
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self.session, self.url = session, url
-        self._ended: dict[str, dict[str, Any]] = {}
+        self._ended: dict[str, EventRecord] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -74,8 +76,12 @@ class AdminSide:
         """Wait until so many instances are up and can take part in migrations."""
         async with asyncio.timeout(timeout_s):
             while True:
-                rows = (await self.get("/llumnix/fleet"))["instances"]
-                if sum(row["state"] == "up" and row["kind"] == "llumnix" for row in rows) >= count:
+                fleet = FleetStatus.from_json(await self.get("/llumnix/fleet"))
+                ready = [
+                    each.state == InstanceState.UP and each.kind == InstanceKind.PLUGGED
+                    for each in fleet.instances
+                ]
+                if sum(ready) >= count:
                     return
                 await asyncio.sleep(0.1)
 
@@ -112,25 +118,25 @@ class AdminSide:
                 event = await self._order(ride, progress)
                 if event is None:
                     break
-                if event["kind"] == "migration_committed" and event.get("copied_tokens"):
-                    ride.moves.append({**event, "ordered_letters": letters})
+                if event.kind == "migration_committed" and event.more.get("copied_tokens"):
+                    ride.moves.append({**event.to_json(), "ordered_letters": letters})
                     break
-                ride.failures.append(event["text"].partition("(")[2].rstrip(")") or event["text"])
+                ride.failures.append(event.text.partition("(")[2].rstrip(")") or event.text)
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _order(self, ride: Ride, progress: "_Progress") -> dict[str, Any] | None:
+    async def _order(self, ride: Ride, progress: "_Progress") -> EventRecord | None:
         """Order one move and wait for its end; None when the request ended before."""
         while not progress.ended:
             body = {"request_id": ride.request_id}
             status, answer = await self.post("/llumnix/migrate", body)
             if status == 200:
-                return await self._end_of(answer["migration_id"])
+                return await self._end_of(MigrationStatus.from_json(answer).migration_id)
             why = str(answer["error"]["message"]).replace(ride.request_id, "REQUEST")
             ride.failures.append(f"not ordered: {why}")
             await asyncio.sleep(_POLL_S)
         return None
 
-    async def _end_of(self, migration_id: str) -> dict[str, Any]:
+    async def _end_of(self, migration_id: str) -> EventRecord:
         while migration_id not in self._ended:
             self._news.clear()
             await self._news.wait()
@@ -140,11 +146,11 @@ class AdminSide:
         after = 0
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                news = await self.get(f"/llumnix/events?after={after}")
-                after = news["next"]
-                for event in news["events"]:
-                    if event["kind"] in _ENDS:
-                        self._ended[event["migration_id"]] = event
+                news = News.from_json(await self.get(f"/llumnix/events?after={after}"))
+                after = news.next
+                for event in news.events:
+                    if event.kind in _ENDS:
+                        self._ended[event.more["migration_id"]] = event
                         self._news.set()
             await asyncio.sleep(_POLL_S)
 

@@ -1,1 +1,1 @@
-"""The admin API as its clients see it: typed answers, a client, and the live view."""
+"""The admin API: what it says (`schema`), a client of it, and the live view."""

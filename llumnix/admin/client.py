@@ -5,10 +5,14 @@ It speaks to the one address it was given: no proxies, no redirects, every wait 
 
 import http.client
 import json
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
+from llumnix.admin.answer import Answer, SchemaError
+from llumnix.admin.schema import DrainStatus, FleetStatus, MigrationStatus, News, RequestDecisions
 from llumnix.errors import ConfigError, LlumnixError, Unreachable
+
+A = TypeVar("A", bound=Answer)
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _MAX_ANSWER_BYTES: Final = 64 << 20
@@ -44,38 +48,42 @@ class AdminClient:
         self._base_path = parts.path.rstrip("/")
         self._timeout_s = timeout_s
 
-    def fleet(self) -> dict[str, Any]:
+    def fleet(self) -> FleetStatus:
         """Return the fleet as it is now: instances, migrations under way, totals."""
-        answer = self._ask("GET", "/llumnix/fleet")
-        if not isinstance(answer.get("instances"), list):
-            self._not_a_frontend("its answer holds no instances")
-        return answer
+        return self._read(FleetStatus, self._ask("GET", "/llumnix/fleet"))
 
-    def events(self, after: int = 0) -> tuple[int, list[dict[str, Any]]]:
-        """Return where to go on from, and the events kept that are newer than number `after`."""
-        answer = self._ask("GET", f"/llumnix/events?after={after}")
-        return int(answer.get("next", after)), list(answer.get("events", ()))
+    def events(self, after: int = 0) -> News:
+        """Return the events kept that are newer than number `after`."""
+        return self._read(News, self._ask("GET", f"/llumnix/events?after={after}"))
 
     def migrate(
         self,
         request_id: str | None = None,
         source: str | None = None,
         destination: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> MigrationStatus:
         """Order a migration and return it; what is left out, the fleet chooses."""
         wanted = {"request_id": request_id, "source": source, "destination": destination}
         given = {name: value for name, value in wanted.items() if value is not None}
-        return self._ask("POST", "/llumnix/migrate", given)
+        return self._read(MigrationStatus, self._ask("POST", "/llumnix/migrate", given))
 
-    def drain(self, instance_id: str, *, on: bool = True) -> dict[str, Any]:
+    def drain(self, instance_id: str, *, on: bool = True) -> DrainStatus:
         """Start to empty an instance, or with `on` False let it take requests again."""
-        return self._ask("POST", "/llumnix/drain", {"instance_id": instance_id, "on": on})
+        wanted = {"instance_id": instance_id, "on": on}
+        return self._read(DrainStatus, self._ask("POST", "/llumnix/drain", wanted))
 
-    def explain(self, request_id: str) -> dict[str, Any]:
+    def explain(self, request_id: str) -> RequestDecisions:
         """Return the decisions taken for a request, and why."""
-        return self._ask("GET", f"/llumnix/explain/{quote(request_id, safe='')}")
+        path = f"/llumnix/explain/{quote(request_id, safe='')}"
+        return self._read(RequestDecisions, self._ask("GET", path))
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _read(self, answer: type[A], plain: object) -> A:
+        try:
+            return answer.from_json(plain)
+        except SchemaError as error:
+            self._not_a_frontend(f"its answer is wrong: {error}")
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> object:
         status, text = self._exchange(method, path, body)
         try:
             answer = json.loads(text)
@@ -86,8 +94,6 @@ class AdminClient:
             if isinstance(error, dict) and "message" in error and path != "/llumnix/fleet":
                 raise RefusedError(str(error["message"]))
             self._not_a_frontend(f"HTTP {status} for {path}")
-        if not isinstance(answer, dict):
-            self._not_a_frontend(f"its answer to {path} is no JSON object")
         return answer
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:

@@ -1,15 +1,15 @@
 """Draws one frame of `llumnix top`: pure, from the fleet and its latest events to text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from llumnix.admin.answers import FleetView, InstanceView, MigrationView
+from llumnix.admin.schema import EventRecord, FleetStatus, InstanceStatus, MigrationStatus
 
 _STATE_STYLES: Final = {"up": "green", "draining": "yellow", "starting": "cyan", "down": "bold red"}
 _EVENT_MARKS: Final = {
@@ -40,8 +40,8 @@ class Rates:
 
 
 def render(
-    answer: Mapping[str, Any] | None,
-    events: Sequence[Mapping[str, Any]],
+    fleet: FleetStatus | None,
+    events: Sequence[EventRecord],
     width: int,
     height: int = 24,
     rates: Rates | None = None,
@@ -49,12 +49,11 @@ def render(
 ) -> RenderableType:
     """Draw the frame that fits `width` x `height` cells.
 
-    `answer` is that of GET /llumnix/fleet (None: never had one), `events` the latest, oldest first.
+    `fleet` is None before the first answer, `events` are the latest, oldest first.
     `problem` says why what is shown is old, or why there is nothing.
     """
-    if answer is None:
+    if fleet is None:
         return Group(*_problem(problem or "waiting for the fleet"))
-    fleet = FleetView.of(answer)
     moving_lines = 5 if height >= _TALL else 3
     parts: list[RenderableType] = [*_header(fleet, rates, width)]
     parts += [_cut(line, width) for line in _problem(problem)] if problem else []
@@ -92,7 +91,7 @@ def _legend() -> Text:
     )
 
 
-def _header(fleet: FleetView, rates: Rates | None, width: int) -> list[RenderableType]:
+def _header(fleet: FleetStatus, rates: Rates | None, width: int) -> list[RenderableType]:
     totals = fleet.totals
     how = f"{fleet.policy}{' + migration' if fleet.migration else ', no migration'}"
     first = Text.assemble((" llumnix", "bold cyan"), f"  {how}  ")
@@ -101,36 +100,36 @@ def _header(fleet: FleetView, rates: Rates | None, width: int) -> list[Renderabl
         first.append(f", emulated at {fleet.speed:g}x real time", _FAINT)
     running = sum(each.running for each in fleet.instances)
     waiting = sum(each.waiting for each in fleet.instances)
-    limit = f" of {fleet.queue_limit}" if fleet.queue_limit else ""
+    limit = f" of {fleet.queue.limit}" if fleet.queue.limit else ""
     now = _figures(
-        ("streams", totals.get("streams_open", 0), ""),
+        ("streams", totals.streams_open, ""),
         ("running", running, ""),
         ("waiting", waiting, ""),
-        ("queued", f"{fleet.queue_length}{limit}", ""),
+        ("queued", f"{fleet.queue.length}{limit}", ""),
     )
     if rates is not None:
         now.append(f"  {rates.arrived_per_s:.1f} req/s in, {rates.finished_per_s:.1f} out")
-    failed = totals.get("failed", 0)
+    failed = totals.failed
     so_far = _figures(
-        ("requests", totals.get("requests", 0), ""),
-        ("finished", totals.get("finished", 0), ""),
+        ("requests", totals.requests, ""),
+        ("finished", totals.finished, ""),
         ("failed", failed, "bold red" if failed else "green"),
-        ("rejected", totals.get("rejected", 0), ""),
-        ("resumed", totals.get("resumed", 0), ""),
+        ("rejected", totals.rejected, ""),
+        ("resumed", totals.resumed, ""),
     )
     lines = first, now, so_far, _migration_line(fleet, rates)
     return [_cut(line, width) for line in lines]
 
 
-def _migration_line(fleet: FleetView, rates: Rates | None) -> Text:
+def _migration_line(fleet: FleetStatus, rates: Rates | None) -> Text:
     line = _figures(
-        ("migrations", fleet.totals.get("migrations_committed", 0), "green"),
-        ("aborted", fleet.totals.get("migrations_aborted", 0), ""),
+        ("migrations", fleet.totals.migrations_committed, "green"),
+        ("aborted", fleet.totals.migrations_aborted, ""),
     )
     if rates is not None:
         line.append(f" {rates.migrated_per_min:.0f}/min")
-    if fleet.downtime_ms:
-        ordered = sorted(fleet.downtime_ms)
+    if fleet.totals.downtime_ms:
+        ordered = sorted(fleet.totals.downtime_ms)
         p50, p99 = (_quantile(ordered, share) for share in (0.5, 0.99))
         line.append(f"  downtime p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     return line
@@ -146,7 +145,7 @@ def _figures(*figures: tuple[str, object, str]) -> Text:
     return text
 
 
-def _instances(instances: Sequence[InstanceView], rows: int, width: int) -> RenderableType:
+def _instances(instances: Sequence[InstanceStatus], rows: int, width: int) -> RenderableType:
     shown = instances
     if len(instances) > rows:
         # The least free ones are those that matter.
@@ -170,10 +169,10 @@ def _instances(instances: Sequence[InstanceView], rows: int, width: int) -> Rend
     return Group(table, Text(f" and {more} more, freer than these", style=_FAINT))
 
 
-def _instance_cells(each: InstanceView, bar_width: int) -> tuple[Text, ...]:
-    style = _FAINT if each.state == "down" else ""
+def _instance_cells(each: InstanceStatus, bar_width: int) -> tuple[Text, ...]:
+    style = _FAINT if each.down else ""
     freeness = Text("-", _FAINT)
-    if each.freeness is not None and each.state != "down":
+    if each.freeness is not None and not each.down:
         freeness = Text(f"{each.freeness:,.0f}", "bold red" if each.freeness < 0 else "bold")
     return (
         Text(f" {each.instance_id}", style),
@@ -185,8 +184,8 @@ def _instance_cells(each: InstanceView, bar_width: int) -> tuple[Text, ...]:
     )
 
 
-def _bar(each: InstanceView, bar_width: int) -> Text:
-    if not each.capacity_tokens or each.state == "down":
+def _bar(each: InstanceStatus, bar_width: int) -> Text:
+    if not each.capacity_tokens or each.down:
         return Text(_FREE * bar_width, _FAINT)
     used = min(bar_width, round(bar_width * each.used_share))
     reserved_share = each.reserved_tokens / each.capacity_tokens
@@ -202,7 +201,7 @@ def _bar(each: InstanceView, bar_width: int) -> Text:
     )
 
 
-def _moving(fleet: FleetView, lines: int, width: int) -> list[RenderableType]:
+def _moving(fleet: FleetStatus, lines: int, width: int) -> list[RenderableType]:
     """Draw exactly `lines` lines, so that the frame does not jump."""
     oldest_first = sorted(fleet.migrations, key=lambda each: each.started_s)
     more = len(oldest_first) - lines
@@ -215,7 +214,7 @@ def _moving(fleet: FleetView, lines: int, width: int) -> list[RenderableType]:
     return [*drawn, *(Text() for _ in range(lines - len(drawn)))]
 
 
-def _migration(each: MigrationView, now_s: float, width: int) -> Text:
+def _migration(each: MigrationStatus, now_s: float, width: int) -> Text:
     line = Text.assemble(
         f" {each.source} ",
         ("━━▶", "cyan"),
@@ -227,14 +226,14 @@ def _migration(each: MigrationView, now_s: float, width: int) -> Text:
     return _cut(line, width)
 
 
-def _events(events: Sequence[Mapping[str, Any]], lines: int, width: int) -> list[RenderableType]:
+def _events(events: Sequence[EventRecord], lines: int, width: int) -> list[RenderableType]:
     drawn: list[RenderableType] = []
     for event in events[-lines:] if lines else []:
-        mark, style = _EVENT_MARKS.get(str(event.get("kind")), _OTHER_MARK)
+        mark, style = _EVENT_MARKS.get(event.kind, _OTHER_MARK)
         line = Text.assemble(
-            (f" {_clock(float(event.get('at_s') or 0.0)):>8} ", _FAINT),
+            (f" {_clock(event.at_s):>8} ", _FAINT),
             (f"{mark} ", style),
-            " ".join(str(event.get("text", "")).split()),
+            " ".join(event.text.split()),
         )
         drawn.append(_cut(line, width))
     return drawn
@@ -245,7 +244,7 @@ def _cut(line: Text, width: int) -> Text:
     return line
 
 
-def _freeness(each: InstanceView) -> float:
+def _freeness(each: InstanceStatus) -> float:
     return float("-inf") if each.freeness is None else each.freeness
 
 

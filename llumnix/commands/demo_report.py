@@ -56,9 +56,12 @@ class Demo:
         results = [one.outcome.result for one in runs]
         self.console.print(results_table(results, more=[trust_cells(one) for one in runs]))
         if repeat is not None:
-            why = "; ".join(results[-1].invalid_reasons)
-            again = f"at speed {repeat.speed:g}, {repeat.requests} requests"
-            self.say(f"{results[-1].policy}: not valid, once more {again} ({why})")
+            late = runs[-1].outcome.validity.late_steps_share
+            why = "sent its requests late" if late is None else f"had {late:.1%} of its steps late"
+            self.say(
+                f"{results[-1].policy} {why}: once more at speed {repeat.speed:g}, "
+                f"with {repeat.requests} requests"
+            )
 
     def close(self, runs: Sequence[PolicyRun]) -> None:
         """Say what is wrong with the runs that were kept, if anything is."""

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from llumnix.config import Config, flags_given, load_config
+from llumnix.config import HOMES, Config, flags_given, load_config
 from llumnix.emulator.config import EmulatorConfig
 from llumnix.emulator.main import run_emulator
 from llumnix.errors import ConfigError
@@ -45,21 +45,22 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    config = load_config(args.config, args.set)
-    changes: dict[str, Any] = flags_given(args, EmulatorConfig)
-    try:
-        engine = dataclasses.replace(
-            config.emulator,
-            classes=config.scheduler.classes,
-            default_class=config.scheduler.default_class,
-            **changes,
-        )
-    except ValueError as error:
-        raise ConfigError(f"emulator: {error}") from error
+    config = settings(args)
     secret = os.environ.get("LLUMNIX_SECRET", "").encode()
     if args.exit_with_parent:
         exit_with_parent()
-    return run_async(run_emulator(engine, secret, _announce, config.migration))
+    return run_async(run_emulator(config.emulator, secret, _announce, config.migration))
+
+
+def settings(args: argparse.Namespace) -> Config:
+    """Merge the file, `--set` and the flags into one configuration; raises ConfigError."""
+    config = load_config(args.config, args.set)
+    changes: dict[str, Any] = flags_given(args, EmulatorConfig)
+    try:
+        engine = dataclasses.replace(config.emulator, **changes)
+    except ValueError as error:
+        raise ConfigError(f"emulator: {error}") from error
+    return dataclasses.replace(config, emulator=engine)
 
 
 def child_arguments(config: Config) -> list[str]:
@@ -70,7 +71,7 @@ def child_arguments(config: Config) -> list[str]:
         ours, default = getattr(config, section), getattr(usual, section)
         for item in dataclasses.fields(ours):
             value = getattr(ours, item.name)
-            if value != getattr(default, item.name) and item.name not in ("classes", "speed"):
+            if value != getattr(default, item.name) and f"{section}.{item.name}" not in HOMES:
                 arguments += ["--set", f"{section}.{item.name}={json.dumps(value)}"]
     classes = [dataclasses.asdict(one) for one in config.scheduler.classes]
     if config.scheduler.classes != usual.scheduler.classes:

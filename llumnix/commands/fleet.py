@@ -5,15 +5,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from llumnix.admin.answers import FleetView, InstanceView
 from llumnix.admin.client import DEFAULT_URL, AdminClient
+from llumnix.admin.schema import EventRecord, InstanceStatus
 from llumnix.errors import ConfigError
 
 _POLL_S: Final = 0.2
@@ -84,11 +84,11 @@ def _command(
 
 def instances(args: argparse.Namespace) -> int:
     """List the instances; returns 0, raises LlumnixError."""
-    answer = AdminClient(args.url).fleet()
+    fleet = AdminClient(args.url).fleet()
     if args.json:
-        sys.stdout.write(json.dumps(answer["instances"], indent=2) + "\n")
+        rows = [each.to_json() for each in fleet.instances]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return 0
-    fleet = FleetView.of(answer)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("instance", "state", "kind"):
         table.add_column(title)
@@ -101,7 +101,7 @@ def instances(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(each: InstanceView) -> tuple[Text, ...]:
+def _cells(each: InstanceStatus) -> tuple[Text, ...]:
     # Text, not str: what a server says of itself is never taken for markup.
     cells = (
         each.instance_id,
@@ -124,9 +124,9 @@ def migrate(args: argparse.Namespace) -> int:
         raise ConfigError("say which request to move (--request ID) or from where (--source ID)")
     client = AdminClient(args.url)
     ordered = client.migrate(args.request, args.source, args.destination)
-    migration_id = str(ordered.get("migration_id", ""))
-    what = ordered.get("request_id") or args.request or "a request"
-    path = f"{ordered.get('source', '?')} → {ordered.get('destination', '?')}"
+    migration_id = ordered.migration_id
+    what = ordered.request_id or args.request or "a request"
+    path = f"{ordered.source} → {ordered.destination}"
     sys.stdout.write(f"ordered migration {migration_id} of {what}: {path}\n")
     if not args.wait:
         return 0
@@ -134,21 +134,22 @@ def migrate(args: argparse.Namespace) -> int:
     if end is None:
         sys.stderr.write(f"migration {migration_id} has not ended in {args.end_wait_s:g} s\n")
         return 1
-    sys.stdout.write(f"{end['text']}\n")
-    return 0 if end["kind"] == "migration_committed" else 1
+    sys.stdout.write(f"{end.text}\n")
+    return 0 if end.kind == "migration_committed" else 1
 
 
 def _end_of(
     client: AdminClient, migration_id: str, wait_s: float, poll_s: float
-) -> dict[str, Any] | None:
+) -> EventRecord | None:
     """Follow the events until this migration has ended; None when the time is up."""
     deadline = time.monotonic() + wait_s
     after = 0
     while time.monotonic() < deadline:
-        after, events = client.events(after)
-        for event in events:
-            kind = str(event.get("kind", "")).removeprefix("migration_")
-            if event.get("migration_id") == migration_id and kind in _ENDS:
+        news = client.events(after)
+        after = news.next
+        for event in news.events:
+            kind = event.kind.removeprefix("migration_")
+            if event.more.get("migration_id") == migration_id and kind in _ENDS:
                 return event
         time.sleep(poll_s)
     return None
@@ -157,7 +158,7 @@ def _end_of(
 def drain(args: argparse.Namespace) -> int:
     """Drain an instance, or undo it; returns 0, 1 (not empty in time); raises LlumnixError."""
     client = AdminClient(args.url)
-    known = [each.instance_id for each in FleetView.of(client.fleet()).instances]
+    known = [each.instance_id for each in client.fleet().instances]
     if args.instance not in known:
         raise ConfigError(
             f"there is no instance {args.instance!r}; the fleet has: {', '.join(known) or 'none'}"
@@ -179,10 +180,10 @@ def _wait_empty(
     start = time.monotonic()
     empty_polls = 0
     while True:
-        fleet = FleetView.of(client.fleet())
+        fleet = client.fleet()
         instance = fleet.instance(instance_id)
         took_s = time.monotonic() - start
-        if instance is None or instance.state == "down":
+        if instance is None or instance.down:
             sys.stderr.write(f"{instance_id} went away while it was being drained\n")
             return 1
         moving = fleet.leaving(instance_id)

@@ -3,15 +3,14 @@
 import argparse
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from llumnix.admin.answers import FleetView
 from llumnix.admin.client import DEFAULT_URL, AdminClient
 from llumnix.admin.live_view import Rates, render
+from llumnix.admin.schema import EventRecord, FleetStatus
 from llumnix.errors import ConfigError, LlumnixError
 
 _EVENTS_KEPT: Final = 200
@@ -66,22 +65,22 @@ class FleetPoll:
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
-        self._answer: dict[str, Any] | None = None
-        self._events: deque[Mapping[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._fleet: FleetStatus | None = None
+        self._events: deque[EventRecord] = deque(maxlen=_EVENTS_KEPT)
         self._after = 0
         self._meter = RateMeter()
 
     def look(self) -> None:
         """Ask for the fleet and its news; raises LlumnixError."""
-        self._answer = self._client.fleet()
-        self._meter.add(FleetView.of(self._answer))
-        after, news = self._client.events(self._after)
-        if after < self._after:
+        self._fleet = self._client.fleet()
+        self._meter.add(self._fleet)
+        news = self._client.events(self._after)
+        if news.next < self._after:
             # A new frontend at the same address counts its events from 1 again.
             self._events.clear()
-            after, news = self._client.events(0)
-        self._after = after
-        self._events.extend(news)
+            news = self._client.events(0)
+        self._after = news.next
+        self._events.extend(news.events)
 
     def try_to_look(self) -> str:
         """Look, and say what went wrong, if anything."""
@@ -94,7 +93,7 @@ class FleetPoll:
     def frame(self, width: int, height: int, problem: str = "") -> RenderableType:
         """Draw what was seen last."""
         rates = self._meter.rates()
-        return render(self._answer, list(self._events), width, height, rates, problem)
+        return render(self._fleet, list(self._events), width, height, rates, problem)
 
 
 class RateMeter:
@@ -103,13 +102,13 @@ class RateMeter:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int, int]] = deque(maxlen=_RATE_WINDOW_POLLS)
 
-    def add(self, fleet: FleetView) -> None:
+    def add(self, fleet: FleetStatus) -> None:
         """Note the totals; a fleet clock that went back (a new frontend) starts over."""
         if self._seen and fleet.now_s < self._seen[-1][0]:
             self._seen.clear()
-        names = ("requests", "finished", "migrations_committed")
-        arrived, finished, moved = (fleet.totals.get(name, 0) for name in names)
-        self._seen.append((fleet.now_s, arrived, finished, moved))
+        totals = fleet.totals
+        counts = totals.requests, totals.finished, totals.migrations_committed
+        self._seen.append((fleet.now_s, *counts))
 
     def rates(self) -> Rates | None:
         """Give the rates; None before there are two looks at different times."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from llumnix.admin.schema import MigrationStatus
 from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
@@ -27,16 +28,16 @@ class Migration:
     request_id: RequestId | None = None
     explanation: Explanation = field(default_factory=lambda: Explanation("manual"))
 
-    def as_json(self) -> dict[str, Any]:
-        """Give it as a JSON object."""
-        return {
-            "migration_id": self.migration_id,
-            "request_id": self.request_id,
-            "source": self.source,
-            "destination": self.destination,
-            "started_s": round(self.started_s, 6),
-            "reason": self.reason,
-        }
+    def status(self) -> MigrationStatus:
+        """Say what the admin API tells of it."""
+        return MigrationStatus(
+            migration_id=self.migration_id,
+            request_id=self.request_id,
+            source=self.source,
+            destination=self.destination,
+            started_s=round(self.started_s, 6),
+            reason=self.reason,
+        )
 
 
 class MigrationBook:

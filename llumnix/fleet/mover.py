@@ -183,7 +183,7 @@ class Mover:
         self._note(
             "migration_started",
             _journey(migration),
-            **migration.as_json(),
+            **migration.status().to_json(),
         )
         active = self._requests.active.get(migration.request_id or RequestId(""))
         if active is not None:
@@ -221,7 +221,7 @@ class Mover:
         )
         text = f"{_journey(migration)} {result}"
         detail = f" ({why})" if result is not EventKind.COMMITTED and why else ""
-        self._note(f"migration_{result}", text + detail, **migration.as_json(), **figures)
+        self._note(f"migration_{result}", text + detail, **migration.status().to_json(), **figures)
 
     def _handed_over(self, migration: Migration, moved: bool) -> None:
         result = EventKind.COMMITTED if moved else EventKind.ABORTED

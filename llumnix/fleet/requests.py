@@ -4,8 +4,9 @@ import enum
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from llumnix.admin.schema import DecisionRecord
 from llumnix.instances.instance import Instance
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
@@ -113,18 +114,18 @@ class Decision:
     instance_id: InstanceId | None
     explanation: Explanation
 
-    def as_json(self) -> dict[str, Any]:
-        """Give it as a JSON object."""
+    def record(self) -> DecisionRecord:
+        """Say what the admin API tells of it."""
         why = self.explanation
-        return {
-            "at_s": round(self.at_s, 6),
-            "kind": self.kind,
-            "instance_id": self.instance_id,
-            "policy": why.policy,
-            "scores": {name: _finite(score) for name, score in why.scores.items()},
-            "vetoed": dict(why.vetoed),
-            "note": why.note,
-        }
+        return DecisionRecord(
+            at_s=round(self.at_s, 6),
+            kind=self.kind,
+            instance_id=self.instance_id,
+            policy=why.policy,
+            scores={name: _finite(score) for name, score in why.scores.items()},
+            vetoed=dict[str, str](why.vetoed.items()),
+            note=why.note,
+        )
 
 
 class RequestTable:

@@ -1,42 +1,42 @@
-"""The fleet as others see it: JSON for the admin API, gauges for Prometheus."""
+"""The fleet as others see it: answers of the admin API, gauges for Prometheus."""
 
 import math
-from typing import Any
 
+from llumnix.admin.schema import FleetStatus, InstanceStatus, QueueStatus, RequestStatus
 from llumnix.fleet.fleet import Fleet
 from llumnix.instances.instance import Instance
 from llumnix.metrics.catalogue import FleetMetrics
 
 
-def fleet_json(fleet: Fleet, queue_length: int, queue_limit: int) -> dict[str, Any]:
+def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStatus:
     """Describe the whole fleet at this moment; times are fleet seconds."""
     config = fleet.scheduler.config
     freeness = _freeness(fleet)
-    return {
-        "policy": config.dispatch.name,
-        "migration": config.migration,
-        "speed": fleet.clock.speed,
-        "now_s": round(fleet.now_s(), 6),
-        "classes": [known.name for known in config.classes],
-        "queue": {"length": queue_length, "limit": queue_limit},
-        "instances": [_instance_json(fleet, each, freeness) for each in fleet.instances],
-        "migrations": [each.as_json() for each in fleet.mover.book],
-        "totals": fleet.tally.totals(),
-    }
+    return FleetStatus(
+        instances=tuple(_instance_status(fleet, each, freeness) for each in fleet.instances),
+        policy=config.dispatch.name,
+        migration=config.migration,
+        speed=fleet.clock.speed,
+        now_s=round(fleet.now_s(), 6),
+        classes=tuple(known.name for known in config.classes),
+        queue=QueueStatus(queue_length, queue_limit),
+        migrations=tuple(each.status() for each in fleet.mover.book),
+        totals=fleet.tally.totals(),
+    )
 
 
-def requests_json(fleet: Fleet) -> list[dict[str, Any]]:
+def request_statuses(fleet: Fleet) -> list[RequestStatus]:
     """List the requests being served."""
     now_s = fleet.now_s()
     return [
-        {
-            "request_id": each.request_id,
-            "instance_id": each.instance_id,
-            "class": each.class_name,
-            "state": each.state,
-            "age_s": round(now_s - each.since_s, 6),
-            "tokens": each.tokens(),
-        }
+        RequestStatus(
+            request_id=each.request_id,
+            instance_id=each.instance_id,
+            class_name=each.class_name,
+            state=each.state,
+            age_s=round(now_s - each.since_s, 6),
+            tokens=each.tokens(),
+        )
         for each in fleet.requests.active.values()
     ]
 
@@ -93,23 +93,23 @@ def _freeness(fleet: Fleet) -> dict[str, float | None]:
     }
 
 
-def _instance_json(
+def _instance_status(
     fleet: Fleet, instance: Instance, freeness: dict[str, float | None]
-) -> dict[str, Any]:
+) -> InstanceStatus:
     load, identity = instance.load, instance.identity
     told = identity.capacity_tokens if identity else None
-    return {
-        "id": instance.id,
-        "url": instance.url,
-        "state": str(instance.state),
-        "kind": str(identity.kind) if identity else "",
-        "engine": identity.engine if identity else "",
-        "capacity_tokens": load.capacity_tokens if load else told or 0,
-        "physical_tokens": load.physical_tokens if load else 0,
-        "freeness": freeness.get(instance.id),
-        "running": sum(load.running) if load else 0,
-        "waiting": sum(load.waiting) if load else 0,
-        "reserved_tokens": load.reserved_tokens if load else 0,
-        "prefill_backlog_tokens": load.prefill_backlog_tokens if load else 0,
-        "age_s": round(fleet.now_s() - load.reported_at_s, 6) if load else None,
-    }
+    return InstanceStatus(
+        instance_id=instance.id,
+        url=instance.url,
+        state=instance.state,
+        kind=identity.kind if identity else "",
+        engine=identity.engine if identity else "",
+        capacity_tokens=load.capacity_tokens if load else told or 0,
+        physical_tokens=load.physical_tokens if load else 0,
+        freeness=freeness.get(instance.id),
+        running=sum(load.running) if load else 0,
+        waiting=sum(load.waiting) if load else 0,
+        reserved_tokens=load.reserved_tokens if load else 0,
+        prefill_backlog_tokens=load.prefill_backlog_tokens if load else 0,
+        age_s=round(fleet.now_s() - load.reported_at_s, 6) if load else None,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from llumnix.admin.schema import DrainStatus, News, RequestDecisions
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.mover import Impossible
 from llumnix.frontend.context import ServingContext
@@ -34,7 +35,7 @@ class Admin:
 
     async def _get_fleet(self, _http: web.Request) -> web.Response:
         queue = self._context.queue
-        return _json(fleet_view.fleet_json(self._fleet, len(queue), queue.limit))
+        return _json(fleet_view.fleet_status(self._fleet, len(queue), queue.limit).to_json())
 
     async def _get_events(self, http: web.Request) -> web.Response:
         try:
@@ -42,10 +43,10 @@ class Admin:
         except ValueError:
             return Refusal(400, "after must be a number", "invalid_value", "after").response()
         ring = self._fleet.events
-        return _json({"next": ring.seq, "events": [each.as_json() for each in ring.after(after)]})
+        return _json(News(ring.seq, tuple(ring.after(after))).to_json())
 
     async def _get_requests(self, _http: web.Request) -> web.Response:
-        return _json(fleet_view.requests_json(self._fleet))
+        return _json([each.to_json() for each in fleet_view.request_statuses(self._fleet)])
 
     async def _explain(self, http: web.Request) -> web.Response:
         request_id = RequestId(http.match_info["request_id"])
@@ -53,7 +54,7 @@ class Admin:
         if decisions is None:
             return Refusal(404, f"nothing is known of request {request_id!r}").response()
         return _json(
-            {"request_id": request_id, "decisions": [each.as_json() for each in decisions]}
+            RequestDecisions(request_id, tuple(each.record() for each in decisions)).to_json()
         )
 
     async def _migrate(self, http: web.Request) -> web.Response:
@@ -67,7 +68,7 @@ class Admin:
         )
         if isinstance(done, Impossible):
             return Refusal(404 if done.unknown else 409, done.reason).response()
-        return _json(done.as_json())
+        return _json(done.status().to_json())
 
     async def _drain(self, http: web.Request) -> web.Response:
         asked = await _body(http, {"instance_id": str, "on": bool})
@@ -83,7 +84,7 @@ class Admin:
         except OSError as error:
             return Refusal(502, f"{instance.id} could not be told: {error}").response()
         self._context.queue.retry()
-        return _json({"instance_id": instance.id, "state": str(instance.state)})
+        return _json(DrainStatus(instance.id, instance.state).to_json())
 
 
 async def _unknown(http: web.Request) -> web.Response:

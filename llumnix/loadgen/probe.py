@@ -1,13 +1,16 @@
 """What a server says of itself: its model, its speed, and its counters before and after a run."""
 
 import asyncio
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import aiohttp
 
+from llumnix.admin.answer import SchemaError
+from llumnix.admin.schema import FleetStatus, Totals
 from llumnix.errors import Unreachable
 from llumnix.loadgen.exchange import Endpoint
 
@@ -24,14 +27,14 @@ KEPT_MOVES = 1000
 class ServerState:
     """A snapshot of a server. Everything is empty but `model` for a server that is not ours.
 
-    `fleet` is `/llumnix/fleet`, `engines` the `/llumnix/stats` of each emulated engine by URL.
-    `speed` is None for a server that does not tell.
+    `fleet` is what `/llumnix/fleet` says, `engines` the `/llumnix/stats` of each emulated engine by
+    URL. `speed` is None for a server that does not tell.
     """
 
     model: str
     speed: float | None = None
     emulated: bool = False
-    fleet: Mapping[str, Any] = field(default_factory=dict)
+    fleet: FleetStatus | None = None
     engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -47,16 +50,24 @@ async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) ->
             ) from error
         data = models.get("data")
         model = str(data[0].get("id", "")) if isinstance(data, list) and data else ""
-        fleet = await _get_if_there(session, f"{endpoint.url}/llumnix/fleet")
-        listed = fleet.get("instances") or ()
-        urls = [str(row["url"]).rstrip("/") for row in listed] or [endpoint.url]
+        fleet = _read(await _get_if_there(session, f"{endpoint.url}/llumnix/fleet"))
+        listed = fleet.instances if fleet else ()
+        urls = [each.url.rstrip("/") for each in listed] or [endpoint.url]
         answers = await asyncio.gather(
             *(_get_if_there(session, f"{url}/llumnix/stats") for url in urls)
         )
         engines = {url: stats for url, stats in zip(urls, answers, strict=True) if stats}
         about = {} if fleet else await _get_if_there(session, f"{endpoint.url}/llumnix/instance")
-    speed = fleet.get("speed") if fleet else about.get("speed")
+    speed = fleet.speed if fleet else about.get("speed")
     return ServerState(model, float(speed) if speed else None, bool(engines), fleet, engines)
+
+
+def _read(answer: Mapping[str, Any]) -> FleetStatus | None:
+    """Take what a frontend of ours says; another server may have any page there, or none."""
+    try:
+        return FleetStatus.from_json(answer)
+    except SchemaError:
+        return None
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -104,20 +115,6 @@ class FleetRun:
 
 def between(before: ServerState, after: ServerState) -> FleetRun:
     """What happened between two snapshots."""
-    old, new = before.fleet.get("totals", {}), after.fleet.get("totals", {})
-
-    def grown(key: str) -> int | None:
-        return int(new[key]) - int(old.get(key, 0)) if key in new else None
-
-    committed = grown("migrations_committed")
-
-    def latest(key: str) -> tuple[float, ...]:
-        values = new.get(key) or []
-        fresh = len(values) - len(old.get(key) or [])
-        if len(values) >= KEPT_MOVES:  # the ring is full: the oldest have made room
-            fresh = max(fresh, min(committed or 0, len(values)))
-        return tuple(float(value) for value in values[max(0, len(values) - fresh) :])
-
     preemptions = decode_step_ms = late_share = late_p99_steps = None
     if after.engines:
         preemptions = sum(_grown(before, after, "preemptions").values())
@@ -128,18 +125,35 @@ def between(before: ServerState, after: ServerState) -> FleetRun:
         decode_step_ms = median(
             float(stats["decode_step_ms"]["p50"]) for stats in after.engines.values()
         )
-    return FleetRun(
-        policy=str(after.fleet.get("policy", "")),
-        migration=after.fleet.get("migration"),
-        migrations_committed=committed,
-        migrations_aborted=grown("migrations_aborted"),
-        resumed=grown("resumed"),
-        downtimes_ms=latest("downtime_ms"),
-        gaps_ms=latest("gap_ms"),
+    ours = FleetRun() if after.fleet is None else _counted(before.fleet, after.fleet)
+    return dataclasses.replace(
+        ours,
         preemptions=preemptions,
         decode_step_p50_ms=decode_step_ms,
         late_share=late_share,
         late_p99_steps=late_p99_steps,
+    )
+
+
+def _counted(before: FleetStatus | None, after: FleetStatus) -> FleetRun:
+    """What a frontend counted between two looks; one that was not there had counted nothing."""
+    old, new = before.totals if before else Totals(), after.totals
+    committed = new.migrations_committed - old.migrations_committed
+
+    def latest(were: Sequence[float], are: Sequence[float]) -> tuple[float, ...]:
+        fresh = len(are) - len(were)
+        if len(are) >= KEPT_MOVES:  # the ring is full: the oldest have made room
+            fresh = max(fresh, min(committed, len(are)))
+        return tuple(are[max(0, len(are) - fresh) :])
+
+    return FleetRun(
+        policy=after.policy,
+        migration=after.migration,
+        migrations_committed=committed,
+        migrations_aborted=new.migrations_aborted - old.migrations_aborted,
+        resumed=new.resumed - old.resumed,
+        downtimes_ms=latest(old.downtime_ms, new.downtime_ms),
+        gaps_ms=latest(old.gap_ms, new.gap_ms),
     )
 
 

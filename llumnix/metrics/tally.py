@@ -5,8 +5,8 @@ All durations given here are fleet seconds.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
+from llumnix.admin.schema import Totals
 from llumnix.metrics.catalogue import MIGRATION_RESULTS, OUTCOMES, FleetMetrics
 from migration.llumlet.fleet_messages import EventKind
 
@@ -113,17 +113,17 @@ class Tally:
         self.metrics.migrations_total.labels(reason=reason, result=result).inc()
         self.metrics.migration_copied_bytes_total.inc(copied_bytes)
 
-    def totals(self) -> dict[str, Any]:
-        """Give the totals as JSON values."""
-        return {
-            "requests": self.arrived,
+    def totals(self) -> Totals:
+        """Say what the admin API tells of them."""
+        return Totals(
+            requests=self.arrived,
             **self.outcomes,
-            "resumed": self.resumed,
-            "migrations_committed": self.migrations[EventKind.COMMITTED],
-            "migrations_aborted": self.migrations[EventKind.ABORTED],
-            "migrations_refused": self.migrations[EventKind.REFUSED],
-            "stream_mismatches": self.mismatches,
-            "streams_open": self.streams_open,
-            "downtime_ms": [round(1e3 * value, 3) for value in self.downtimes_s],
-            "gap_ms": [round(1e3 * value, 3) for value in self.gaps_s],
-        }
+            resumed=self.resumed,
+            migrations_committed=self.migrations[EventKind.COMMITTED],
+            migrations_aborted=self.migrations[EventKind.ABORTED],
+            migrations_refused=self.migrations[EventKind.REFUSED],
+            stream_mismatches=self.mismatches,
+            streams_open=self.streams_open,
+            downtime_ms=tuple(round(1e3 * value, 3) for value in self.downtimes_s),
+            gap_ms=tuple(round(1e3 * value, 3) for value in self.gaps_s),
+        )

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llumnix.config import Config, flags_given, load_config, merged
+from llumnix.config import HOMES, Config, flags_given, load_config, merged
 from llumnix.errors import ConfigError
+from llumnix.instances.config import FleetConfig
 from policies.moves.config import RebalanceConfig
 from policies.scaling import ScalingConfig
 from simulator.fleet.instance import PER_MILLE
@@ -33,23 +34,23 @@ _SOCKETS = tuple(
     for name in (
         "claim_timeout_s",
         "connect_timeout_s",
-        "report_interval_s",
         "max_header_bytes",
         "max_payload_bytes",
         "chunk_bytes",
         "max_connections",
-        "link_bytes_per_s",
-        "link_bytes_per_token",
     )
 )
 _SCALING = (
     *(f"{_SIMULATOR}scaling.{one.name}" for one in fields(ScalingConfig)),
     f"{_SIMULATOR}start_delay_s",
 )
-_REAL = ("fleet.", "frontend.", "emulator.")
+_REAL = (
+    "frontend.",
+    "emulator.",
+    *(f"fleet.{one.name}" for one in fields(FleetConfig) if one.name != "report_interval_s"),
+)
 _INSTEAD = {
     "fleet.emulate": "instances",
-    "fleet.report_interval_s": "report_interval_s",
     "frontend.queue_limit": "queue_limit",
     "emulator.preset": "preset",
     "emulator.capacity_tokens": "capacity_tokens",
@@ -57,10 +58,10 @@ _INSTEAD = {
     "emulator.max_num_seqs": "max_num_seqs",
     "emulator.token_budget": "token_budget",
     "emulator.link_bytes_per_s": "link_bytes_per_s",
-    "migration.link_bytes_per_s": "link_bytes_per_s",
-    "migration.report_interval_s": "report_interval_s",
 }
 """What has the same meaning in the simulator's own section."""
+_READ_AT = {home: key for key, home in HOMES.items() if key.startswith(_SIMULATOR)}
+"""Where a simulation reads what other sections set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class GivenSettings:
             return False
         if self.key == "scheduler.dispatch":
             return config.scheduler.dispatch.name != self.value
-        return _value_at(config, self.key) != self.value
+        return _value_at(config, _READ_AT.get(self.key, self.key)) != self.value
 
 
 def refuse_idle(args: argparse.Namespace, configs: Sequence[Config]) -> None:
@@ -209,7 +210,8 @@ def given(args: argparse.Namespace) -> Iterator[GivenSettings]:
         for key, value in _leaves(merged(None, [override]), ""):
             yield GivenSettings(key, value, f"--set {key}")
     for name, value in flags_given(args, SimulatorConfig).items():
-        yield GivenSettings(_SIMULATOR + name, value, f"--{name.replace('_', '-')}")
+        key = HOMES.get(_SIMULATOR + name, _SIMULATOR + name)
+        yield GivenSettings(key, value, f"--{name.replace('_', '-')}")
 
 
 def _refuse(one: GivenSettings, reasons: Sequence[str | None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llumnix.errors import LaunchError, Unreachable
+from llumnix.instances.instance import InstanceState
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, run_load
 from llumnix.loadgen.openloop import Progress
 from llumnix.loadgen.probe import ServerState, between, probe
@@ -104,7 +105,8 @@ async def when_up(endpoint: Endpoint) -> ServerState:
     """Ask the frontend once all its instances take requests; raises LaunchError if they do not."""
     for _ in range(int(_UP_TIMEOUT_S / _POLL_S)):
         state = await probe(endpoint)
-        down = [row["id"] for row in state.fleet.get("instances", ()) if row["state"] != "up"]
+        instances = state.fleet.instances if state.fleet else ()
+        down = [each.instance_id for each in instances if each.state != InstanceState.UP]
         if state.model and not down:
             return state
         await asyncio.sleep(_POLL_S)

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
+
+from llumnix.admin.schema import EventRecord, FleetStatus, InstanceStatus, MigrationStatus, News
 
 Series = dict[str, list[tuple[float, float]]]
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -61,41 +63,41 @@ class RunWatcher:
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            fleet = await _get(session, f"{self._url}/llumnix/fleet")
-            now_s = float(fleet["now_s"])
+            answer = await _get(session, f"{self._url}/llumnix/fleet")
+            fleet = FleetStatus.from_json(answer)
             if self._origin_s is None:
-                self._origin_s = now_s
-            self._rows(fleet["instances"], now_s - self._origin_s)
-            news = await _get(session, f"{self._url}/llumnix/events?after={self._next_event}")
-            self._next_event = int(news["next"])
-            for event in news["events"]:
+                self._origin_s = fleet.now_s
+            self._rows(fleet.instances, fleet.now_s - self._origin_s)
+            answer = await _get(session, f"{self._url}/llumnix/events?after={self._next_event}")
+            news = News.from_json(answer)
+            self._next_event = news.next
+            for event in news.events:
                 self._event(event)
 
-    def _rows(self, rows: list[dict[str, Any]], at_s: float) -> None:
-        for row in rows:
-            for series, key in (
-                (self.seen.freeness, "freeness"),
-                (self.seen.kv_tokens, "physical_tokens"),
+    def _rows(self, instances: Sequence[InstanceStatus], at_s: float) -> None:
+        for each in instances:
+            for series, value in (
+                (self.seen.freeness, each.freeness),
+                (self.seen.kv_tokens, each.physical_tokens),
             ):
-                if row.get(key) is not None:
-                    series.setdefault(row["id"], []).append((at_s, float(row[key])))
+                if value is not None:
+                    series.setdefault(each.instance_id, []).append((at_s, float(value)))
 
-    def _event(self, event: dict[str, Any]) -> None:
+    def _event(self, event: EventRecord) -> None:
         assert self._origin_s is not None
-        at_s = max(0.0, float(event["at_s"]) - self._origin_s)
-        kind, migration_id = event["kind"], event.get("migration_id", "")
-        if kind == "migration_started":
+        at_s = max(0.0, event.at_s - self._origin_s)
+        migration_id = str(event.more.get("migration_id", ""))
+        if event.kind == "migration_started":
             self._started[migration_id] = at_s
-        elif kind == "migration_committed":
+        elif event.kind == "migration_committed":
+            moved = MigrationStatus.from_json(event.more)
             start_s = self._started.pop(migration_id, at_s)
-            who = (event["source"], event["destination"], str(event.get("request_id")))
+            who = (moved.source, moved.destination, str(moved.request_id))
             self.seen.moves.append((start_s, at_s, *who))
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+async def _get(session: aiohttp.ClientSession, url: str) -> object:
     async with session.get(url) as response:
         response.raise_for_status()
-        answer = await response.json()
-        if not isinstance(answer, dict):
-            raise ValueError(f"{url} answered no JSON object")
+        answer: object = await response.json()
         return answer

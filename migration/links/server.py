@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 from migration.config import MigrationConfig
-from migration.errors import LinkError, ProtocolError
+from migration.errors import CutOff, LinkError, ProtocolError
 from migration.links import frames
 from migration.links.sockets import Wire
 
@@ -73,7 +73,7 @@ class Listener:
             task.add_done_callback(self._sessions.discard)
 
     async def _session(self, wire: Wire) -> None:
-        role = "unknown"
+        role = None
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 role = await frames.admit(wire, self._secret, self._config.connect_timeout_s)
@@ -82,7 +82,7 @@ class Listener:
             self.refused[error.code] += 1
             log.warning("event=refused role=%s reason=%s", role, error)
         except LinkError as error:
-            self._note_end(role, str(error))
+            self._note_end(role, str(error), cut_off=isinstance(error, CutOff))
         except TimeoutError:
             self._note_end(role, "timed out")
         except Exception:
@@ -91,10 +91,10 @@ class Listener:
         finally:
             wire.close()
 
-    def _note_end(self, role: str, reason: str) -> None:
-        """Count ends that are no orderly goodbye."""
-        if role == "unknown":
+    def _note_end(self, role: str | None, reason: str, *, cut_off: bool = False) -> None:
+        """Count ends that are no orderly goodbye; there is no role before the handshake."""
+        if role is None:
             self.refused["no_handshake"] += 1
-        elif reason == "cut off":
+        elif cut_off:
             self.refused["cut_off"] += 1
         log.debug("event=session_ended role=%s reason=%s", role, reason)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from migration.errors import LinkError
+from migration.errors import CutOff, LinkError
 
 MAX_PARTS = 64
 SLICE_BYTES = 256 << 10
@@ -64,7 +64,7 @@ class Wire:
     async def receive(self, n_bytes: int, sink: Sink, timeout_s: float | None) -> None:
         """Receive exactly `n_bytes`; `timeout_s` bounds each pause, None waits for ever.
 
-        Raises LinkError, with the text `end of stream` when the peer closed before the first byte.
+        Raises LinkError, and CutOff when the peer closed after the first byte.
         """
         left, breath = n_bytes, 0
         while left:
@@ -74,7 +74,7 @@ class Wire:
                 await self._ready(self._loop.add_reader, self._loop.remove_reader, timeout_s)
                 continue
             if not got:
-                raise LinkError("end of stream" if left == n_bytes else "cut off")
+                raise LinkError("end of stream") if left == n_bytes else CutOff("cut off")
             sink.took(got)
             left, breath = left - got, breath + got
             if breath >= BREATH_BYTES:

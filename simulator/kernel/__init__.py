@@ -14,7 +14,7 @@ Results are equal, bit for bit: `tests/simulator/kernel/test_kernels.py`.
 
 All of these are plain functions of plain numbers. They run as they are, on lists, or compiled by
 numba, on arrays (`compiled`). What is rare stays in Python and uses the real thing: `fleet` and
-`site` wire the scheduler's rebalance, the llumlets and their network to the columns, `holdings` is
-what requests hold there while they move; `scaled_fleet`, `drain` and `slots` are for instances that
-come and go.
+`instance` wire the scheduler's rebalance, the llumlets and their network to the columns, `holdings`
+is what requests hold there while they move; `scaled_fleet`, `drain` and `engine.slots` are for
+instances that come and go.
 """

@@ -12,9 +12,9 @@ from simulator.fleet.machine_pool import MachinePool
 from simulator.fleet.machines import Machine
 from simulator.fleet.options import Outage
 from simulator.kernel import clockwork
+from simulator.kernel.engine.slots import one_more
 from simulator.kernel.fleet import FastFleet
 from simulator.kernel.instance import ColumnInstance
-from simulator.kernel.slots import one_more
 from simulator.kernel.state import SUBJECT
 from simulator.workload.request import TraceRequest
 

@@ -17,12 +17,14 @@ def instance(instance_id: str, **changes: Any) -> dict[str, Any]:
         "url": f"http://127.0.0.1:1/{instance_id}",
         "state": "up",
         "kind": "llumnix",
+        "engine": "",
         "capacity_tokens": 13616,
         "physical_tokens": 6808,
         "freeness": 123.4,
         "running": 7,
         "waiting": 2,
         "reserved_tokens": 512,
+        "prefill_backlog_tokens": 0,
         "age_s": 0.25,
     }
     return row | changes

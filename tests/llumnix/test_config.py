@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from llumnix import cli
+from llumnix.commands import emulate
 from llumnix.commands.emulate import child_arguments
-from llumnix.config import Config, build, describe, load_config
+from llumnix.config import HOMES, Config, build, describe, load_config
 from llumnix.errors import ConfigError
 from policies.registry import PolicySpec
 
@@ -72,6 +74,50 @@ def test_a_policy_may_be_given_by_its_name_alone() -> None:
 def test_mistakes_are_told(override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize(("key", "home"), HOMES.items())
+def test_a_setting_has_one_key(key: str, home: str) -> None:
+    """What repeats it is no key, is not printed, and has its value."""
+    with pytest.raises(ConfigError, match=f"'{key}' is set by '{home}' now"):
+        load_config(None, [f"{key}=1"])
+    section, name = key.split(".")
+    printed = yaml.safe_load(describe(Config()))
+    assert name not in printed[section]
+    assert home.split(".")[1] in printed[home.split(".")[0]]
+
+
+def test_what_repeats_a_setting_has_its_value() -> None:
+    config = load_config(
+        None,
+        [
+            "scheduler.classes=[gold, plain]",
+            "scheduler.default_class=plain",
+            "fleet.speed=4",
+            "fleet.report_interval_s=0.25",
+            "migration.claim_timeout_s=1.5",
+            "emulator.link_bytes_per_s=1000",
+        ],
+    )
+
+    assert config.emulator.class_names == ("gold", "plain")
+    assert config.emulator.default_class == "plain"
+    assert config.emulator.speed == 4
+    assert config.emulator.claim_timeout_s == 1.5
+    assert config.migration.link_bytes_per_s == 1000
+    assert config.simulator.report_interval_s == 0.25
+    unset = load_config(None)
+    assert unset.migration.link_bytes_per_token == 0
+    assert unset.emulator.link_bytes_per_token is None
+
+
+def test_flags_of_an_emulated_engine_win_over_what_its_fleet_has() -> None:
+    """Each setting has one key, but an engine started by hand may still be told by a flag."""
+    words = ["--speed=3", "--default-class=high", "--claim-timeout-s=2", "--set=fleet.speed=5"]
+    args = cli.parser("emulate").parse_args(["emulate", *words])
+    engine = emulate.settings(args).emulator
+
+    assert (engine.speed, engine.default_class, engine.claim_timeout_s) == (3.0, "high", 2.0)
 
 
 def test_a_missing_and_a_broken_file_are_told(tmp_path: Path) -> None:

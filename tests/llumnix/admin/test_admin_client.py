@@ -6,6 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from llumnix.admin.client import AdminClient, NotAFrontendError, RefusedError
+from llumnix.admin.schema import (
+    DrainStatus,
+    EventRecord,
+    FleetStatus,
+    MigrationStatus,
+    News,
+    RequestDecisions,
+)
 from llumnix.errors import ConfigError, Unreachable
 from tests.llumnix.stub_frontend import StubFrontend, fleet, serving
 
@@ -18,17 +26,21 @@ def stub() -> Iterator[StubFrontend]:
 
 def test_it_asks_what_the_admin_api_answers(stub: StubFrontend) -> None:
     """Each method is one request, with only what was given in its body."""
-    ordered = {"migration_id": "m1"}
-    stub.answers["POST /llumnix/migrate"] = [(200, ordered)]
-    stub.answers["POST /llumnix/drain"] = [(200, {})]
-    stub.answers["GET /llumnix/explain/a%2Fb"] = [(200, {"decisions": []})]
-    stub.answers["GET /llumnix/events"] = [(200, {"next": 9, "events": [{"seq": 9}]})]
+    ordered = MigrationStatus("m1")
+    news = News(9, (EventRecord(9, "drain"),))
+    drained = DrainStatus("emu-1", "up")
+    stub.answers["POST /llumnix/migrate"] = [(200, {"migration_id": "m1"})]
+    stub.answers["POST /llumnix/drain"] = [(200, {"instance_id": "emu-1", "state": "up"})]
+    stub.answers["GET /llumnix/explain/a%2Fb"] = [(200, {"request_id": "a/b", "decisions": []})]
+    stub.answers["GET /llumnix/events"] = [
+        (200, {"next": 9, "events": [{"seq": 9, "kind": "drain"}]})
+    ]
     client = AdminClient(stub.url)
-    assert client.fleet() == fleet()
-    assert client.events(after=8) == (9, [{"seq": 9}])
+    assert client.fleet() == FleetStatus.from_json(fleet())
+    assert client.events(after=8) == news
     assert client.migrate(source="emu-0") == ordered
-    client.drain("emu-1", on=False)
-    client.explain("a/b")
+    assert client.drain("emu-1", on=False) == drained
+    assert client.explain("a/b") == RequestDecisions("a/b")
     assert stub.asked == [
         ("GET", "/llumnix/fleet", None),
         ("GET", "/llumnix/events?after=8", None),
@@ -53,6 +65,7 @@ def test_a_refusal_is_told_in_the_frontends_own_words(stub: StubFrontend) -> Non
         (200, b"hello"),
         (200, []),
         (200, {"object": "list"}),
+        (200, {"instances": [{"id": 7}]}),
     ],
 )
 def test_another_server_is_told_apart_from_a_frontend(
@@ -91,5 +104,7 @@ def test_an_unusable_url_is_a_mistake_of_the_caller(url: str) -> None:
 def test_a_base_path_and_a_missing_scheme_are_understood(stub: StubFrontend) -> None:
     """What people type works: host:port, and a frontend behind a path."""
     stub.answers["GET /behind/llumnix/fleet"] = [(200, fleet())]
-    assert AdminClient(f"{stub.url.removeprefix('http://')}").fleet() == fleet()
-    assert AdminClient(f"{stub.url}/behind/").fleet() == fleet()
+    assert AdminClient(f"{stub.url.removeprefix('http://')}").fleet() == FleetStatus.from_json(
+        fleet()
+    )
+    assert AdminClient(f"{stub.url}/behind/").fleet() == FleetStatus.from_json(fleet())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llumnix.admin.answers import FleetView
 from llumnix.admin.client import AdminClient
 from llumnix.admin.live_view import Rates, render
+from llumnix.admin.schema import EventRecord, FleetStatus, Totals
 from llumnix.commands import top
 from llumnix.errors import ConfigError, Unreachable
 from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
@@ -24,8 +24,10 @@ def drawn(
     answer: dict[str, Any] | None, width: int = 80, height: int = 24, **more: Any
 ) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    fleet = None if answer is None else FleetStatus.from_json(answer)
+    seen = [EventRecord.from_json(event) for event in more.pop("events", [])]
     with console.capture() as capture:
-        console.print(render(answer, more.pop("events", []), width, height, **more))
+        console.print(render(fleet, seen, width, height, **more))
     return capture.get().splitlines()
 
 
@@ -139,8 +141,8 @@ def test_before_the_first_answer_the_problem_is_all_there_is() -> None:
 def test_rates_are_per_fleet_second_and_start_over_with_a_new_frontend() -> None:
     """A frontend restarted counts from 0; no negative rate appears."""
 
-    def seen(now_s: float, requests: int) -> FleetView:
-        return FleetView.of({"now_s": now_s, "totals": {"requests": requests, "finished": 0}})
+    def seen(now_s: float, requests: int) -> FleetStatus:
+        return FleetStatus((), now_s=now_s, totals=Totals(requests))
 
     meter = top.RateMeter()
     meter.add(seen(100.0, 50))

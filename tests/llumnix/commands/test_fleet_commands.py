@@ -12,6 +12,8 @@ from llumnix.commands import fleet as fleet_commands
 from llumnix.errors import ConfigError, Unreachable
 from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
 
+DRAINED = {"instance_id": "emu-0", "state": "draining"}
+
 
 @pytest.fixture
 def stub() -> Iterator[StubFrontend]:
@@ -113,7 +115,7 @@ def test_drain_waits_until_the_instance_is_empty_and_stays_so(
     stub: StubFrontend, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Running, waiting and leaving requests all count; one empty report proves nothing."""
-    stub.answers["POST /llumnix/drain"] = [(200, {})]
+    stub.answers["POST /llumnix/drain"] = [(200, DRAINED)]
     busy = instance("emu-0", state="draining")
     empty = instance("emu-0", state="draining", running=0, waiting=0)
     leaving = [{"migration_id": "m", "source": "emu-0", "destination": "emu-1"}]
@@ -136,7 +138,7 @@ def test_drain_says_what_is_left_when_the_time_is_up(
     stub: StubFrontend, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, and how much is still there."""
-    stub.answers["POST /llumnix/drain"] = [(200, {})]
+    stub.answers["POST /llumnix/drain"] = [(200, DRAINED)]
     assert command(stub, "drain", "emu-0", "--wait-s", "0.01") == 1
     assert "7 running, 2 waiting, 0 on the move" in capsys.readouterr().err
 
@@ -146,7 +148,7 @@ def test_an_instance_that_dies_or_leaves_is_not_reported_as_empty(
     stub: StubFrontend, capsys: pytest.CaptureFixture[str], end: dict[str, Any]
 ) -> None:
     """Empty means that its requests are safe, not that it is gone."""
-    stub.answers["POST /llumnix/drain"] = [(200, {})]
+    stub.answers["POST /llumnix/drain"] = [(200, DRAINED)]
     stub.answers["GET /llumnix/fleet"] = [(200, fleet()), (200, fleet(end))]
     assert command(stub, "drain", "emu-0") == 1
     assert "went away" in capsys.readouterr().err
@@ -156,7 +158,7 @@ def test_drain_undo_and_no_wait_return_at_once(
     stub: StubFrontend, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One order each, one look at the fleet, no waiting."""
-    stub.answers["POST /llumnix/drain"] = [(200, {})]
+    stub.answers["POST /llumnix/drain"] = [(200, DRAINED)]
     assert command(stub, "drain", "emu-0", "--undo") == 0
     assert command(stub, "drain", "emu-0", "--wait-s", "0") == 0
     orders = [body for method, _, body in stub.asked if method == "POST"]

@@ -51,7 +51,8 @@ def fleet_pages(speed: float = 200.0) -> dict[str, Any]:
         moves = [10.0] * (2 * asked[0])
         totals = {"migrations_committed": len(moves), "migrations_aborted": 0, "resumed": 0}
         totals |= {"downtime_ms": moves, "gap_ms": moves}  # type: ignore[dict-item]
-        return {"policy": "freeness", "migration": True, "speed": speed, "totals": totals}
+        answer = {"policy": "freeness", "migration": True, "speed": speed, "totals": totals}
+        return {**answer, "instances": []}
 
     engine = {
         "lag": {"steps": 1000, "late_steps": 0},

@@ -1,19 +1,19 @@
-"""A discipline of one's own, in this one file: seen acting on every clock.
-
-Shortest prompt first, as `policies/README.md` shows how to add it.
-"""
+"""The queue discipline in policies/README.md works as printed, on every clock."""
 
 import asyncio
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
+import policies
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.queue import HoldQueue
 from llumnix.instances.instance import Instance
 from migration.config import MigrationConfig
-from policies.queue import SortKey, queue_disciplines
-from policies.registry import NoParams, PolicySpec
+from policies.queue import queue_disciplines
+from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
 from policies.types import DispatchRequest, Explanation, Hold, Reject, RequestId
 from simulator.fleet.fleet import SimulatedFleet
@@ -21,19 +21,19 @@ from simulator.kernel.fleet import FastFleet
 from simulator.workload.request import TraceRequest
 from tests.simulator.simulated import SMALL
 
+README = Path(policies.__file__).parent / "README.md"
 SHORTEST = PolicySpec("shortest-prompt-first")
 PROMPTS = [700, 900, 300, 800, 100, 600, 500, 200, 400]
 
 
 @pytest.fixture(autouse=True)
 def discipline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register it, and forget it afterwards."""
+    """Register it by the README's own lines, and forget it afterwards."""
     monkeypatch.setattr(queue_disciplines, "_entries", dict(queue_disciplines._entries))
-
-    @queue_disciplines.register("shortest-prompt-first", NoParams)
-    def shortest_prompt_first(request: DispatchRequest, _: NoParams) -> SortKey:
-        """Serve the shortest prompt first."""
-        return (request.prompt_tokens,)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "queue_disciplines" in block)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    exec(example, {"__name__": __name__})
 
 
 async def test_it_acts_in_the_live_frontend() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llumnix.admin.schema import FleetStatus, Totals
 from llumnix.loadgen import OutputCheck, RequestRecord, Status
 from llumnix.loadgen.probe import FleetRun, ServerState, between
 from llumnix.results.result import Quantiles, RunResult, Slo, Spread, summarise
@@ -196,17 +197,13 @@ def test_errors_are_grouped_the_most_frequent_first() -> None:
 
 
 def state(committed: int, moves: list[float], steps: int, late: int, preempted: int) -> ServerState:
-    fleet = {
-        "policy": "freeness",
-        "migration": True,
-        "totals": {
-            "migrations_committed": committed,
-            "migrations_aborted": 1,
-            "resumed": 0,
-            "downtime_ms": moves,
-            "gap_ms": moves,
-        },
-    }
+    totals = Totals(
+        migrations_committed=committed,
+        migrations_aborted=1,
+        downtime_ms=tuple(moves),
+        gap_ms=tuple(moves),
+    )
+    fleet = FleetStatus((), policy="freeness", migration=True, totals=totals)
     engine = {
         "lag": {"steps": steps, "late_steps": late},
         "preemptions": preempted,
@@ -233,7 +230,7 @@ def test_how_late_steps_were_is_that_of_the_worst_engine_in_its_decode_steps() -
         name: {"lag": {"p99_s": late_s}, "decode_step_ms": {"p50": 40.0, "mean": 50.0}}
         for name, late_s in (("a", 0.001), ("b", 0.0125))
     }
-    run = between(ServerState("m", 10.0, True), ServerState("m", 10.0, True, {}, engines))
+    run = between(ServerState("m", 10.0, True), ServerState("m", 10.0, True, None, engines))
     assert run.late_p99_steps == pytest.approx(2.5)
 
 

@@ -53,6 +53,7 @@ def _presets() -> Iterator[None]:
         yield
 
 
+@pytest.mark.timeout(600)  # what is found is shrunk for up to five minutes
 @settings(max_examples=40, deadline=None)
 @example(kept.ON_THE_WAY_AT_A_REPORT)
 @example(kept.ENDS_SOONER_THAN_ONE_TOKEN_A_STEP)

@@ -10,7 +10,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 if not collect_ignore_glob:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("tests.vllm.unit.toy_engine")
+        importlib.import_module("tests.vllm.toys.toy_engine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.vllm.unit.toy_engine import ToyEngine
-from tests.vllm.unit.toy_fleet import Answer, Fleet
+from tests.vllm.toys.toy_engine import ToyEngine
+from tests.vllm.toys.toy_fleet import Answer, Fleet
 
 
 def fleet(seed: int, n_blocks: int = 40, n: int = 3, slots: int = 16) -> Fleet:

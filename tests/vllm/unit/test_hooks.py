@@ -20,8 +20,8 @@ from migration.vllm.engine.agent_thread import AgentThread, fitted
 from migration.vllm.engine.hooks import VllmHooks
 from migration.vllm.settings import PluginSettings
 from policies.types import InstanceId, MigrationId, RequestId
-from tests.vllm.unit.toy_engine import BLOCK_TOKENS, SECRET, ToyEngine
-from tests.vllm.unit.toy_model import blocks_of, continuation
+from tests.vllm.toys.toy_engine import BLOCK_TOKENS, SECRET, ToyEngine
+from tests.vllm.toys.toy_model import blocks_of, continuation
 
 M, R = MigrationId("m"), RequestId("r")
 PROMPT = list(range(1, 11))

@@ -4,8 +4,8 @@ import pytest
 
 from migration.engine import RequestState
 from policies.types import MigrationId, RequestId
-from tests.vllm.unit.toy_engine import BLOCK_TOKENS, HOLD_S, ToyEngine
-from tests.vllm.unit.toy_model import blocks_of, continuation
+from tests.vllm.toys.toy_engine import BLOCK_TOKENS, HOLD_S, ToyEngine
+from tests.vllm.toys.toy_model import blocks_of, continuation
 
 M, R = MigrationId("m"), RequestId("r")
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]

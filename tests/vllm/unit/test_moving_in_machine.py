@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 
 from migration.engine import RequestState
 from policies.types import MigrationId, RequestId
-from tests.vllm.unit.toy_engine import BLOCK_TOKENS, HOLD_S, ToyEngine
-from tests.vllm.unit.toy_model import blocks_of, continuation
+from tests.vllm.toys.toy_engine import BLOCK_TOKENS, HOLD_S, ToyEngine
+from tests.vllm.toys.toy_model import blocks_of, continuation
 
 PROMPTS = (
     tuple(range(1, 7)),

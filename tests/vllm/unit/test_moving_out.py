@@ -7,8 +7,8 @@ import pytest
 
 from migration.engine import Gone, RequestState
 from policies.types import RequestId
-from tests.vllm.unit.toy_engine import BLOCK_TOKENS, ToyEngine
-from tests.vllm.unit.toy_model import blocks_of, continuation
+from tests.vllm.toys.toy_engine import BLOCK_TOKENS, ToyEngine
+from tests.vllm.toys.toy_model import blocks_of, continuation
 
 R = RequestId("r")
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from policies.types import RequestId
+from tests.vllm.toys.toy_engine import ToyEngine
+from tests.vllm.toys.toy_model import continuation
 from tests.vllm.unit.test_moving_in import ANSWER, PROMPT, R, engine, rest, steps
-from tests.vllm.unit.toy_engine import ToyEngine
-from tests.vllm.unit.toy_model import continuation
 
 __all__ = ["engine"]
 

@@ -14,7 +14,7 @@ from migration.vllm.settings import PluginSettings, SettingsError
 from migration.vllm.step_orders import CopyJob, StepOrders, StepResults
 from migration.vllm.worker.copier import Ticket
 from migration.vllm.worker.worker_side import IDLE_BLOCKS, WorkerSide
-from tests.vllm.unit.toy_model import ToyArena, ToyCopier
+from tests.vllm.toys.toy_model import ToyArena, ToyCopier
 
 STEP_S, BLOCK_S, SHARE = 0.1, 0.001, 0.1
 

@@ -207,7 +207,7 @@ async def test_a_stream_is_handed_over_by_hand(chat: bool) -> None:
         kinds = {
             event.kind
             for event in it.stage.fleet.events.after(0)
-            if event.fields.get("migration_id") == migration["migration_id"]
+            if event.more.get("migration_id") == migration["migration_id"]
         }
         assert kinds == {"migration_started", "migration_committed"}
         assert len(it.stage.fleet.tally.downtimes_s) == 1

@@ -36,7 +36,7 @@ from migration.vllm.engine.engine_side import EngineSide
 from migration.vllm.settings import PluginSettings
 from migration.vllm.tags import RESUME, TAG
 from migration.vllm.worker.worker_side import WorkerSide
-from tests.vllm.unit.toy_model import ToyArena, ToyCopier, ToyRunner
+from tests.vllm.toys.toy_model import ToyArena, ToyCopier, ToyRunner
 
 SECRET = b"a secret"
 BLOCK_TOKENS = 4

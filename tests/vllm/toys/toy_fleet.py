@@ -14,8 +14,8 @@ from migration.protocol.peer import Peer
 from migration.vllm.engine.agent_thread import fitted, listen
 from migration.vllm.engine.hooks import VllmHooks
 from policies.types import InstanceId, MigrateReason, MigrationId, RequestId
-from tests.vllm.unit.toy_engine import BLOCK_TOKENS, SECRET, Stream, ToyEngine
-from tests.vllm.unit.toy_model import continuation
+from tests.vllm.toys.toy_engine import BLOCK_TOKENS, SECRET, Stream, ToyEngine
+from tests.vllm.toys.toy_model import continuation
 
 LAYOUT = Layout("vllm", "toy", "uint64", BLOCK_TOKENS, BLOCK_TOKENS * 8)
 CONFIG = MigrationConfig(

@@ -1,0 +1,106 @@
+"""Typed JSON objects: written from frozen dataclasses, and read back into them.
+
+A reader takes keys it does not know for those of a newer writer and leaves them out; a key that is
+missing is its field's default, where the field has one. Anything else that is not as it should be
+raises SchemaError.
+"""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class SchemaError(ValueError):
+    """An answer is not what it should be; the text names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One JSON object."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return write_answer(self)
+
+    @classmethod
+    def from_json(cls, plain: object) -> Self:
+        """Read a JSON object; raises SchemaError."""
+        return read_answer(cls, plain)
+
+
+def key(name: str) -> dict[str, str]:
+    """Return the metadata of a field whose JSON key is no name for a field."""
+    return {"key": name}
+
+
+def write_answer(answer: Answer) -> dict[str, Any]:
+    """Return an answer as a JSON object, field by field."""
+    return {
+        item.metadata.get("key", item.name): _plain(getattr(answer, item.name))
+        for item in dataclasses.fields(answer)
+    }
+
+
+def read_answer(cls: type[T], plain: object) -> T:
+    """Read a JSON object, field by field; raises SchemaError."""
+    if not isinstance(plain, Mapping):
+        raise SchemaError(f"{cls.__name__}: an object expected, not {_shown(plain)}")
+    hints = _hints(cls)  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = item.metadata.get("key", item.name)
+        if name in plain:
+            values[item.name] = read_value(hints[item.name], plain[name], f"{cls.__name__}.{name}")
+        elif item.default is item.default_factory is dataclasses.MISSING:
+            raise SchemaError(f"{cls.__name__}.{name} is missing")
+    return cls(**values)
+
+
+def read_value(hint: Any, plain: object, where: str) -> Any:
+    """Read a JSON value as what a type hint says; raises SchemaError, which says `where`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return plain
+    if origin is UnionType and NoneType in args:
+        (inner,) = (arg for arg in args if arg is not NoneType)
+        return None if plain is None else read_value(inner, plain, where)
+    if origin is tuple:
+        if not isinstance(plain, list):
+            raise SchemaError(f"{where}: a list expected, not {_shown(plain)}")
+        return tuple(read_value(args[0], each, f"{where}[]") for each in plain)
+    if origin is Mapping:
+        if not isinstance(plain, Mapping):
+            raise SchemaError(f"{where}: an object expected, not {_shown(plain)}")
+        return {name: read_value(args[1], each, f"{where}.{name}") for name, each in plain.items()}
+    if issubclass(hint, Answer):
+        return hint.from_json(plain)
+    if hint is float and type(plain) is int:
+        return float(plain)
+    if type(plain) is not hint:
+        raise SchemaError(f"{where}: {hint.__name__} expected, not {_shown(plain)}")
+    return plain
+
+
+@functools.cache
+def _hints(cls: type[object]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Answer):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value
+
+
+def _shown(plain: object) -> str:
+    return type(plain).__name__
