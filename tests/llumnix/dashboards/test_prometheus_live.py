@@ -212,7 +212,7 @@ def test_the_dashboards_figures_are_those_that_were_fed(prometheus: Prometheus) 
         return [prometheus.numbers(query) for query in queries]
 
     assert shown("Instances up") == [[1.0], [2.0]]
-    assert shown("KV memory in use") == [[pytest.approx(9500 / 13616)] * len(INSTANCES)]
+    assert shown("KV cache in use") == [[pytest.approx(9500 / 13616)] * len(INSTANCES)]
     p50, p99 = shown("Downtime")
     assert 0.001 <= p50[0] <= p99[0] <= 0.03
 
