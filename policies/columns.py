@@ -96,9 +96,7 @@ def best(scores: FloatColumn, eligible: BoolColumn, pending: IntColumn, turn: in
 def too_full(
     free_steps: FloatColumn, was_source: BoolColumn, low_steps: float, release_steps: float
 ) -> BoolColumn:
-    """Return which instances are sources; a former source stays one until it has recovered a
-    little.
-    """
+    """Return which instances are sources; a former source must first recover a little."""
     result: BoolColumn = free_steps < np.where(was_source, release_steps, low_steps)
     return result
 

@@ -155,10 +155,7 @@ def release_blocks(s: State, i: int, r: int, kv_tokens: int) -> None:
 
 
 def grow_all(s: State, i: int, steps: int) -> None:
-    """Give the batch the blocks that so many steps after the next take.
-
-    They are taken before any request that ends with the last of these steps frees its own.
-    """
+    """Give the batch its blocks of so many more steps, before ending requests free any."""
     req, base, block_tokens = s.req, i * s.fleet[WIDTH], s.fleet[BLOCK_TOKENS]
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.batches[at]
