@@ -1,7 +1,7 @@
 """Strict translation between frozen dataclasses and plain msgpack values.
 
-A dataclass needs nothing but type hints; `Annotated` bounds a size where the default is too lax.
-A member of a StrEnum travels as its value, and no other is taken.
+A dataclass needs only type hints; `Annotated` bounds a size where the default is too lax.
+A member of a StrEnum travels as its value, and no other value is accepted.
 Tuples of integers (token ids, counts) travel as packed unsigned 32-bit numbers: contexts are long.
 Unknown or missing keys, wrong types, sizes and values raise ProtocolError; nothing is unpickled.
 """
@@ -42,14 +42,14 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one type of value is put on the wire and taken off it."""
+    """How one type of value is encoded and decoded."""
 
     dump: Callable[[Any], object]
     load: Callable[[object], Any]
 
 
 def pack(plain: Mapping[str, object]) -> bytes:
-    """Serialise plain values; raises ProtocolError for what msgpack has no word for."""
+    """Serialise plain values; raises ProtocolError for what msgpack cannot represent."""
     try:
         return cast("bytes", msgpack.packb(plain, use_bin_type=True))
     except (TypeError, ValueError, OverflowError) as error:
@@ -73,7 +73,7 @@ def dump(value: object) -> dict[str, object]:
 
 
 def load(cls: type[T], plain: Mapping[str, object]) -> T:
-    """Turn a plain dict into `cls`; raises ProtocolError unless every key and value is right."""
+    """Turn a plain dict into `cls`; raises ProtocolError unless every key and value is valid."""
     kinds = _kinds(cls)
     if plain.keys() != kinds.keys():
         odd = sorted(map(str, plain.keys() ^ kinds.keys()))
@@ -96,7 +96,7 @@ def _kinds(cls: type[object]) -> dict[str, Kind]:
 
 
 def _kind(hint: Any) -> Kind:
-    """Derive how a type hint travels. Raises TypeError for hints that must not travel."""
+    """Derive the encoding of a type hint. Raises TypeError for hints that have none."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _bounded(args[1])
@@ -192,7 +192,7 @@ def _mapping(raw: object) -> dict[str, object]:
 
 
 def _plain_mapping(raw: object) -> dict[str, object]:
-    """Take any map of plain values, however deep (without recursion: peers choose the depth)."""
+    """Accept any map of plain values, however deep (without recursion: peers choose the depth)."""
     unseen = [raw]
     while unseen:
         value = unseen.pop()

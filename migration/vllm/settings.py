@@ -9,8 +9,8 @@ from typing import Any
 
 from migration.config import MigrationConfig
 
-# vLLM's queue between an engine and its workers misses a wake-up now and then and looks again after
-# 5 s (shm_broadcast.py): a wait that is to outlast this must be longer.
+# vLLM's queue between an engine and its workers occasionally misses a wake-up and polls again after
+# 5 s (shm_broadcast.py): a wait that must outlast this has to be longer.
 PATIENCE_S = 8.0
 MIGRATION = MigrationConfig(stage_timeout_s=PATIENCE_S, detach_timeout_s=PATIENCE_S)
 
@@ -18,12 +18,12 @@ SECRET_VARIABLE = "LLUMNIX_SECRET"  # noqa: S105 - the name of a variable, not a
 
 
 class SettingsError(ValueError):
-    """The settings are wrong; the text says which and what would be right."""
+    """The settings are wrong; the message says which and what would be valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
-    """How this server takes part in migration. Raises SettingsError for what makes no sense.
+    """How this server takes part in migration. Raises SettingsError for inconsistent settings.
 
     `migration` holds settings of the llumlet itself (`migration.config.MigrationConfig`).
     """
@@ -88,7 +88,7 @@ def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
 
 
 def read_secret(settings: PluginSettings) -> bytes:
-    """Give the fleet's secret; raises SettingsError when there is none."""
+    """Return the fleet's secret; raises SettingsError when there is none."""
     if settings.secret_file:
         try:
             secret = Path(settings.secret_file).read_bytes().strip()
