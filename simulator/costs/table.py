@@ -9,7 +9,7 @@ Two layouts are known by their header:
   milliseconds. Prompts are taken from rows of batch size 1; the mean decode step of a row is put
   at the context that its requests have halfway.
 
-What was measured several times counts with its (lower) median.
+Repeated measurements count with their (lower) median.
 """
 
 from bisect import bisect_right
@@ -34,8 +34,8 @@ CHOICES = ("model", "hardware", "tensor_parallel")
 class Curve:
     """Whole points (x, y) joined by straight lines, rounded down.
 
-    Flat before the first point; after the last it goes on as it came, but never falls.
-    Raises ValueError when there is no point, or `xs` do not ascend.
+    Flat before the first point; the last segment is extended, but never falls. Raises ValueError
+    when there is no point, or `xs` do not ascend.
     """
 
     xs: tuple[int, ...]
@@ -63,9 +63,9 @@ class Curve:
 class TableCosts:
     """A CostModel through the points of a table, rising wherever the table does.
 
-    `decode` has a curve over the context for each of `batch_sizes`; a batch in between lies
-    between its neighbours' curves. `prefill` runs over the length of a prompt computed at once;
-    a chunk costs what it makes its prompt longer by, and the intercept is paid once a step.
+    `decode` has a curve over the context for each of `batch_sizes`; a batch in between is
+    interpolated between its neighbours' curves. `prefill` runs over the length of a prompt computed
+    at once; a chunk costs what it adds to its prompt, and the intercept is paid once per step.
     """
 
     batch_sizes: tuple[int, ...]
@@ -130,7 +130,7 @@ def read_table(
     """Read a table of costs; `where` keeps the rows with these values in these columns.
 
     Raises ValueError, naming file, line and column, for an unreadable file, a header of neither
-    layout, a malformed row, rows of several models or machines, and when none are left.
+    layout, a malformed row, rows of several models or machines, and when no rows are left.
     """
     try:
         rows = list(csv_rows(path))
@@ -211,7 +211,7 @@ def _table(path: Path, points: list[Point], overhead_ns: int) -> TableCosts:
 
 
 def _from_zero(prompts: Curve) -> Curve:
-    """Lengthen the curve of prompts to no token at all, straight, but not below 0."""
+    """Extend the prompt curve to zero tokens, in a straight line, but not below 0."""
     if prompts.xs[0] == 0:
         return prompts
     intercept = 0

@@ -1,4 +1,4 @@
-"""What a simulated fleet is like: the `simulator` section of the configuration."""
+"""The configuration of a simulated fleet: its `simulator` section."""
 
 from dataclasses import dataclass, field
 
@@ -15,9 +15,9 @@ KERNELS = ("auto", "steps", "plain", "compiled")
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """A fleet of equal instances in virtual time. What is unset is taken from the preset.
+    """A fleet of equal instances in virtual time. Unset values come from the preset.
 
-    Raises ValueError for an unknown preset and for what makes no sense.
+    Raises ValueError for an unknown preset and for inconsistent options.
     """
 
     instances: int = field(default=16, metadata={"help": "size of the fleet", "unit": "instances"})
@@ -132,9 +132,9 @@ class SimulatorConfig:
                 raise ValueError(f"{name} must be positive, not {value}")
 
     def shape(self, classes: int, seed: int = 0) -> InstanceShape:
-        """Say what every instance is like, for so many priority classes.
+        """Return what every instance is like, for so many priority classes.
 
-        Raises ValueError for options that do not fit together. `seed` decides what is guessed
+        Raises ValueError for options that do not fit together. `seed` decides which guesses are
         right.
         """
         most = self.scaling.max_instances
@@ -172,7 +172,7 @@ class SimulatorConfig:
         )
 
     def speculation(self) -> Speculation | None:
-        """Say how instances speculate; raises ValueError where only a part of it is told."""
+        """Return how instances speculate; raises ValueError for incomplete options."""
         if not self.draft_tokens:
             if self.acceptance is not None or self.draft_us:
                 raise ValueError("acceptance and draft_us have no effect without draft_tokens")
@@ -192,7 +192,7 @@ class SimulatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """An instance that dies at a moment, and is back, empty, after a while (never, if None)."""
+    """An instance that dies at a given time, and is back, empty, after a while (never, if None)."""
 
     instance_id: InstanceId
     at_s: float

@@ -62,7 +62,7 @@ class Client:
     lengths: Sequence[tuple[Histogram, Histogram]]
 
     def lengths_at(self, time_s: float) -> tuple[Histogram, Histogram]:
-        """The histograms of prompts and outputs in force at a time."""
+        """Return the histograms of prompts and outputs in force at a time."""
         return self.lengths[max(0, bisect_right(self.lengths_from_s, time_s) - 1)]
 
 
