@@ -1,10 +1,10 @@
-"""The Llumnix paper's experiments, simulated, and beside each figure the paper's own.
+"""The Llumnix paper's experiments, simulated, with the paper's own figure beside each.
 
 16 engines of LLaMA-7B on A10s serve the paper's traces at rates below and above the knee, under
-round-robin, the load-aware policy (INFaaS++), Llumnix as the paper has it, and this project's own
+round-robin, the load-aware policy (INFaaS++), Llumnix as in the paper, and this project's own
 default, over several seeds; then the downtime of a move by context length, and priorities under
 bursty arrivals. `--docs docs` writes docs/paper.md and its pictures. `--keep FOLDER` keeps every
-run's figures there, so that an interrupted run goes on where it was.
+run's figures there, so that an interrupted run can be continued.
 """
 
 import argparse

@@ -87,9 +87,7 @@ class Register:
         return self._by_request.get(request.request_id)
 
     def views(self) -> list[RequestView]:
-        """Present all; those that share a name with another cannot be moved, being
-        indistinguishable.
-        """
+        """Present all; those that share a name with another cannot be moved."""
         tracked = self.all()
         bearers = Counter(each.request_id for each in tracked)
         views = [each.view() for each in tracked]
