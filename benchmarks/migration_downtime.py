@@ -31,8 +31,7 @@ AFTER_TOKENS = 24
 BACKGROUND_STREAMS = 2
 BACKGROUND_TOKENS = (16, 1500)
 """Prompt and output of the streams each instance runs besides the moved one. Short prompts: a new
-one must not stretch a step, or its prefill would be counted as the migration's downtime.
-"""
+one must not stretch a step, or its prefill would be counted as the migration's downtime."""
 
 LIVE = ("live", "live, busy")
 DECODE_STEP_MS = 36.0
@@ -46,7 +45,7 @@ Samples = dict[str, dict[int, list[Sample]]]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two lengths, few samples, < 60 s")
-    parser.add_argument("--samples", type=int, default=9, help="moves a length and mode")
+    parser.add_argument("--samples", type=int, default=9, help="moves per length and mode")
     return parser.parse_args()
 
 

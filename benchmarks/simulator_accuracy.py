@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--measured", type=Path, default=MEASURED, metavar="FILE", help="timestamps of a vLLM"
     )
-    parser.add_argument("--moves", type=int, default=5, help="migrations a length and state")
+    parser.add_argument("--moves", type=int, default=5, help="migrations per length and state")
     args = parser.parse_args()
     args.part = args.part or list(PARTS)
     if args.quick:

@@ -61,9 +61,9 @@ EVERY = max(one.requests for one in RACES)
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first race once, < 60 s")
-    parser.add_argument("--trace", default=default_source(), help="whose lengths are drawn")
+    parser.add_argument("--trace", default=default_source(), help="trace to draw lengths from")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of the sweep")
+    parser.add_argument("--jobs", type=int, default=2, help="processes for the sweep")
     parser.add_argument("--no-others", action="store_true", help="leave other tools out")
     return parser.parse_args()
 

@@ -55,11 +55,14 @@ Busy = dict[str, list[Sample]]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter contexts, few repeats")
-    parser.add_argument("--repeats", type=int, default=7, help="moves a length and mode")
-    parser.add_argument("--recomputes", type=int, default=3, help="of them, a length")
+    parser.add_argument("--repeats", type=int, default=7, help="moves per length and mode")
+    parser.add_argument("--recomputes", type=int, default=3, help="recomputes per length")
     parser.add_argument("--busy-repeats", type=int, default=12, help="moves beside other streams")
     parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default=MID.dtype, help="float32 has 16 KiB"
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default=MID.dtype,
+        help="KV per token: bf16 8, fp32 16 KiB",
     )
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")

@@ -21,7 +21,7 @@ from testbed.plan import SettingResult, measure, settings
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one cut and prompt a kind")
+    parser.add_argument("--quick", action="store_true", help="one cut and prompt per kind")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--setting", action="append", metavar="NAME", help="repeatable")
     parser.add_argument("--case", action="append", metavar="NAME", help="repeatable")

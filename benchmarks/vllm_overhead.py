@@ -74,8 +74,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few, short rounds, < 60 s")
     parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--starts", type=int, default=8, help="of the servers; rounds are divided")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a stream")
+    parser.add_argument(
+        "--starts", type=int, default=8, help="server starts; they share the rounds"
+    )
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens per stream")
     parser.add_argument("--model", choices=sorted(SHAPES), default="mid")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")

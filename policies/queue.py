@@ -71,7 +71,7 @@ class _Line(Generic[Item]):
 
     def remove(self, ticket: Ticket[Item]) -> None:
         at = bisect.bisect_left(self._tickets, _order(ticket), lo=self._start, key=_order)
-        assert self._tickets[at] is ticket, "two tickets have one order"
+        assert self._tickets[at] is ticket, "two tickets have the same order"
         if at > self._start:
             del self._tickets[at]
             return

@@ -71,7 +71,7 @@ class Registry(Generic[View, Answer]):
 
         def add(decide: Callable[[View, Params], Answer]) -> Callable[[View, Params], Answer]:
             if name in self._entries:
-                raise DuplicatePolicyError(f"{self.kind} {name!r} is registered already")
+                raise DuplicatePolicyError(f"{self.kind} {name!r} is already registered")
             for known in fields(params):  # type: ignore[arg-type]
                 if known.default is MISSING:
                     raise BadParamsError(

@@ -22,8 +22,7 @@ from policies.types import FleetSnapshot, FloatColumn, IntColumn
 
 Queue = Literal["head", "whole"]
 """Which waiting requests count: the head of the line (rebalance), or all of them and what is in
-flight (dispatch; counting the head alone herds once queues build up).
-"""
+flight (dispatch; counting the head alone herds once queues build up)."""
 
 
 def headroom_usage(class_running: IntColumn, headroom_tokens: IntColumn) -> IntColumn:

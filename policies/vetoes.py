@@ -66,7 +66,7 @@ def order_veto(
     if snapshot.terminating[row[order.destination]]:
         return f"{order.destination} is terminating"
     if snapshot.group[row[order.source]] != snapshot.group[row[order.destination]]:
-        return f"{order.source} and {order.destination} are of different groups"
+        return f"{order.source} and {order.destination} belong to different groups"
     return book.objection(order, snapshot, row, now_s)
 
 

@@ -53,7 +53,7 @@ class EventQueue:
 
     def at(self, at_ns: int, priority: Priority, call: Callable[[], None]) -> Event:
         """Schedule an action at a given time, which must not be in the past."""
-        assert at_ns >= self.now_ns, f"{at_ns} ns is past, it is {self.now_ns}"
+        assert at_ns >= self.now_ns, f"{at_ns} ns is in the past, it is {self.now_ns}"
         event = Event(at_ns, call)
         self._sequence += 1
         heapq.heappush(self._heap, (at_ns, int(priority), self._sequence, event))

@@ -96,13 +96,13 @@ def pooled(runs: Sequence[Run]) -> Run:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this part."""
-    parser.add_argument("--requests", type=int, default=600, help="a seed and load")
-    parser.add_argument("--seeds", type=int, default=3, help="workloads a load, from --seed on")
+    parser.add_argument("--requests", type=int, default=600, help="requests per seed and load")
+    parser.add_argument("--seeds", type=int, default=3, help="workloads per load")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=1, help="emulated runs a workload")
+    parser.add_argument("--repeats", type=int, default=1, help="emulated runs per workload")
     parser.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
     parser.add_argument("--instances", type=int, default=4)
-    parser.add_argument("--speed", type=float, default=2.0, help="of the emulated fleet")
+    parser.add_argument("--speed", type=float, default=2.0, help="speed of the emulation")
     parser.add_argument("--policy", default="freeness", help="as for `llumnix simulate`")
     parser.add_argument("--trace", default="azure-conv-2023")
 

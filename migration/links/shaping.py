@@ -8,8 +8,7 @@ from migration.layout import Layout
 
 LONGEST_FRAME_S = 0.25
 """Frames are cut so that one occupies the emulated link for at most this long, in wall seconds: the
-destination must receive something now and then.
-"""
+destination must receive something now and then."""
 
 
 class Shaper:

@@ -178,7 +178,7 @@ class Arrivals:
 
     def _make_room(self, arrival: Arrival, n_blocks: int, denial: str | None) -> None:
         if denial is None and len(self._active) > self._host.config.max_concurrent_in:
-            denial = "too many requests moving in"
+            denial = "too many requests are moving in"
         if denial is None and not self._host.hooks.reserve(arrival.machine.migration_id, n_blocks):
             denial = "no memory"
         self._feed(arrival, ev.RoomMade() if denial is None else ev.RoomDenied(denial))

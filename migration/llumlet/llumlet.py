@@ -245,7 +245,7 @@ class Llumlet:
         if order.migration_id in self.departures:
             return Denied("migration id in use")
         if len(self.departures) >= host.config.max_concurrent_out:
-            return Denied("too many requests moving away")
+            return Denied("too many requests are moving away")
         views = [self._seen(view) for view in host.hooks.requests()]
         if order.request_id is None:
             cooldown_s = 0.0 if order.reason == MigrateReason.DRAIN else host.config.cooldown_s

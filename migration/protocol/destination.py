@@ -108,7 +108,7 @@ class Destination(StateMachine[DestinationState]):
             return [do.Drop("old epoch")]
         wanted = range(blocks.first_block, blocks.first_block + blocks.n_blocks)
         if blocks.stage != self.stage or not wanted or wanted.stop > self._room_blocks:
-            return self._abort("protocol: blocks nobody asked for")
+            return self._abort("protocol: blocks not requested")
         if not self._received.isdisjoint(wanted) or not self._landing.isdisjoint(wanted):
             return self._abort("blocks sent twice")
         self._landing.update(wanted)
@@ -177,7 +177,7 @@ class Destination(StateMachine[DestinationState]):
         return [*self._confirm(None), do.Ended(do.Outcome.COMMITTED, "")]
 
     def _attach_denied(self, _event: ev.AttachDenied) -> Todo:
-        return self._refuse("the engine would not take it")
+        return self._refuse("the engine refused the request")
 
     # --- ends ---
 

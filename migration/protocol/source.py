@@ -280,7 +280,7 @@ class Source(StateMachine[SourceState]):
     def _stale_or_wrong(self, stage: int) -> Todo:
         if stage < self.stage:
             return [do.Drop("late")]
-        return self._give_up("protocol: an answer to a stage not begun", tell=True)
+        return self._give_up("protocol: an answer to a stage that has not begun", tell=True)
 
 
 TABLE: Table[SourceState] = {}

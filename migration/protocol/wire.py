@@ -117,7 +117,7 @@ def _kind(hint: Any) -> Kind:
         return Kind(dump, lambda raw: load(inner, _mapping(raw)))
     if hint in _PLAIN:
         return _PLAIN[hint]
-    raise TypeError(f"{hint!r} has no place on the wire")
+    raise TypeError(f"{hint!r} cannot be sent")
 
 
 def _bounded(bound: object) -> Kind:
@@ -149,7 +149,7 @@ def _optional(inner: Kind) -> Kind:
 def _sequence(inner: Kind) -> Kind:
     def load_items(raw: object) -> tuple[Any, ...]:
         if not isinstance(raw, list) or len(raw) > MAX_ITEMS:
-            raise ProtocolError("wrong_type", f"a list expected, not {_shown(raw)}")
+            raise ProtocolError("wrong_type", f"expected a list, not {_shown(raw)}")
         return tuple(inner.load(item) for item in raw)
 
     return Kind(lambda values: [inner.dump(value) for value in values], load_items)
@@ -157,7 +157,7 @@ def _sequence(inner: Kind) -> Kind:
 
 def _text(raw: object, bound: Text) -> str:
     if not isinstance(raw, str):
-        raise ProtocolError("wrong_type", f"text expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a string, not {_shown(raw)}")
     if not bound.least <= len(raw) <= bound.most:
         raise ProtocolError("wrong_size", f"{len(raw)} characters")
     return raw
@@ -165,7 +165,7 @@ def _text(raw: object, bound: Text) -> str:
 
 def _whole(raw: object, least: int, most: int) -> int:
     if not isinstance(raw, int) or isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"an integer expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected an integer, not {_shown(raw)}")
     if not least <= raw <= most:
         raise ProtocolError("wrong_size", f"{raw} is not within {least}..{most}")
     return raw
@@ -173,21 +173,21 @@ def _whole(raw: object, least: int, most: int) -> int:
 
 def _real(raw: object) -> float:
     if not isinstance(raw, int | float) or isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"a number expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a number, not {_shown(raw)}")
     if raw != raw:
-        raise ProtocolError("wrong_type", "a number expected, not NaN")
+        raise ProtocolError("wrong_type", "expected a number, not NaN")
     return float(raw)
 
 
 def _flag(raw: object) -> bool:
     if not isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"true or false expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected true or false, not {_shown(raw)}")
     return raw
 
 
 def _mapping(raw: object) -> dict[str, object]:
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ProtocolError("wrong_type", f"a map of names expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a map with string keys, not {_shown(raw)}")
     return raw
 
 
@@ -201,7 +201,7 @@ def _plain_mapping(raw: object) -> dict[str, object]:
         elif isinstance(value, list):
             unseen.extend(value)
         elif not isinstance(value, str | bytes | int | float | None):
-            raise ProtocolError("wrong_type", f"plain values expected, not {_shown(value)}")
+            raise ProtocolError("wrong_type", f"expected plain values, not {_shown(value)}")
     return _mapping(raw)
 
 
@@ -214,7 +214,7 @@ def _pack_ints(ids: tuple[int, ...]) -> bytes:
 
 def _unpack_ints(raw: object) -> tuple[int, ...]:
     if not isinstance(raw, bytes):
-        raise ProtocolError("wrong_type", f"packed integers expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected packed integers, not {_shown(raw)}")
     if len(raw) % 4 or len(raw) > 4 * MAX_ITEMS:
         raise ProtocolError("wrong_size", f"{len(raw)} bytes of packed integers")
     return tuple(_little_endian(array("I", raw)))

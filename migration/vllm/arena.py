@@ -55,7 +55,7 @@ class Arena:
     def create(cls, path: Path, slots: int, block_bytes: int) -> Self:
         """Create the file and take all of its memory; ArenaError when there is not enough."""
         if slots < 1 or block_bytes < 1:
-            raise ArenaError(f"an arena of {slots} slots of {block_bytes} bytes makes no sense")
+            raise ArenaError(f"an arena of {slots} slots of {block_bytes} bytes is not possible")
         size = _DATA_OFFSET + slots * block_bytes
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:

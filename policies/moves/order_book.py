@@ -97,9 +97,9 @@ class OrderBook:
         if self.slots() <= 0:
             return f"{self.config.max_concurrent} migrations are under way in the fleet"
         if self.slots_out(snapshot)[row[order.source]] <= 0:
-            return f"{order.source} is giving away as many requests as it may"
+            return f"{order.source} is already moving away as many requests as allowed"
         if self.slots_in(snapshot)[row[order.destination]] <= 0:
-            return f"{order.destination} is taking in as many requests as it may"
+            return f"{order.destination} is already taking in as many requests as allowed"
         if self._retry_at_s.get((order.source, order.destination), now_s) > now_s:
             return "the last order of this pair failed a moment ago"
         for instance_id in (order.source, order.destination):

@@ -67,7 +67,7 @@ class LinearCosts:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
     def step_ns(
         self, chunks: Iterable[tuple[int, int]], batch_size: int, context_tokens: int

@@ -43,7 +43,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not self.xs or len(self.xs) != len(self.ys):
-            raise ValueError("a curve has as many xs as ys, and one at least")
+            raise ValueError("a curve needs as many xs as ys, and at least one")
         if any(after <= before for before, after in pairwise(self.xs)):
             raise ValueError("the xs of a curve must ascend")
 
@@ -179,7 +179,7 @@ def _our_point(row: Row) -> Point:
     prompt = _whole(row, "prompt_tokens") if row.text("prompt_tokens") else 0
     batch, context = _whole(row, "batch_size"), _whole(row, "context_tokens")
     if prompt and (batch or context):
-        row.refuse("prompt_tokens", "0 beside a batch: prompts are measured by themselves")
+        row.refuse("prompt_tokens", "0 beside a batch: prompts are measured alone")
     if not prompt and not batch:
         row.refuse("batch_size", "1 or more, where there is no prompt")
     return Point(batch, prompt or context, _time_ns(row, "time_ms"))

@@ -60,7 +60,7 @@ class Engine(Roster):
 
         The host must complete the step before it plans another.
         """
-        assert self._in_flight is None, "the step in flight was never completed"
+        assert self._in_flight is None, "the step in flight was not completed"
         self._settle_detaching()
         preempted: list[EngineRequest] = []
         decodes = self._plan_decodes(preempted)

@@ -35,7 +35,7 @@ class Speculation:
 
     def __post_init__(self) -> None:
         if self.draft_tokens < 1 or self.draft_ns < 0:
-            raise ValueError("speculation guesses one token or more, in no negative time")
+            raise ValueError("speculation needs at least one draft token and a time of 0 or more")
         if not 0.0 <= self.acceptance <= 1.0:
             raise ValueError(f"acceptance must be within [0, 1], not {self.acceptance}")
 

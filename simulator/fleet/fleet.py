@@ -35,7 +35,7 @@ def check_prefixes(config: SimulatorConfig, requests: Sequence[TraceRequest]) ->
     """Raise ValueError for a prefix cache where the workload tells nothing about its prompts."""
     if config.prefix_caching and not any(one.prompt_blocks for one in requests):
         raise ValueError(
-            "prefix_caching has no effect: this workload does not tell which prompts begin "
+            "prefix_caching has no effect: this workload does not say which prompts begin "
             "alike (traces of Mooncake and Qwen-Bailian do)"
         )
 
@@ -78,7 +78,7 @@ class SimulatedFleet(VirtualFleet[SimulatedInstance]):
         while self._open and self.events.advance():
             if progress is not None and not self.events.done % 4096:
                 progress(len(lives) - self._open)
-        assert not self._open, f"{self._open} requests never ended: nothing is left to happen"
+        assert not self._open, f"{self._open} requests never ended: no event is left"
         return lives
 
     @property

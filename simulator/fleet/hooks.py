@@ -58,7 +58,7 @@ class SimulatedHooks(DirectMemory):
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
-        raise AssertionError("a simulated network asks for no bytes")
+        raise AssertionError("a simulated network needs no bytes")
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
         """See EngineHooks."""

@@ -46,7 +46,7 @@ class InstanceOwner(Protocol):
     """The fleet, which an instance tells what becomes of its requests."""
 
     def life(self, request_id: RequestId) -> Life:
-        """Look a request up."""
+        """Look up a request."""
 
     def ended(self, life: Life) -> None:
         """A request finished."""

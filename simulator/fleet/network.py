@@ -32,7 +32,7 @@ class Network:
 
     def __init__(self, events: EventQueue, bytes_per_s: int, latency_ns: int) -> None:
         if bytes_per_s < 1 or latency_ns < 0:
-            raise ValueError("a link needs a speed of 1 byte/s or more, and no negative latency")
+            raise ValueError("a link needs a speed of at least 1 byte/s and a latency of 0 or more")
         self._events = events
         self._bytes_per_s = bytes_per_s
         self._latency_ns = latency_ns

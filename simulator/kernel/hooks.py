@@ -126,7 +126,7 @@ class ColumnHooks(DirectMemory):
 
     def load(self) -> InstanceLoad:
         """See EngineHooks; reports are read off the columns."""
-        raise AssertionError("nobody asks a simulated llumlet for its load")
+        raise AssertionError("a simulated llumlet is never asked for its load")
 
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks; waiting requests are left out, they cannot move."""
@@ -143,7 +143,7 @@ class ColumnHooks(DirectMemory):
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
-        raise AssertionError("a simulated network asks for no bytes")
+        raise AssertionError("a simulated network needs no bytes")
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
         """See EngineHooks."""
@@ -265,7 +265,7 @@ class ColumnHooks(DirectMemory):
         req = self.state.req
         if kept is None:
             r = self._names.position(request_id)
-            assert not self._here(r), f"{request_id} was let go before it left the batch"
+            assert not self._here(r), f"{request_id} was released before it left the batch"
             return False
         r = kept.position
         self._add(DETACHED_COUNT, -1)

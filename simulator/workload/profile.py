@@ -143,7 +143,9 @@ def from_json(text: str, where: str) -> Profile:
         if data["schema"] != SCHEMA:
             raise WorkloadError(f"{where} is a {data['schema']!r}; this version reads {SCHEMA}")
         if data["probabilities"] != PROBABILITIES.tolist():
-            raise WorkloadError(f"{where}: its quantiles are not taken where {SCHEMA} takes them")
+            raise WorkloadError(
+                f"{where}: its quantiles are not at the probabilities that {SCHEMA} expects"
+            )
         profile = Profile(
             origin=Origin(data["name"], data["source"], data["licence"], data["attribution"]),
             curve=RateCurve(
@@ -178,7 +180,7 @@ def _validate(profile: Profile, where: str) -> None:
     tables = (profile.prompt_tokens, profile.output_tokens)
     sound = {
         "slot_s and span_s must be above 0": curve.slot_s > 0 and curve.span_s > 0,
-        "counts must be one of 0 or more for each slot of the span": (
+        "counts must have one number, 0 or more, for each slot of the span": (
             curve.counts.ndim == 1
             and len(curve.counts) == max(1, int(np.ceil(curve.span_s / curve.slot_s)))
             and bool((curve.counts >= 0).all())

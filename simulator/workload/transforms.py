@@ -129,7 +129,7 @@ def with_lengths(
     """
     for factor in (prompt_factor, output_factor):
         if not 0.0 < factor < math.inf:
-            raise WorkloadError(f"a factor of lengths must be a number above 0, not {factor}")
+            raise WorkloadError(f"a length factor must be above 0, not {factor}")
 
     def times(tokens: int, factor: float) -> int:
         if tokens * factor >= MAX_TOKENS:
@@ -152,7 +152,9 @@ def with_high_class(
 ) -> list[TraceRequest]:
     """Make each request `high` with a probability (the paper's priority runs: 0.1)."""
     if not 0.0 <= share <= 1.0:
-        raise WorkloadError(f"the share of high-class requests must be 0 to 1, not {share}")
+        raise WorkloadError(
+            f"the share of high-class requests must be between 0 and 1, not {share}"
+        )
     if share == 0.0:
         return list(requests)
     draws = stream(seed, "workload/class").random(len(requests))

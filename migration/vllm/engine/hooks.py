@@ -224,13 +224,13 @@ class VllmHooks:
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> bool:
         if n_blocks > self._engine.shelf.capacity:
-            raise LinkError(f"{n_blocks} blocks in a frame are more than the staging memory holds")
+            raise LinkError(f"{n_blocks} blocks in a frame exceed the staging memory")
         try:
             async with asyncio.timeout(self._wait_s):
                 while not self._engine.shelf.place(migration_id, first_block, n_blocks):
                     await self._slots_come_free()
         except TimeoutError:
-            raise LinkError("no staging memory came free in time") from None
+            raise LinkError("no staging memory was freed in time") from None
         return True
 
     def slots_freed(self) -> None:

@@ -126,7 +126,7 @@ def _check_tensor(name: str, cache: Any) -> None:
     if cache.ndim < 2 or cache.numel() == 0 or cache.layout != torch.strided:
         raise LayoutUnknown(
             f"the KV cache of layer {name} has shape {tuple(cache.shape)}, which has no dimension "
-            "of blocks (raw storage, perhaps): such models are not moved"
+            "of blocks (raw storage, perhaps): such models cannot be moved"
         )
 
 
@@ -141,12 +141,12 @@ def _block_dim(name: str, cache: Any, num_blocks: int, given: int | None) -> int
         return 0
     where = f"the KV cache of layer {name} has shape {shape}; with {num_blocks} blocks "
     if given is not None:
-        raise LayoutUnknown(where + f"dimension {given} cannot be that of the blocks")
+        raise LayoutUnknown(where + f"dimension {given} cannot be the one of the blocks")
     if not fitting:
-        raise LayoutUnknown(where + "no dimension is a multiple of that: this layout is not known")
+        raise LayoutUnknown(where + "no dimension is a multiple of that: this layout is unknown")
     raise LayoutUnknown(
         where + f"dimensions {fitting} could each be that of the blocks: start the server with "
-        "another number of blocks (--num-gpu-blocks-override), a prime one is never in doubt"
+        "another number of blocks (--num-gpu-blocks-override), a prime number is never ambiguous"
     )
 
 
@@ -188,7 +188,7 @@ def _lane(name: str, cache: Any, dim: int, num_blocks: int, root: int) -> tuple[
     ):
         raise LayoutUnknown(
             f"the KV cache of layer {name} has shape {tuple(cache.shape)} and strides "
-            f"{cache.stride()}: parts of it lie on each other"
+            f"{cache.stride()}: parts of it overlap"
         )
     return lane, ",".join(f"{axis}x{size}" for _, size, axis in axes)
 

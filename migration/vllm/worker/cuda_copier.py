@@ -180,7 +180,7 @@ class DeviceCopier:
         while ticket.finish is not None:
             earlier = self._open.popleft()
             finish, earlier.finish, earlier.event = earlier.finish, None, None
-            assert finish is not None, "what is open has not been finished"
+            assert finish is not None, "the open copy was not finished"
             finish()
 
     def fence(self, ticket: Ticket) -> None:
