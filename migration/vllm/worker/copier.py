@@ -1,7 +1,8 @@
 """Copies KV blocks between a worker's KV caches and its staging arena.
 
-`make_copier` picks by where the caches are: `HostCopier` here, at once and on the caller's thread;
-`CudaCopier` (`cuda_copier.py`) on a side stream. Bytes are copied as they are, so any dtype goes.
+`make_copier` picks by where the caches are: `HostCopier` here, synchronous and on the caller's
+thread; `CudaCopier` (`cuda_copier.py`) on a side stream. Bytes are copied as they are, so any dtype
+works.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,11 @@ from migration.vllm.worker.cache_shape import CacheShape, LayoutUnknown
 __all__ = ["CacheShape", "Copier", "HostCopier", "LayoutUnknown", "Ticket", "make_copier"]
 
 LARGE_PIECE = 8192
-"""Bytes from which pieces are gathered one by one, not through a temporary array."""
+"""Size from which pieces are gathered one by one, not through a temporary array."""
 
 
 class SelfTestFailed(MigrationError):  # noqa: N818 (a finding, not an accident)
-    """A block that went to the arena and back is not what it was."""
+    """A block that went to the arena and back came out different."""
 
 
 @dataclass(slots=True)
@@ -46,19 +47,19 @@ class Copier(Protocol):
         """Copy block i to slot i, as the blocks are after the work launched so far."""
 
     def scatter(self, slots: Sequence[int], block_ids: Sequence[int]) -> Ticket:
-        """Copy slot i to block i, once the work launched so far is through with the blocks."""
+        """Copy slot i to block i, once the work launched so far no longer needs the blocks."""
 
     def done(self, ticket: Ticket) -> bool:
-        """Say whether the copy and all before it are complete, without waiting."""
+        """Whether the copy and all before it are complete, without waiting."""
 
     def wait(self, ticket: Ticket) -> None:
         """Wait until the copy and all before it are complete."""
 
     def fence(self, ticket: Ticket) -> None:
-        """Have what is launched from now on wait for the copy, on the device, not here."""
+        """Make what is launched from now on wait for the copy, on the device, not here."""
 
     def close(self) -> None:
-        """Wait for all copies and let the arena go."""
+        """Wait for all copies and release the arena."""
 
 
 def make_copier(
@@ -89,7 +90,7 @@ def count_slots(shape: CacheShape, buffer: memoryview) -> int:
 
 
 def check_numbers(copier: Copier, block_ids: Sequence[int], slots: Sequence[int]) -> None:
-    """Raise ValueError unless these are as many different blocks as slots, all in range."""
+    """Raise ValueError unless these are as many distinct blocks as slots, all in range."""
     if len(block_ids) != len(slots):
         raise ValueError(f"{len(block_ids)} blocks and {len(slots)} slots")
     for what, numbers, limit in (
@@ -176,24 +177,24 @@ class HostCopier:
         return Ticket()
 
     def done(self, ticket: Ticket) -> bool:  # noqa: ARG002
-        """Say so: copies here are done when they return."""
+        """Whether the copy is complete: copies here are done when they return."""
         return True
 
     def wait(self, ticket: Ticket) -> None:
         """Return at once."""
 
     def fence(self, ticket: Ticket) -> None:
-        """Return at once: nothing launched later can come earlier."""
+        """Return at once: nothing launched later can overtake it."""
 
     def close(self) -> None:
-        """Let the arena go."""
+        """Release the arena."""
         self._pages.clear()
 
 
 def self_test(copier: Copier) -> None:
-    """Send block 0 to slot 0 and back, with other bytes, its own, and a look at its neighbour.
+    """Send block 0 to slot 0 and back, with other bytes, then its own, and check its neighbour.
 
-    For start-up, while nothing is cached and no slot is taken. Block 0 is as it was when it ends.
+    For start-up, while nothing is cached and no slot is taken. Block 0 is unchanged when it ends.
     """
     size = copier.shape.block_bytes
     slot = copier.buffer[:size]
@@ -217,5 +218,5 @@ def self_test(copier: Copier) -> None:
     if found != pattern or touched or read([0]) != before:
         raise SelfTestFailed(
             "a KV block that went to the staging memory and back came out different: this "
-            f"server's KV cache ({copier.shape.dtype}, {size} bytes a block) is not copied rightly"
+            f"server's KV cache ({copier.shape.dtype}, {size} bytes a block) cannot be copied"
         )
