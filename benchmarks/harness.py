@@ -1,4 +1,4 @@
-"""What the benchmarks share: a streaming client with a clock, and the last line they print."""
+"""Shared by the benchmarks: a streaming client with a clock, and the last line they print."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure an issue asks for: measured value, bound, and whether it holds."""
+    """A figure required by an issue: measured value, bound, and whether it holds."""
 
     name: str
     value: float | None
@@ -75,7 +75,7 @@ class Stream:
     async def run(
         self, session: aiohttp.ClientSession, url: str, extra: dict[str, Any] | None = None
     ) -> "Stream":
-        """Post it and read it to its end; what goes wrong is kept in `error`."""
+        """Post it and read it to its end; failures are kept in `error`."""
         body = {
             "prompt": self.prompt,
             "max_tokens": self.max_tokens,

@@ -1,8 +1,8 @@
-"""`kill -9` of one of four instances under 40 streams, again and again; then a drain under load.
+"""`kill -9` of one of four instances under 40 streams, repeatedly; then a drain under load.
 
 Each round starts a fresh emulated fleet, opens the streams, orders migrations without pause, and
-kills one instance with SIGKILL at a random moment. Every stream must end as if nothing had
-happened: each token is compared with what the hash model must give.
+kills one instance with SIGKILL at a random time. Every stream must end as if nothing had happened:
+each token is compared with the hash model's.
 """
 
 import argparse
@@ -128,7 +128,7 @@ async def kill_round(session: aiohttp.ClientSession, rng: random.Random) -> dict
 
 
 async def leaked(session: aiohttp.ClientSession, urls: list[str]) -> int:
-    """Count the blocks still taken once nothing runs; unclaimed requests get their timeout."""
+    """Count the blocks still taken once nothing runs, after the timeout of unclaimed requests."""
     deadline_s = time.monotonic() + 10
     while True:
         blocks = [(await _get(session, f"{url}/llumnix/stats"))["blocks"] for url in urls]

@@ -1,10 +1,10 @@
 """How long a client waits for a live migration, beside stop-and-copy and recompute, in one run.
 
-Two emulated LLaMA-7B/A10 instances at real speed, 128 KiB of real KV bytes a token over loopback
-TCP. A stream of each context length is moved by hand; its client keeps the time of every token.
+Two emulated LLaMA-7B/A10 instances at real speed, 128 KiB of real KV bytes per token over loopback
+TCP. A stream of each context length is moved by hand; its client records the time of every token.
 Downtime is the longest pause around the move less the usual interval of that stream
 (docs/decisions/0005). Measured with the instances otherwise idle, and busy with other streams:
-there a moved request also waits for the step its destination is in. Stop-and-copy is the same code
+there a moved request also waits for its destination's current step. Stop-and-copy is the same code
 with no live stage; recompute posts the request and its output so far to the other instance.
 """
 
@@ -45,7 +45,7 @@ Samples = dict[str, dict[int, list[Sample]]]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two lengths, few samples, < 60 s")
-    parser.add_argument("--samples", type=int, default=9, help="moves a length and mode")
+    parser.add_argument("--samples", type=int, default=9, help="moves per length and mode")
     return parser.parse_args()
 
 
@@ -86,7 +86,7 @@ class Bench:
         await asyncio.gather(*self.background, return_exceptions=True)
 
     async def moved(self, context: int, seed: int) -> Sample:
-        """Move a running stream of this context; its client's figures, in ms."""
+        """Move a running stream of this context; return its client's figures, in ms."""
         stream = Stream(prompt_ids(seed, context - BEFORE_TOKENS), BEFORE_TOKENS + 120)
         running = asyncio.create_task(stream.run(self.session, self.url))
         await _until(lambda: len(stream.token_ids) >= BEFORE_TOKENS or running.done())
@@ -118,7 +118,7 @@ class Bench:
         }
 
     async def recomputed(self, context: int, seed: int) -> Sample:
-        """Carry a request on by recompute at the other instance; as a client would wait for it."""
+        """Resume a request by recompute at the other instance; return its client's wait."""
         first, second = (row["url"] for row in self.instances)
         start = await Stream(prompt_ids(seed, context - BEFORE_TOKENS), BEFORE_TOKENS).run(
             self.session, first

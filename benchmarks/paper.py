@@ -1,10 +1,10 @@
-"""The Llumnix paper's experiments, simulated, and beside each figure the paper's own.
+"""The Llumnix paper's experiments, simulated, with the paper's own figure beside each.
 
 16 engines of LLaMA-7B on A10s serve the paper's traces at rates below and above the knee, under
-round-robin, the load-aware policy (INFaaS++), Llumnix as the paper has it, and this project's own
+round-robin, the load-aware policy (INFaaS++), Llumnix as in the paper, and this project's own
 default, over several seeds; then the downtime of a move by context length, and priorities under
 bursty arrivals. `--docs docs` writes docs/paper.md and its pictures. `--keep FOLDER` keeps every
-run's figures there, so that an interrupted run goes on where it was.
+run's figures there, so that an interrupted run can be continued.
 """
 
 import argparse
@@ -30,10 +30,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one trace, few requests, < 60 s")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where figures are kept")
-    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="where paper.md is written")
-    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the pictures")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs in parallel")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep every run's figures there"
+    )
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write paper.md there")
+    parser.add_argument(
+        "--format", choices=("svg", "png"), default="svg", help="format of the pictures"
+    )
     args = parser.parse_args()
     if args.quick:
         args.requests, args.seeds = min(args.requests, 300), 1

@@ -1,10 +1,10 @@
-"""Is the simulator right? Its predictions beside what was measured, in three parts.
+"""Is the simulator right? Its predictions beside measurements, in three parts.
 
 - `fleet`: the same requests go through a real frontend to emulated instances (real HTTP, scheduler
   and migrations, on a real clock) and through the simulator, at several shares of the fluid bound
-  and with several seeds. Runs whose emulated engines fell behind their clock are no measurement;
-  they are repeated once, then left out.
-- `measured`: a real vLLM's timestamps, one half calibrated on, the other foretold.
+  and with several seeds. Runs whose emulated engines fell behind their clock are invalid; they are
+  repeated once, then left out.
+- `measured`: a real vLLM's timestamps, one half for calibration, the other predicted.
 - `migrations`: stages and downtime of single migrations, by context length.
 """
 
@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--measured", type=Path, default=MEASURED, metavar="FILE", help="timestamps of a vLLM"
     )
-    parser.add_argument("--moves", type=int, default=5, help="migrations a length and state")
+    parser.add_argument("--moves", type=int, default=5, help="migrations per length and state")
     args = parser.parse_args()
     args.part = args.part or list(PARTS)
     if args.quick:

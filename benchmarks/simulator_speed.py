@@ -1,13 +1,12 @@
-"""How fast is the simulator, beside the fastest others? Requests and decode tokens a CPU second.
+"""How fast is the simulator, beside the fastest others? Requests and decode tokens per CPU second.
 
 Every tool serves the same requests (Azure conversation lengths, Poisson arrivals), each run in a
-process of its own on one core. What is compared is the CPU time to read the requests and simulate
-them: the whole process's less that of a run with next to no requests, or what the process's own
-clock says where it tells both. Beside it stands the time to simulate alone, which our bars are
-about. Each tool has its own idea of how long a step takes, so that numbers of steps differ:
-requests and decode tokens are what can be compared. Dynamo and Vidur are installed in environments
-of their own, once. `--quick` leaves out the larger races, Vidur (a minute), compiling anew and most
-of the sweep.
+separate process on one core. The measure is the CPU time to read the requests and simulate them:
+the whole process's less that of a run with next to no requests, or the process's own clock where it
+reports both. Beside it stands the time to simulate alone, which our bars are about. Each tool has
+its own model of step durations, so that numbers of steps differ: only requests and decode tokens
+are comparable. Dynamo and Vidur are installed in environments of their own, once. `--quick` leaves
+out the larger races, Vidur (a minute), compiling anew and most of the sweep.
 """
 
 import argparse
@@ -62,15 +61,15 @@ EVERY = max(one.requests for one in RACES)
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first race once, < 60 s")
-    parser.add_argument("--trace", default=default_source(), help="whose lengths are drawn")
+    parser.add_argument("--trace", default=default_source(), help="trace to draw lengths from")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of the sweep")
+    parser.add_argument("--jobs", type=int, default=2, help="processes for the sweep")
     parser.add_argument("--no-others", action="store_true", help="leave other tools out")
     return parser.parse_args()
 
 
 def contestants(track: Track, args: argparse.Namespace, notes: dict[str, str]) -> list[Contestant]:
-    """List who takes part; why someone does not goes to the notes."""
+    """List the contestants; reasons for absence go to the notes."""
     found = []
     if find_spec("numba") is not None:
         found += [
@@ -102,7 +101,7 @@ def contestants(track: Track, args: argparse.Namespace, notes: dict[str, str]) -
 
 
 def bars_of(rows: Sequence[Row]) -> list[Bar]:
-    """Judge our rows with everything on, and the memory of the largest."""
+    """Judge our rows with all features on, and the memory of the largest."""
     bars = []
     for row in rows:
         kernel = row.contestant.split()[1].rstrip(",")
@@ -123,7 +122,7 @@ def bars_of(rows: Sequence[Row]) -> list[Bar]:
 
 
 def sweep_bars(swept: Swept) -> list[Bar]:
-    """Judge the sweep; a smaller one is no measurement of it, for starting is most of that."""
+    """Judge the sweep; a smaller one does not count, because it mostly measures start-up."""
     if swept.configurations != SWEEP_CONFIGURATIONS:
         return []
     name = f"sweep of {swept.configurations:,} on {swept.jobs} cores, s"
@@ -131,7 +130,7 @@ def sweep_bars(swept: Swept) -> list[Bar]:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Set our rows against each other tool's of the same race, by the CPU time of processes.
+    """Compare our rows with each other tool's of the same race, by the CPU time of processes.
 
     All serve the same requests, so that it is one ratio for requests and for decode tokens.
     """
@@ -148,9 +147,9 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def compile_s(track: Track, workload: Workload, instances: int, *, anew: bool) -> float | None:
-    """Have the kernel compiled; gives the CPU time that takes, where it is compiled anew.
+    """Compile the kernel; return the CPU time that takes, where it is compiled anew.
 
-    That is what a tiny run takes without the compiled code at hand, less what it takes with it.
+    That is the time of a tiny run without cached code, less that with it.
     """
     spec = track.spec(workload.head(TINY), instances, "compiled", "freeness", migration=True)
     warm_s = min(run_ours(spec).ran.cpu_s for _ in range(2))
@@ -181,7 +180,7 @@ def say(rows: Sequence[Row]) -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> tuple[list[Bar], dict[str, Any]]:
-    """Run it all; gives bars and figures."""
+    """Run everything; return bars and figures."""
     preset, error = write_preset(folder / "preset.json")
     track = Track(preset, folder / "preset.json", folder, preset.capacity_tokens)
     first = drawn(args.trace, RACES[0].requests, RACES[0].rate_per_s, args.seed)

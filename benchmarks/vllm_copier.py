@@ -1,8 +1,8 @@
 """How fast KV blocks go to the staging memory and back, against a plain copy of as many bytes.
 
-Needs torch and this repository, no vLLM. On a GPU: bytes equal, share of what a plain pinned copy
-reaches, and what a batch of matrix products beside it notices. Without one, the copier for host
-memory is measured alone, and the last line says so.
+Needs torch and this repository, no vLLM. On a GPU: bytes equal, the share of a plain pinned copy's
+speed, and the effect on a batch of matrix products beside it. Without one, only the copier for host
+memory is measured, and the last line says so.
 """
 
 import argparse
@@ -36,7 +36,7 @@ MAX_SLOWDOWN = 1.10
 
 
 class Bar(NamedTuple):
-    """A figure an issue asks for (harness.py has the same, and needs more than torch)."""
+    """A figure required by an issue (harness.py has the same, but needs more than torch)."""
 
     name: str
     value: float
@@ -46,7 +46,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """KV caches to measure with: 2 bytes an element, keys and values side by side."""
+    """KV caches to measure with: 2 bytes per element, keys and values side by side."""
 
     name: str
     layers: int
@@ -100,9 +100,9 @@ def staging(slots: int, block_bytes: int) -> Iterator[Arena]:
 def seconds(
     works: Mapping[str, Callable[[], object]], repeats: int, device: str
 ) -> dict[str, float]:
-    """Take the median time of each piece of work, done in turns, the device's part included.
+    """Take the median time of each piece of work, done in turns, including the device's part.
 
-    On the host it is this thread's own time: others may be busy on the machine.
+    On the host it is this thread's own time: other processes may be busy on the machine.
     """
     clock = time.perf_counter if device == "cuda" else time.thread_time
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -122,7 +122,7 @@ def synchronize(device: str) -> None:
 
 
 def wrong_bytes(copier: Copier, kv: dict[str, Any], blocks: int) -> int:
-    """Move half of the blocks there are slots for to other places; count bytes that differ."""
+    """Move half of the blocks that fit the slots to other places; count bytes that differ."""
     n = min(copier.slots, blocks // 2)
     chosen = random.sample(range(blocks), 2 * n)
     sources, destinations = chosen[:n], chosen[n:]

@@ -1,17 +1,17 @@
-"""What live migration between real vLLM servers costs: its own client, and everybody else.
+"""The cost of live migration between real vLLM servers, to its own client and to all others.
 
-Two pairs of vLLM servers on this machine's CPU (8 KiB of KV a token in bf16), each behind a
+Two pairs of vLLM servers on this machine's CPU (8 KiB of KV per token in bf16), each behind a
 frontend; one pair is set to stop-and-copy. Streams of each context length are moved, stopped and
-copied, and recomputed, in turn; their client keeps the time of every token. Then a 4k stream is
+copied, and recomputed, in turn; their client records the time of every token. Then a 4k stream is
 moved between servers that decode four other streams each, and these are compared with themselves
-a moment before: once computing all the time, once with 30 ms of every step asleep, as the CPU of a
-server with a GPU is. (With both cores of a small machine in full use, some interval is ten times
-as long as usual whether or not anything moves; so only the second says something of the worst.)
-The source has computed a prompt once, the destination never: what it has in its
-prefix cache is thrown away before each move. (A CPU without instructions for bf16 takes many times
-as long for a prefill in it as in fp32, which flatters the comparison with recompute: `--dtype
-float32` does not.) Servers start before any clock does (a minute or two; the test bed's environment
-is built at the first run); `--quick` takes about a minute from there.
+just before: once computing all the time, once with 30 ms of every step asleep, as the CPU of a
+server with a GPU is. (With both cores of a small machine in full use, some interval is ten times as
+long as usual whether or not anything moves; so only the second reveals the worst case.) The source
+has computed a prompt once, the destination never: its prefix cache is emptied before each move. (A
+CPU without instructions for bf16 takes many times as long for a prefill in it as in fp32, which
+flatters the comparison with recompute: `--dtype float32` does not.) Servers start before any clock
+does (a minute or two; the test bed's environment is built at the first run); `--quick` takes about
+a minute from there.
 """
 
 import argparse
@@ -40,7 +40,7 @@ MODES: dict[str, tuple[int, Callable[[Cached, Pair, int], Awaitable[Sample]]]] =
     "stop-and-copy": (1, moved),
     "recompute": (0, recomputed),
 }
-"""Which pair, and what is done there."""
+"""The pair, and what is done there."""
 
 ASLEEP_S = 0.03
 COMPUTING, ASLEEP = "computing", "asleep"
@@ -55,11 +55,14 @@ Busy = dict[str, list[Sample]]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter contexts, few repeats")
-    parser.add_argument("--repeats", type=int, default=7, help="moves a length and mode")
-    parser.add_argument("--recomputes", type=int, default=3, help="of them, a length")
+    parser.add_argument("--repeats", type=int, default=7, help="moves per length and mode")
+    parser.add_argument("--recomputes", type=int, default=3, help="recomputes per length")
     parser.add_argument("--busy-repeats", type=int, default=12, help="moves beside other streams")
     parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default=MID.dtype, help="float32 has 16 KiB"
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default=MID.dtype,
+        help="KV per token: bf16 8, fp32 16 KiB",
     )
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
@@ -110,7 +113,7 @@ async def measure(args: argparse.Namespace, folder: Path) -> tuple[Samples, Busy
 
 
 async def beside_others(pair: Pair, args: argparse.Namespace) -> list[Sample]:
-    """Move streams between servers that decode others; the first move is no sample."""
+    """Move streams between servers that decode others; the first move is not a sample."""
     context = QUICK_BUSY_CONTEXT if args.quick else BUSY_CONTEXT
     samples: list[Sample] = []
     async with Neighbours(pair) as neighbours:
@@ -136,7 +139,7 @@ def p50(got: Samples, mode: str, context: int, what: str) -> float:
 
 
 def table(got: Samples, busy: Busy) -> None:
-    """Print what a reader wants to see."""
+    """Print the figures for a reader."""
     contexts = list(got["live"])
     rows = [
         ("one interval of the stream", "live", "normal_ms"),

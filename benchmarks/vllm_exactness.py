@@ -1,9 +1,9 @@
-"""Live migrations between real vLLM servers: is what the client sees what it would have seen?
+"""Live migrations between real vLLM servers: does the client see what it would have seen?
 
 Requests of every kind are sent through the frontend to two vLLM servers (CPU, fp32, a tiny model)
-twice unmoved (reference and control), then again and again while they are moved at a given place.
-A migration counts when it brought KV from one server to the other. Needs the test bed's
-environment, which is built at the first run.
+twice unmoved (reference and control), then repeatedly while they are moved at a given place. A
+migration counts when it brought KV from one server to the other. Needs the test bed's environment,
+which is built at the first run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from testbed.plan import SettingResult, measure, settings
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one cut and prompt a kind")
+    parser.add_argument("--quick", action="store_true", help="one cut and prompt per kind")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--setting", action="append", metavar="NAME", help="repeatable")
     parser.add_argument("--case", action="append", metavar="NAME", help="repeatable")

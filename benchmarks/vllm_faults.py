@@ -1,9 +1,9 @@
 """Faults at every moment of migrations between real vLLM servers: is every stream unharmed?
 
 Three servers (CPU, fp32, a tiny model), each behind a proxy that sees the messages of migrations
-and strikes as a certain one is under way: `kill -9` of source or destination, a cut or lossy link,
-a client that leaves, a request that ends or is preempted, a destination whose memory fills up (and
-which refuses therefore) or that is drained. Every answer must be the one of an undisturbed run, and
+and injects a fault during a certain one: `kill -9` of source or destination, a cut or lossy link, a
+client that leaves, a request that ends or is preempted, a destination whose memory fills up (and
+which therefore refuses) or that is drained. Every answer must equal that of an undisturbed run, and
 all KV blocks and staging memory must come back.
 """
 

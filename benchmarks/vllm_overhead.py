@@ -1,12 +1,12 @@
 """What the plugin costs a vLLM server while nothing is moved: matched pairs with a plain one.
 
 Two equal vLLM servers on this machine's CPU, one with the plugin loaded, its requests tagged and a
-frontend linked to its llumlet, as in a fleet; one without any of that. They are started anew a few
-times, in turned order: where a process comes to lie in memory makes some per cent, for all of its
-life. Only one of them works at a time. A round is plain, plugin, plugin, plain, or the reverse,
-every other time: eight streams at once for the time a token takes; then, in many short turns of the
-same order, one stream for the interval between tokens, for a shared machine is now fast, now slow,
-for seconds. Each round gives one ratio; above 1 the plugin costs something. The CPU time of all
+frontend linked to its llumlet, as in a fleet; one without any of that. They are restarted a few
+times, in alternating order: a process's memory placement makes a few per cent, for all of its life.
+Only one of them works at a time. A round is plain, plugin, plugin, plain, or the reverse,
+alternately: eight streams at once for the time per token; then, in many short turns of the same
+order, one stream for the interval between tokens, because a shared machine's speed varies within
+seconds. Each round gives one ratio; above 1 the plugin costs something. The CPU time of all
 processes of a server is counted too: the same work takes the same CPU, however busy the machine.
 Servers start before any clock does; `--quick` takes less than 60 s from there.
 """
@@ -39,7 +39,7 @@ STREAMS = 8
 PROMPT_TOKENS = 64
 TOKENS = 64
 TURNS = 4
-"""So often in a round the streams that run alone go plain, plugin, plugin, plain."""
+"""How often per round the single streams go plain, plugin, plugin, plain."""
 FIGURES = ("token_ms", "interval_ms", "cpu_ms")
 TITLES = {
     "token_ms": f"time a token, {STREAMS} streams",
@@ -60,7 +60,7 @@ class Round:
     plugin: tuple[Sample, Sample]
 
     def ratio(self, figure: str) -> float:
-        """Say how much more the plugin's server took."""
+        """Return how much more the plugin's server took."""
         ours, theirs = (sum(one[figure] for one in side) for side in (self.plugin, self.plain))
         return ours / theirs
 
@@ -74,8 +74,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few, short rounds, < 60 s")
     parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--starts", type=int, default=8, help="of the servers; rounds are divided")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a stream")
+    parser.add_argument(
+        "--starts", type=int, default=8, help="server starts; they share the rounds"
+    )
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens per stream")
     parser.add_argument("--model", choices=sorted(SHAPES), default="mid")
     parser.add_argument("--vllm", default=VERSIONS[0], choices=VERSIONS, metavar="VERSION")
     parser.add_argument("--log-dir", type=Path, help="keep the servers' logs there")
@@ -110,7 +112,7 @@ async def measure_from_start(
     logs = (args.log_dir or folder) / f"start-{start}"
     options = [plain, replace(plain, plugin=True)]
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
-    connector = aiohttp.TCPConnector(force_close=True)  # a server closes what stands idle
+    connector = aiohttp.TCPConnector(force_close=True)  # a server closes idle connections
     async with (
         launched_vllm(options[:: -1 if start % 2 else 1], logs) as started,
         aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
@@ -167,7 +169,7 @@ class Bench:
         return Round((halves[0][0], halves[0][1]), (halves[1][0], halves[1][1]))
 
     async def together(self, server: VllmServer) -> Sample:
-        """Have one server work on many streams; the other stands still."""
+        """Make one server work on many streams; the other stands still."""
         cpu_s, began_s = cpu_seconds(server.pid), time.perf_counter()
         await asyncio.gather(*(self._stream(server, self._tokens) for _ in range(STREAMS)))
         took_s = time.perf_counter() - began_s

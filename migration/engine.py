@@ -1,7 +1,7 @@
-"""The seam between a llumlet and its host engine: all a llumlet ever asks of an engine.
+"""The seam between a llumlet and its host engine: everything a llumlet asks of an engine.
 
 An engine implements `EngineHooks` and calls back an `EngineListener`. Hooks are synchronous, never
-block, and are called from the engine's own event loop, between steps or while one is in flight.
+block, and are called from the engine's own event loop, between steps or during one.
 """
 
 import enum
@@ -23,7 +23,7 @@ class Gone(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RequestState:
-    """All that a request is, besides its KV blocks, at the step boundary it was detached at.
+    """A request's whole state, besides its KV blocks, at the step boundary where it was detached.
 
     `prompt_token_ids` and `output_token_ids` are complete; KV exists for the first `kv_tokens` of
     prompt + outputs (normally all but the last output token). `params` is the engine's own
@@ -43,8 +43,8 @@ class RequestState:
 class Abilities:
     """What an engine can do with a request besides stepping it.
 
-    `reattach`: put a detached request back; without it the frontend must see to the request.
-    `recompute`: compute, in the first step after `attach`, what KV the last tokens lack.
+    `reattach`: put a detached request back; without it the frontend must recover the request.
+    `recompute`: compute the missing KV of the last tokens in the first step after `attach`.
     """
 
     reattach: bool = True
@@ -61,7 +61,7 @@ class EngineListener(Protocol):
         """A step ended: requests have grown, load has changed."""
 
     def detached(self, request_id: RequestId, state: RequestState) -> None:
-        """A request asked to detach has left the batch at a step boundary; its blocks are kept."""
+        """A request being detached has left the batch at a step boundary; its blocks are kept."""
 
     def gone(self, request_id: RequestId, why: Gone) -> None:
         """A request finished, was cancelled or preempted; its blocks are already freed."""
@@ -71,7 +71,7 @@ class EngineHooks(Protocol):
     """What a llumlet asks of its engine."""
 
     def layout(self) -> Layout:
-        """Say how KV blocks look here; compared before anything is moved."""
+        """Return the layout of KV blocks here; compared before anything is moved."""
 
     def load(self) -> InstanceLoad:
         """Report the instance's load now."""
@@ -83,18 +83,18 @@ class EngineHooks(Protocol):
         """Count the tokens of a running request whose KV exists; None when it is not running."""
 
     def gather(self, request_id: RequestId, first_block: int, n_blocks: int) -> list[memoryview]:
-        """Give the bytes of the request's blocks [first, first + n), in order, without copying.
+        """Return the bytes of the request's blocks [first, first + n), in order, without copying.
 
         The views stay valid, and for full blocks constant, until the request is released or gone.
         """
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
-        """Grow a migration's reservation to `n_blocks` in all; False when memory is short."""
+        """Grow a migration's reservation to `n_blocks` in total; False when memory is short."""
 
     def reserved_views(
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> list[memoryview]:
-        """Give writable views of reserved blocks, for the transport to receive into."""
+        """Return writable views of reserved blocks, for the transport to receive into."""
 
     def free_reservation(self, migration_id: MigrationId) -> None:
         """Drop a reservation and free its blocks. Unknown ids are ignored."""
@@ -106,7 +106,7 @@ class EngineHooks(Protocol):
         """
 
     def detach(self, request_id: RequestId) -> None:
-        """Take a running request out of the batch at the next step boundary, then call `detached`.
+        """Remove a running request from the batch at the next step boundary, then call `detached`.
 
         If it finishes, is cancelled or preempted first, `gone` is called instead.
         """
@@ -126,21 +126,21 @@ class EngineHooks(Protocol):
     def set_terminating(self, on: bool) -> None:
         """Refuse new requests while on (HTTP 503), except continuations of migrated ones."""
 
-    # --- what only engines whose KV memory lies in other processes or devices care about ---
+    # --- only for engines whose KV memory is in other processes or on other devices ---
 
     def abilities(self) -> Abilities:
-        """Say what this engine can do."""
+        """Return what this engine can do."""
 
     def departing(self, request_id: RequestId, redirect: str) -> None:
         """Note that a migration of this request begins; `redirect` would end its stream here."""
 
     def departed(self, request_id: RequestId) -> None:
-        """Note that the migration is over, however; what was staged for it can go."""
+        """Note that the migration is over, however it ended; its staging can be freed."""
 
     def stage(
         self, request_id: RequestId, first_block: int, n_blocks: int
     ) -> Awaitable[bool] | None:
-        """Bring blocks to where `gather` can view them; None: they are. False: they are gone."""
+        """Bring blocks to where `gather` can view them; None: they are there. False: gone."""
 
     def unstage(self, request_id: RequestId, first_block: int, n_blocks: int) -> None:
         """Note that these blocks were sent: their staging memory can be used again."""
@@ -151,7 +151,7 @@ class EngineHooks(Protocol):
         """Wait until these reserved blocks have memory to receive into; None: they have."""
 
     def arrived(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
-        """Note that these reserved blocks are all here and right."""
+        """Note that these reserved blocks have all arrived intact."""
 
 
 class DirectMemory:

@@ -27,15 +27,15 @@ class AuthError(ProtocolError):
 
 
 class InvalidTransition(MigrationError):  # noqa: N818 (a protocol term)
-    """An event that cannot happen in this state happened; the story says how we came here."""
+    """An event that cannot happen in this state happened; the message carries the whole story."""
 
     def __init__(self, state: object, event: object, story: object) -> None:
         super().__init__(f"{event!r} in state {state}; story: {story!r}")
 
 
 class LinkError(MigrationError):
-    """The way to a peer broke; whoever was using it is told once."""
+    """The connection to a peer broke; each of its users is told once."""
 
 
 class CutOff(LinkError):  # noqa: N818 - what the peer did
-    """The peer closed the connection when only part of what was awaited had come."""
+    """The peer closed the connection when only part of the expected data had arrived."""

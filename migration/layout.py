@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, fields
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How KV blocks look on an instance. Two llumlets migrate only if every field is equal."""
+    """The layout of KV blocks on an instance. Two llumlets migrate only if every field is equal."""
 
     engine: str
     model: str
@@ -18,11 +18,11 @@ class Layout:
     attention_backend: str = ""
 
     def digest(self) -> str:
-        """Return a short name for this layout: equal for equal layouts alone."""
+        """Return a short name for this layout: equal only for equal layouts."""
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
     def mismatch(self, other: "Layout") -> str | None:
-        """Name the first field in which the layouts differ, or None when they agree."""
+        """Return the first field in which the layouts differ, or None when they agree."""
         for item in fields(self):
             mine, theirs = getattr(self, item.name), getattr(other, item.name)
             if mine != theirs:

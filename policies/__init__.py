@@ -1,1 +1,1 @@
-"""Deciding: pure functions over frozen snapshots. No clock, no I/O, no randomness, no logging."""
+"""Decisions: pure functions over frozen snapshots. No clock, no I/O, no randomness, no logging."""

@@ -1,7 +1,7 @@
 """Where to send a request: the dispatch policies.
 
-A policy scores instances; it does not filter, break ties or hold back, the scheduler does that once
-for all. To add one, write a function like these below and register it: policies/README.md.
+A policy scores instances; filtering, tie-breaking and holding back are done once, by the scheduler.
+To add a policy, write a function like these and register it: policies/README.md.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class FreenessParams:
 
 @dispatch_policies.register("freeness", FreenessParams)
 def by_freeness(view: DispatchView, params: FreenessParams) -> Proposal:
-    """Send to the instance that can go on decoding longest (the paper's policy)."""
+    """Send to the instance that can keep decoding longest (the paper's policy)."""
     scores = freeness(view.snapshot, view.headroom_tokens, "whole")
     if not params.late_binding:
         return Proposal(scores)
@@ -52,7 +52,7 @@ def by_freeness(view: DispatchView, params: FreenessParams) -> Proposal:
 
 @dispatch_policies.register("load-aware", NoParams)
 def by_load(view: DispatchView, _: NoParams) -> Proposal:
-    """Send to the instance with the least memory used or asked for (INFaaS++)."""
+    """Send to the instance with the least memory used or requested (INFaaS++)."""
     fleet = view.snapshot
     return Proposal(columns.free_share(startable_tokens(fleet), fleet.capacity_tokens))
 
@@ -71,16 +71,16 @@ def in_turn(view: DispatchView, _: NoParams) -> Proposal:
 
 @dispatch_policies.register("random", NoParams)
 def by_chance(view: DispatchView, _: NoParams) -> Proposal:
-    """Send to an instance drawn by chance (the same draws for the same seed)."""
+    """Send to a random instance (the same draws for the same seed)."""
     return Proposal(only(view, [chance(view.seed, view.turn, len(view.candidates))]))
 
 
 @dispatch_policies.register("power-of-two", NoParams)
 def better_of_two(view: DispatchView, _: NoParams) -> Proposal:
-    """Draw two instances by chance and send to the one with fewer requests."""
+    """Draw two random instances and send to the one with fewer requests."""
     n = len(view.candidates)
     first = chance(view.seed, 2 * view.turn, n)
-    # The second is drawn from the others, so that two different ones are compared.
+    # The second is drawn from the others, so that two different instances are compared.
     second = (first + 1 + chance(view.seed, 2 * view.turn + 1, n - 1)) % n if n > 1 else first
     return Proposal(only(view, [first, second]) - request_counts(view.snapshot))
 
@@ -91,7 +91,7 @@ def request_counts(snapshot: FleetSnapshot) -> FloatColumn:
 
 
 def only(view: DispatchView, choices: list[int]) -> FloatColumn:
-    """Score 0 for the chosen among the candidates (by position), minus infinity for all others."""
+    """Score 0 for the chosen candidate (by position), minus infinity for all others."""
     scores = np.full(len(view.snapshot.ids), -np.inf)
     scores[view.candidates[choices]] = 0.0
     return scores

@@ -1,11 +1,11 @@
-"""Which instances can stand in for each other: nothing is dispatched or paired across groups."""
+"""Which instances can replace each other: nothing is dispatched or paired across groups."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Role(enum.StrEnum):
-    """What an instance does for a request. All do everything so far."""
+    """What an instance does for a request. Every instance does everything so far."""
 
     WHOLE = "whole"
 
@@ -14,9 +14,9 @@ class Role(enum.StrEnum):
 class Group:
     """What makes instances interchangeable.
 
-    `models` are the names a request may ask for there; none, where nobody asks for a model by name.
-    `layout` is a digest of how KV lies in memory, empty where it is not known. A server without
-    our plugin has no layout: nothing can be copied from or to it.
+    `models` are the names under which clients may request it; empty where no request names a model.
+    `layout` is a digest of the KV cache's memory layout, empty where it is not known. A server
+    without our plugin has no layout: no KV can be copied from or to it.
     """
 
     models: frozenset[str] = frozenset()
@@ -24,13 +24,13 @@ class Group:
     role: Role = Role.WHOLE
 
     def serves(self, model: str | None) -> bool:
-        """Return whether a request for a model can be sent here; None is a request for any."""
+        """Whether a request for a model can be sent here; None is a request for any."""
         return model is None or model in self.models
 
     def recomputes_for(self, origin: "Group") -> bool:
-        """Return whether streams of another group can be carried on here, KV aside."""
+        """Whether streams of another group can continue here, KV aside."""
         return self.models == origin.models and self.role is origin.role
 
 
 ANY = Group()
-"""The group of all instances where there is but one, as in a simulated fleet."""
+"""The group of every instance where there is only one, as in a simulated fleet."""

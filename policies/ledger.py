@@ -1,9 +1,9 @@
-"""The in-flight ledger: what was dispatched and is not yet in any report.
+"""The in-flight ledger: requests dispatched that are not yet in any report.
 
-Reports are polled, so for a moment a dispatched request is nowhere: not in the frontend's queue
-any more, not in an instance's report yet. A scheduler that forgets it sends the next hundred
-requests to the same instance. Entries leave when a report has seen them, when the request is over,
-or by age.
+Reports are polled, so for a moment a dispatched request is nowhere: no longer in the frontend's
+queue, not yet in an instance's report. A scheduler that forgets it sends the next hundred requests
+to the same instance. Entries are removed when a report has counted them, when the request has
+ended, or by age.
 """
 
 from collections import Counter
@@ -25,11 +25,11 @@ class LedgerEntry:
 
 
 class InFlightLedger:
-    """Requests on their way, and their sums by instance. Times are the caller's, in seconds."""
+    """Requests on their way, and their sums per instance. Times are the caller's, in seconds."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        # Kept in order of entry, so that expiring looks at the oldest alone.
+        # Kept in order of entry, so that only the oldest entries are checked for expiry.
         self._entries: dict[RequestId, LedgerEntry] = {}
         self._tokens: Counter[InstanceId] = Counter()
         self._requests: Counter[InstanceId] = Counter()
@@ -40,14 +40,14 @@ class InFlightLedger:
     def enter(
         self, request_id: RequestId, instance_id: InstanceId, tokens: int, now_s: float
     ) -> None:
-        """Note a dispatch; a request dispatched again leaves its former instance."""
+        """Record a dispatch; a request dispatched again leaves its former instance."""
         self.forget(request_id)
         self._entries[request_id] = LedgerEntry(instance_id, tokens, now_s)
         self._tokens[instance_id] += tokens
         self._requests[instance_id] += 1
 
     def confirm(self, instance_id: InstanceId, request_ids: Iterable[RequestId]) -> None:
-        """Drop requests a report of this instance has seen; those in flight elsewhere stay."""
+        """Drop the requests this instance has reported; those in flight elsewhere stay."""
         for request_id in request_ids:
             entry = self._entries.get(request_id)
             if entry is not None and entry.instance_id == instance_id:
@@ -69,12 +69,12 @@ class InFlightLedger:
             self._requests[entry.instance_id] -= 1
 
     def forget_instance(self, instance_id: InstanceId) -> None:
-        """Drop all that was on its way to an instance that is gone."""
+        """Drop everything on its way to an instance that is gone."""
         self._drop(key for key, entry in self._entries.items() if entry.instance_id == instance_id)
         del self._tokens[instance_id], self._requests[instance_id]
 
     def expire(self, now_s: float) -> int:
-        """Drop entries older than the timeout, and say how many: their reports were lost."""
+        """Drop entries older than the timeout, and return their number: their reports were lost."""
         expired = 0
         while self._entries:
             oldest = next(iter(self._entries))
@@ -85,7 +85,7 @@ class InFlightLedger:
         return expired
 
     def fill_in(self, snapshot: FleetSnapshot) -> FleetSnapshot:
-        """Give the snapshot with its in-flight columns filled in from this ledger."""
+        """Return the snapshot with its in-flight columns filled in from this ledger."""
         if not self._entries:
             return snapshot
         ids = snapshot.ids

@@ -1,10 +1,10 @@
-"""The queue in front of a fleet: who is served next, who may pass whom, who is turned away.
+"""The queue in front of a fleet: who is served next, who may overtake whom, who is shed.
 
-Late binding: a request is bound to an instance when there is room for it, so those without room
+Late binding: a request is bound to an instance when there is room for it, so requests without room
 wait here and not in an engine. This is the only definition of that queue: the live frontend drives
 it with futures (`llumnix.frontend.queue`), both simulated fleets through one door
-(`simulator.fleet.front_door`). It knows requests and their order; whether an instance has room is
-the scheduler's to say.
+(`simulator.fleet.front_door`). It knows requests and their order; the scheduler decides whether an
+instance has room.
 
 A *discipline* gives each request its place in line as a sort key, the smallest first. Register one
 to add it (`policies/README.md`).
@@ -27,7 +27,7 @@ queue_disciplines: Registry[DispatchRequest, SortKey] = Registry("queue discipli
 
 @queue_disciplines.register("class-then-arrival", NoParams)
 def class_then_arrival(request: DispatchRequest, _: NoParams) -> SortKey:
-    """Serve the most urgent class first, and within a class whoever arrived first."""
+    """Serve the most urgent class first, and within a class in order of arrival."""
     return (request.class_index, request.arrived_at_s)
 
 
@@ -35,8 +35,8 @@ def class_then_arrival(request: DispatchRequest, _: NoParams) -> SortKey:
 class Ticket(Generic[Item]):
     """A request's place in the queue; `queued` until it is served or leaves.
 
-    `beside` marks a request that was admitted before and is being carried on: it stands beside the
-    lines, holds nobody up, and is never turned away.
+    `beside` marks a request that was admitted before and is being resumed: it stands beside the
+    lines, blocks no other request, and is never shed.
     """
 
     item: Item
@@ -71,7 +71,7 @@ class _Line(Generic[Item]):
 
     def remove(self, ticket: Ticket[Item]) -> None:
         at = bisect.bisect_left(self._tickets, _order(ticket), lo=self._start, key=_order)
-        assert self._tickets[at] is ticket, "two tickets have one order"
+        assert self._tickets[at] is ticket, "two tickets have the same order"
         if at > self._start:
             del self._tickets[at]
             return
@@ -82,7 +82,7 @@ class _Line(Generic[Item]):
 
 
 class FrontQueue(Generic[Item, Decision]):
-    """Requests waiting for an instance, in lines; within a line nobody overtakes.
+    """Requests waiting for an instance, in lines; within a line none overtakes another.
 
     Each line (say, the requests of one model) waits for instances of its own, so that a line whose
     head finds no room holds up no other. `limit` bounds how many may wait. Raises PolicyError for
@@ -114,7 +114,7 @@ class FrontQueue(Generic[Item, Decision]):
         line: Hashable = None,
         beside: bool = False,
     ) -> Ticket[Item]:
-        """Put a request in its line; `number`, unlike any other's, decides between equals."""
+        """Enqueue a request in its line; `number`, unique to it, breaks ties."""
         ticket = Ticket(item, request, (self._sort_key(request), number), line, beside)
         home = self._beside if beside else self._lines.setdefault(line, _Line())
         home.add(ticket)
@@ -122,7 +122,7 @@ class FrontQueue(Generic[Item, Decision]):
         return ticket
 
     def leave(self, ticket: Ticket[Item]) -> None:
-        """Take a request out; nothing if it is out already."""
+        """Remove a request; nothing happens if it has left already."""
         if not ticket.queued:
             return
         ticket.queued = False
@@ -136,7 +136,7 @@ class FrontQueue(Generic[Item, Decision]):
             del self._lines[ticket.line]
 
     def turns_away(self, ticket: Ticket[Item]) -> bool:
-        """Whether a newcomer that was offered to the fleet and still waits is one too many."""
+        """Whether a new request that was offered to the fleet and still waits is one too many."""
         return ticket.queued and not ticket.beside and self._waiting > self.limit
 
     def offer(
@@ -144,9 +144,9 @@ class FrontQueue(Generic[Item, Decision]):
         decide: Callable[[Item], Decision | None],
         settle: Callable[[Item, Decision], None],
     ) -> None:
-        """Serve whoever can be served now, in order.
+        """Serve every request that can be served now, in order.
 
-        `decide` says what becomes of a request, or None to keep it waiting, and changes nothing
+        `decide` returns what becomes of a request, or None to keep it waiting, and changes nothing
         here; `settle` carries the decision out once the request has left the queue, and may join,
         leave and offer again.
         """

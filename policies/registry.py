@@ -1,4 +1,4 @@
-"""A registry of policies: registered by a decorator, configured as a name and parameters."""
+"""A registry of policies: registered by a decorator, configured by a name and parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -10,7 +10,7 @@ Params = TypeVar("Params")
 
 
 class PolicyError(ValueError):
-    """A policy is registered or configured wrongly; the message says what would be right.
+    """A policy is registered or configured wrongly; the message says what would be valid.
 
     PolicyError
     ├── DuplicatePolicyError   two policies claim one name
@@ -28,7 +28,7 @@ class UnknownPolicyError(PolicyError):
 
 
 class BadParamsError(PolicyError):
-    """A policy was given a parameter it does not know, or one of the wrong type."""
+    """A policy was given an unknown parameter, or one of the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class NoParams:
-    """The parameters of a policy that has none."""
+    """The parameters of a policy that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Entry(Generic[View, Answer]):
 
 
 class Registry(Generic[View, Answer]):
-    """Policies of one kind by name. A policy is a function of a view and of its parameters."""
+    """Policies of one kind, by name. A policy is a function of a view and of its parameters."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -71,7 +71,7 @@ class Registry(Generic[View, Answer]):
 
         def add(decide: Callable[[View, Params], Answer]) -> Callable[[View, Params], Answer]:
             if name in self._entries:
-                raise DuplicatePolicyError(f"{self.kind} {name!r} is registered already")
+                raise DuplicatePolicyError(f"{self.kind} {name!r} is already registered")
             for known in fields(params):  # type: ignore[arg-type]
                 if known.default is MISSING:
                     raise BadParamsError(
@@ -88,11 +88,11 @@ class Registry(Generic[View, Answer]):
         return tuple(sorted(self._entries))
 
     def summary(self, name: str) -> str:
-        """Give the first line of the policy's docstring, for help texts."""
+        """Return the first line of the policy's docstring, for help texts."""
         return self._entry(name).summary
 
     def params(self, name: str) -> type[Any]:
-        """Give the dataclass of the policy's parameters, with their defaults and help texts."""
+        """Return the dataclass of the policy's parameters, with their defaults and help texts."""
         return self._entry(name).params
 
     def build(self, spec: PolicySpec) -> Callable[[View], Answer]:
@@ -119,7 +119,7 @@ class Registry(Generic[View, Answer]):
                 f"{self.kind} {name!r} has no parameter {key!r}; it has: {choices}"
             )
         wanted = type(known[key])
-        # An int is a fine float, but a bool (an int to Python) is neither.
+        # An int is a valid float, but a bool (an int to Python) is neither.
         fits = type(value) is wanted or (wanted is float and type(value) is int)
         if not fits:
             raise BadParamsError(

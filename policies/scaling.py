@@ -1,14 +1,14 @@
 """How many instances a fleet should have: one more, one fewer, or the same number.
 
-The signal is the mean freeness of the instances that take requests, in decode steps (as in the
-paper): it is to stay between a low and a high threshold. It must have been outside for a whole
-window before anything is decided, and one decision is left alone for a while before the next.
+The signal is the mean freeness of the instances that accept requests, in decode steps (as in the
+paper), which is kept between a low and a high threshold. It must be outside for a whole window
+before anything is decided, and a cooldown follows each decision.
 
 The mean alone would flap: a machine that has just come is idle, and its many free steps lift the
-mean far above the high threshold. So the load is also asked what it would look like spread evenly
-(`spread_freeness`), which does not care where it happens to be: a machine is ordered only while an
-even spread, over those still starting too, is below the high threshold, and one is given back only
-if without it an even spread still is not. At an unchanged load neither decision allows its reverse.
+mean far above the high threshold. So the policy also computes the freeness of the same load spread
+evenly (`spread_freeness`), wherever it is at present: a machine is ordered only while an even
+spread, over those still starting too, is below the high threshold, and one is released only if the
+spread without it is still above. At a constant load neither decision allows its reverse.
 """
 
 from dataclasses import dataclass, field, replace
@@ -87,11 +87,11 @@ class ScalingConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScalingView:
-    """All the scaling policy may look at.
+    """All the scaling policy may read.
 
-    The snapshot's in-flight columns are filled in. `starting` counts machines ordered that take no
-    requests yet; `held_requests` and `held_tokens` what the frontend holds back, which no instance
-    has heard of.
+    The snapshot's in-flight columns are filled in. `starting` counts machines ordered that accept
+    no requests yet; `held_requests` and `held_tokens` what the frontend holds back, which no
+    instance has received.
     """
 
     snapshot: FleetSnapshot
@@ -103,7 +103,7 @@ class ScalingView:
 
 @dataclass(frozen=True, slots=True)
 class ScalingMemory:
-    """What one look leaves for the next: since when the fleet is too small or too large."""
+    """What one round keeps for the next: since when the fleet is too small or too large."""
 
     small_since_s: float | None = None
     large_since_s: float | None = None
@@ -128,10 +128,10 @@ ScalingDecision = ScaleOut | ScaleIn
 def decide(
     view: ScalingView, memory: ScalingMemory, config: ScalingConfig, now_s: float
 ) -> tuple[ScalingDecision | None, ScalingMemory]:
-    """Say what to change now, if anything, and what to remember; `now_s` never decreases.
+    """Return what to change now, if anything, and what to remember; `now_s` never decreases.
 
-    Fewer instances than the least are made up for at once, without window or cooldown: they are
-    missing because they died.
+    A fleet below its minimum is refilled at once, without window or cooldown: instances are missing
+    because they died.
     """
     machines = len(view.snapshot.ids) + view.starting
     free_to_add = config.max_instances is not None and machines < config.max_instances
@@ -154,14 +154,14 @@ def decide(
 
 
 def too_small(view: ScalingView, config: ScalingConfig) -> bool:
-    """Say whether one more machine is wanted: little is free, and would be however it is spread."""
+    """Whether one more machine is needed: little is free, however the load is spread."""
     if spread_freeness(view, _taking(view), view.starting) >= config.high_steps:
         return False
     return mean_freeness(view) < config.low_steps
 
 
 def too_large(view: ScalingView, config: ScalingConfig) -> bool:
-    """Say whether one machine less would do; not while any is on its way."""
+    """Whether one machine fewer would do; not while any is starting."""
     taking = _taking(view)
     if view.starting or taking.sum() <= config.min_instances:
         return False
@@ -172,9 +172,9 @@ def too_large(view: ScalingView, config: ScalingConfig) -> bool:
 
 
 def mean_freeness(view: ScalingView) -> float:
-    """Average the freeness of the instances that take requests, in decode steps.
+    """Average the freeness of the instances that accept requests, in decode steps.
 
-    All that waits counts; what the frontend holds is shared out among them.
+    All waiting requests count; those the frontend holds are shared out among the instances.
     """
     taking = _taking(view)
     free: FloatColumn = freeness(_with_held(view, taking), view.headroom_tokens, "whole")
@@ -182,9 +182,9 @@ def mean_freeness(view: ScalingView) -> float:
 
 
 def spread_freeness(view: ScalingView, staying: BoolColumn, more: int) -> float:
-    """Say how free each instance would be, were all there is to do spread evenly.
+    """Return each instance's freeness if the whole load were spread evenly.
 
-    Over the instances `staying`, and `more` idle ones of the fleet's mean size; what is on those
+    Over the instances `staying`, and `more` idle ones of the fleet's mean size; the load of those
     that do not stay counts as well. Infinite where there is no instance to tell a size by.
     """
     if not len(staying):
@@ -197,9 +197,9 @@ def spread_freeness(view: ScalingView, staying: BoolColumn, more: int) -> float:
 
 
 def cheapest_to_drain(view: ScalingView) -> int:
-    """Choose, of those that take requests, the row with the fewest tokens to move.
+    """Choose, of the instances that accept requests, the row with the fewest tokens to move.
 
-    Of equals the one with the fewest requests, queued ones included; then the one that came last.
+    Ties go to the one with the fewest requests, queued ones included; then to the newest.
     """
     fleet = view.snapshot
     requests = batch_size(fleet, "whole")
@@ -228,7 +228,7 @@ def _with_held(view: ScalingView, taking: BoolColumn) -> FleetSnapshot:
 
 
 def _since(before_s: float | None, holds: bool, now_s: float) -> float | None:
-    """Keep the moment from which on something holds; None when it does not."""
+    """Return the time since which a condition holds; None when it does not."""
     if not holds:
         return None
     return now_s if before_s is None else before_s

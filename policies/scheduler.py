@@ -2,7 +2,7 @@
 
 Policies propose, the scheduler vetoes. It also keeps the little that outlives a decision: what is
 in flight, which migrations are under way, which instances were sources, and how many dispatches it
-made. That state is soft: a scheduler started afresh rebuilds it from the next reports.
+made. That state is soft: a restarted scheduler rebuilds it from the next reports.
 """
 
 from collections.abc import Iterable
@@ -111,11 +111,11 @@ class VetoedOrder:
 
 
 class GlobalScheduler:
-    """Decides where requests go, and which instances hand requests on.
+    """Decides where requests go, and which instances hand requests to others.
 
-    No call takes time or does I/O; every one that depends on time is told it (`now_s`, never
-    decreasing). Equal calls in equal order give equal decisions. Raises PolicyError when built with
-    an unknown policy or parameter.
+    No call waits or does I/O; each that depends on time is given it (`now_s`, never decreasing).
+    Equal calls in equal order give equal decisions. Raises PolicyError when built with an unknown
+    policy or parameter.
     """
 
     def __init__(self, config: SchedulerConfig, seed: int = 0) -> None:
@@ -140,7 +140,7 @@ class GlobalScheduler:
     def dispatch(
         self, request: DispatchRequest, snapshot: FleetSnapshot, now_s: float
     ) -> DispatchDecision:
-        """Decide where a request goes; a Dispatch is counted as in flight until `confirm`.
+        """Decide where a request goes; a Dispatch counts as in flight until `confirm`.
 
         Hold means: ask again when something has changed (a report, an end, a new instance).
         """
@@ -149,7 +149,7 @@ class GlobalScheduler:
         rows, vetoed = candidates(request, fleet, self.config.max_age_s)
         name = self.config.dispatch.name
         if len(rows) == 0:
-            return Hold(Explanation(name, vetoed=vetoed, note="no instance takes requests"))
+            return Hold(Explanation(name, vetoed=vetoed, note="no instance accepts requests"))
         view = DispatchView(
             request, fleet, rows, self._headroom_tokens, turn=self._turn, seed=self.seed
         )
@@ -168,11 +168,11 @@ class GlobalScheduler:
         return Dispatch(fleet.ids[row], Explanation(name, named, vetoed))
 
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
-        """Note that the instance's report has seen these requests: they are in flight no more."""
+        """Note that the instance has reported these requests: they are no longer in flight."""
         self.ledger.confirm(instance_id, request_ids)
 
     def confirm_until(self, instance_id: InstanceId, at_s: float) -> None:
-        """Note that a report which names no requests has seen all that was sent until then."""
+        """Note that a report which names no requests includes everything sent until then."""
         self.ledger.confirm_until(instance_id, at_s)
 
     def forget(self, request_id: RequestId) -> None:
@@ -184,7 +184,8 @@ class GlobalScheduler:
         """Order migrations; each counts as under way until `order_ended`.
 
         The snapshot must hold only instances that can migrate. Nothing is ordered while migration
-        is off, drains included. What was proposed and not allowed is in `vetoed` till the next.
+        is off, drains included. Proposals that were not allowed are in `vetoed` until the next
+        call.
         """
         self.vetoed = ()
         if not self.config.migration or not snapshot.ids:
@@ -216,15 +217,15 @@ class GlobalScheduler:
         held: tuple[DispatchRequest, float] | None,
         turn: int,
     ) -> None:
-        """Go on where another left off, who decided by the same columns (`policies.columns`).
+        """Take over from another decider that used the same columns (`policies.columns`).
 
         `sources` are those of the last round, `held` the request held back last and when, `turn`
-        how many dispatches there were.
+        the number of dispatches so far.
         """
         self._sources, self._held, self._turn = frozenset(sources), held, turn
 
     def order_started(self, order: MigrateOrder, now_s: float) -> None:
-        """Count an order somebody else gave (by hand) as under way."""
+        """Count an order given from elsewhere (by hand) as under way."""
         self.orders.begin(order, now_s)
 
     def order_ended(
@@ -234,7 +235,7 @@ class GlobalScheduler:
         self.orders.end(source, destination, now_s, moved)
 
     def instance_gone(self, instance_id: InstanceId) -> None:
-        """Forget all that was in flight or under way to, or from, an instance that is gone."""
+        """Forget everything in flight or under way to, or from, an instance that is gone."""
         self.ledger.forget_instance(instance_id)
         self.orders.forget_instance(instance_id)
         self._sources -= {instance_id}
@@ -259,10 +260,10 @@ class GlobalScheduler:
             self._held = None
 
     def _with_held(self, fleet: FleetSnapshot, now_s: float) -> FleetSnapshot:
-        """Queue the request held back, for the eye of the rebalance, where it will soonest fit.
+        """Show the rebalance the request held back, queued where it will fit soonest.
 
         Late binding keeps the head of the line out of the engines; without this its demand would
-        lower nobody's freeness, and no instance would ever be de-fragmented for it.
+        lower no instance's freeness, and none would ever be de-fragmented for it.
         """
         if self._held is None or now_s - self._held[1] > self.config.max_age_s:
             return fleet
@@ -278,12 +279,12 @@ class GlobalScheduler:
 def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColumn:
     scores = np.asarray(proposal.scores, dtype=np.float64)
     if scores.shape != (len(fleet.ids),) or np.isnan(scores).any():
-        raise ValueError(f"dispatch policy {name!r} must give one number an instance: {scores}")
+        raise ValueError(f"dispatch policy {name!r} must give one number per instance: {scores}")
     return scores
 
 
 def _choose(proposal: Proposal, scores: FloatColumn, view: DispatchView) -> int:
-    """Choose a row among the candidates, or HOLD; a proposal of no opinion is ready everywhere."""
+    """Choose a row among the candidates, or HOLD; without `ready`, all are ready."""
     fleet = view.snapshot
     everywhere = np.ones(len(fleet.ids), dtype=np.bool_)
     allowed = ~everywhere

@@ -23,8 +23,8 @@ BoolColumn = npt.NDArray[np.bool_]
 class PriorityClass:
     """A named class of requests; classes are ordered from most to least urgent.
 
-    `headroom_tokens` is KV memory an instance pretends is in use as soon as it runs one request
-    of the class, to keep the batch small and therefore fast (paper, Algorithm 1).
+    `headroom_tokens` is KV memory an instance counts as used as soon as it runs one request of the
+    class, to keep the batch small and therefore fast (paper, Algorithm 1).
     """
 
     name: str
@@ -33,15 +33,15 @@ class PriorityClass:
 
 @dataclass(frozen=True, slots=True)
 class InstanceLoad:
-    """What one llumlet reports about its instance; instance-level only, never per request.
+    """What one llumlet reports about its instance; only per instance, never per request.
 
-    `running` and `waiting` count requests by class, in the order of the configured classes.
-    Tokens are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
-    `queued_demand_tokens` what all waiting requests will need to start, `head_demand_tokens` the
-    first of them alone. `prefill_backlog_tokens` is what both must still compute before their next
-    token comes out. `reserved_tokens` is held for requests migrating in.
-    `terminating` marks an instance being drained. `unclassed_running` and `unclassed_waiting` count
-    requests whose class the instance does not know: they came past every frontend.
+    `running` and `waiting` count requests by class, in the order of the configured classes. Tokens
+    are KV tokens. `physical_tokens` is what running requests hold, whole blocks included;
+    `queued_demand_tokens` what all waiting requests need to start, `head_demand_tokens` the first
+    of them alone. `prefill_backlog_tokens` is what both must still compute before their next token.
+    `reserved_tokens` is held for requests migrating in. `terminating` marks an instance being
+    drained. `unclassed_running` and `unclassed_waiting` count requests whose class the instance
+    does not know because they bypassed every frontend.
     """
 
     instance_id: InstanceId
@@ -79,10 +79,10 @@ def _plus(counts: tuple[int, ...], index: int, more: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
-    """All instances at one moment, columnar: row *i* of every column is `ids[i]`.
+    """All instances at one time, columnar: row *i* of every column is `ids[i]`.
 
-    `class_running` and `class_waiting` have shape (instances, classes). `age_s` says how old each
-    row is. The `in_flight_*` columns hold what was dispatched but not yet reported by the instance
+    `class_running` and `class_waiting` have shape (instances, classes). `age_s` is the age of each
+    row. The `in_flight_*` columns hold what was dispatched but not yet reported by the instance
     (zeros in a raw snapshot; the scheduler's ledger fills them in: polled load alone herds).
     `group` is a row's position in `groups`: nothing is dispatched or paired across groups.
     """
@@ -150,7 +150,7 @@ class FleetSnapshot:
 class DispatchRequest:
     """What the scheduler knows of a request before it runs; output length is unknown.
 
-    `model` is the one it must be served by; None where every instance will do.
+    `model` is the one that must serve it; None where every instance will do.
     """
 
     request_id: RequestId
@@ -162,7 +162,7 @@ class DispatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a decision was taken: every candidate's score, and why the others lost."""
+    """Why a decision was taken: every candidate's score, and why the others were excluded."""
 
     policy: str
     scores: Mapping[InstanceId, float] = field(default_factory=dict)
@@ -197,7 +197,7 @@ DispatchDecision = Dispatch | Hold | Reject
 
 
 class MigrateReason(enum.StrEnum):
-    """What a migration is for, where it is not for a proposer of one's own."""
+    """What a migration is for, unless a custom proposer names its own reason."""
 
     REBALANCE = "rebalance"
     DRAIN = "drain"
@@ -208,8 +208,8 @@ class MigrateReason(enum.StrEnum):
 class MigrateOrder:
     """Move one request from source to destination; the source's llumlet picks which.
 
-    `max_context_tokens` bounds the context of the request picked, so that the destination is not
-    pushed below the source. `reason` is a `MigrateReason`, or the name of another proposer.
+    `max_context_tokens` bounds the context of the request picked, so that the destination does not
+    end up below the source. `reason` is a `MigrateReason`, or the name of another proposer.
     `expected_tokens` is what will probably move; None counts as the bound.
     """
 
@@ -233,8 +233,8 @@ class RequestPhase(enum.StrEnum):
 class RequestView:
     """One request as its llumlet sees it, for choosing what to move.
 
-    `context_tokens` counts tokens whose KV exists.
-    `movable` is False for what the engine cannot move (say, a request already migrating).
+    `context_tokens` counts tokens whose KV exists. `movable` is False for what the engine cannot
+    move (say, a request already migrating).
     """
 
     request_id: RequestId

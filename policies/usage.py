@@ -1,14 +1,14 @@
-"""Virtual usage and freeness: how full an instance pretends to be, and for how long it can go on.
+"""Virtual usage and freeness: how full an instance counts as, and how long it can keep decoding.
 
-Virtual usage is the one number every policy looks at (paper, Algorithm 1). Whatever should make an
-instance look fuller than it is (a queued request, a class that needs room to stay fast, a drain)
-enters here, and balancing, de-fragmentation, priorities and draining follow from it.
+Virtual usage is the one number every policy reads (paper, Algorithm 1). Whatever should make an
+instance count as fuller than it is (a queued request, a class that needs room to stay fast, a
+drain) enters here, and balancing, de-fragmentation, priorities and draining follow from it.
 
-Headroom makes an instance look full to *everyone*, to the class it protects too: freeness is one
+Headroom makes an instance look full to *every* class, the protected one included: freeness is one
 number per instance, as in the paper. That is right for placing (a second urgent request had better
-go elsewhere), but no reason to refuse: whether a request *can start* is asked of
-`startable_tokens`, which knows nothing of headroom. Otherwise one urgent request on every instance
-would lock everybody out.
+go elsewhere), but no reason to refuse: whether a request *can start* is decided by
+`startable_tokens`, which ignores headroom. Otherwise one urgent request on every instance would
+block all others.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def headroom_usage(class_running: IntColumn, headroom_tokens: IntColumn) -> IntC
     """Sum, per instance, the headroom of the classes that run at least one request there.
 
     The paper gives each running request headroom(class)/number; summed over them that is the
-    headroom once a class.
+    headroom once per class.
     """
     usage: IntColumn = (class_running > 0) @ headroom_tokens
     return usage
@@ -67,13 +67,13 @@ def freeness(snapshot: FleetSnapshot, headroom_tokens: IntColumn, queue: Queue) 
     running = batch_size(snapshot, "head")
     if queue == "head":
         return columns.steps_to_full(room, running)
-    # Those on their way will share what room there is, but a deficit is not theirs to share: it
-    # would shrink with every further request sent to an overloaded instance, and attract more.
+    # Requests on their way share the room there is, but not a deficit: it would shrink with every
+    # further request sent to an overloaded instance, and attract more.
     return columns.steps_to_full_shared(room, running, batch_size(snapshot, "whole"))
 
 
 def startable_tokens(snapshot: FleetSnapshot) -> IntColumn:
-    """Count the tokens a newcomer could use at once, after all that waits or is in flight.
+    """Count the tokens a new request could use at once, after all that wait or are in flight.
 
     Memory as it is, without headroom; negative where more waits than fits.
     """
@@ -90,7 +90,7 @@ class UsageRow:
     """One request as the paper's Algorithm 1 sees it.
 
     `tokens` is the demand of a queued request and the physical usage of a running one; a `fake`
-    request of infinite usage is what a terminating instance is given.
+    request of infinite usage marks a terminating instance.
     """
 
     state: Literal["queued", "running", "fake"]

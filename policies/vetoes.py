@@ -1,4 +1,4 @@
-"""The safety rules: what no policy may do. They stand here once, so policies can stay simple."""
+"""The safety rules: what no policy may do. Stated once, here, so that policies stay simple."""
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from policies.types import (
 def candidates(
     request: DispatchRequest, snapshot: FleetSnapshot, max_age_s: float
 ) -> tuple[IntColumn, dict[InstanceId, str]]:
-    """List the rows a request may be dispatched to, and say why the others may not have it.
+    """List the rows a request may be dispatched to, and why each other row is excluded.
 
-    A terminating instance never is one, nor is one of a group that does not fit. Instances with an
-    old report, or too small for the prompt, are avoided only while there are others: stale
-    knowledge beats none, and a request too large for everybody gets its error from an engine, in
-    the engine's words.
+    A terminating instance never qualifies, nor does one of a group that does not fit. Instances
+    with an old report, or too small for the prompt, are avoided only while there are others: stale
+    knowledge beats none, and a request too large for every instance is refused by an engine, in the
+    engine's words.
     """
     allowed: BoolColumn = ~snapshot.terminating
     vetoed = _vetoed(snapshot, snapshot.terminating, "terminating")
@@ -54,7 +54,7 @@ def in_fitting_group(request: DispatchRequest, snapshot: FleetSnapshot) -> BoolC
 def order_veto(
     order: MigrateOrder, snapshot: FleetSnapshot, book: OrderBook, now_s: float
 ) -> str | None:
-    """Say why a migration must not be ordered; None when it may."""
+    """Return why a migration must not be ordered; None when it may."""
     row = {instance_id: index for index, instance_id in enumerate(snapshot.ids)}
     if order.source == order.destination:
         return "source and destination are the same"
@@ -66,7 +66,7 @@ def order_veto(
     if snapshot.terminating[row[order.destination]]:
         return f"{order.destination} is terminating"
     if snapshot.group[row[order.source]] != snapshot.group[row[order.destination]]:
-        return f"{order.source} and {order.destination} are of different groups"
+        return f"{order.source} and {order.destination} belong to different groups"
     return book.objection(order, snapshot, row, now_s)
 
 

@@ -1,4 +1,4 @@
-"""What a dispatch policy is shown, and what it answers."""
+"""The input and the output of a dispatch policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class DispatchView:
-    """All a dispatch policy may look at.
+    """All a dispatch policy may read.
 
     The snapshot's in-flight columns are filled in. `candidates` are the rows the scheduler would
-    accept, in order; what a policy says of other rows is ignored. `headroom_tokens` has one number
-    a class. `turn` counts the dispatches made so far: rotate by it, or draw by
-    `chance(seed, turn, choices)`.
+    accept, in order; scores of other rows are ignored. `headroom_tokens` has one number per class.
+    `turn` counts the dispatches made so far: rotate by it, or draw by `chance(seed, turn,
+    choices)`.
     """
 
     request: DispatchRequest
@@ -74,9 +74,9 @@ class DispatchView:
 class Proposal:
     """A policy's answer: a score for every row of the snapshot, the highest is best.
 
-    Equal scores are broken by the scheduler (fewest requests pending, then in rotation), so a
-    policy need not. `ready`, when given, says where the request could start soon: the scheduler
-    sends it to one of those, and holds it back while there is none.
+    The scheduler breaks ties (fewest pending requests, then in rotation), so a policy need not.
+    `ready`, when given, marks where the request could start soon: the scheduler sends it to one of
+    those, and holds it back while there is none.
     """
 
     scores: FloatColumn | Sequence[float]

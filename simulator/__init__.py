@@ -1,1 +1,1 @@
-"""Virtual time: the engine model, cost models and workloads, all free of any clock."""
+"""Virtual time: the engine model, cost models and workloads, all independent of any clock."""

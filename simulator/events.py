@@ -1,8 +1,8 @@
-"""Virtual time: an event queue whose order depends on nothing but what was put in.
+"""Virtual time: an event queue whose order depends only on what was put in.
 
 Events are keyed (time, priority, sequence) in integer nanoseconds, so that equal inputs give equal
-runs on every machine. At one moment, lower priorities go first: what happened comes before what is
-decided about it.
+runs on every machine. At one time, lower priorities go first: events precede the decisions about
+them.
 """
 
 import enum
@@ -13,7 +13,7 @@ NS_PER_S = 1_000_000_000
 
 
 class Priority(enum.IntEnum):
-    """Who goes first among events of one moment."""
+    """The order of events at one time."""
 
     STEP = 0
     NETWORK = 1
@@ -24,7 +24,7 @@ class Priority(enum.IntEnum):
 
 
 class Event:
-    """Something to be done at a moment, unless it is cancelled first."""
+    """Something to be done at a given time, unless it is cancelled first."""
 
     __slots__ = ("at_ns", "call")
 
@@ -33,12 +33,12 @@ class Event:
         self.call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
-        """Do not do it after all; more than once is fine."""
+        """Cancel it; more than once is fine."""
         self.call = None
 
 
 class EventQueue:
-    """What is still to happen. Time stands still while an event is carried out."""
+    """The pending events. Time stands still while an event is carried out."""
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -52,25 +52,25 @@ class EventQueue:
         return self.now_ns / NS_PER_S
 
     def at(self, at_ns: int, priority: Priority, call: Callable[[], None]) -> Event:
-        """Have something done at a moment, which must not lie in the past."""
-        assert at_ns >= self.now_ns, f"{at_ns} ns is past, it is {self.now_ns}"
+        """Schedule an action at a given time, which must not be in the past."""
+        assert at_ns >= self.now_ns, f"{at_ns} ns is in the past, it is {self.now_ns}"
         event = Event(at_ns, call)
         self._sequence += 1
         heapq.heappush(self._heap, (at_ns, int(priority), self._sequence, event))
         return event
 
     def after(self, delay_ns: int, priority: Priority, call: Callable[[], None]) -> Event:
-        """Have something done in a while."""
+        """Schedule an action after a delay."""
         return self.at(self.now_ns + delay_ns, priority, call)
 
     def next_at(self) -> tuple[int, int] | None:
-        """Say at which moment, and with which priority, the next thing is to be done."""
+        """Return the time and the priority of the next event."""
         while self._heap and self._heap[0][3].call is None:
             heapq.heappop(self._heap)
         return self._heap[0][:2] if self._heap else None
 
     def advance(self) -> bool:
-        """Do the next thing; False when there is none left."""
+        """Process the next event; False when there is none left."""
         while self._heap:
             at_ns, _, _, event = heapq.heappop(self._heap)
             if event.call is None:

@@ -14,7 +14,7 @@ from simulator.kernel.scaled_fleet import ScaledFastFleet
 from simulator.kernel.setup import refusal
 
 WORTH_LOADING, WORTH_COMPILING = 4_000, 200_000
-"""Requests from which on it takes less time to load compiled code, or to compile it first."""
+"""Number of requests above which loading or compiling the kernel pays off."""
 
 
 ServingFleet = SimulatedFleet | FastFleet
@@ -32,8 +32,8 @@ def fleet_for(
 ) -> ServingFleet:
     """Make the fleet that serves so many requests soonest, or the one `config.kernel` names.
 
-    Raises ValueError when that one cannot serve this configuration, or is to be compiled where
-    numba is not installed (`can_compile`; None: look whether it is).
+    Raises ValueError when that one cannot serve this configuration, or must be compiled where numba
+    is not installed (`can_compile`; None: check whether it is).
     """
     kernel = config.kernel
     why_not = refusal(config, scheduler)
@@ -65,7 +65,7 @@ def _pays(requests: int) -> bool:
 
 
 def prepare(config: SimulatorConfig, scheduler: SchedulerConfig, requests: int) -> None:
-    """Compile what many simulations, of so many requests in all, will soon want, if that pays."""
+    """Compile what many simulations, of so many requests in all, will need, if it pays."""
     wanted = config.kernel == "compiled" or (config.kernel == "auto" and _pays(requests))
     if wanted and available() and refusal(config, scheduler) is None:
         compiled()

@@ -1,8 +1,8 @@
 """Requests of every kind whose answer a migration must not change.
 
-Each is a body without prompt and `stream`, for one endpoint. They are for the tiny model: one
-token is about one letter, the answers mean nothing, and with `ignore_eos` they are as long as
-asked. Where a parser needs words (tools, reasoning), a regular expression makes the model say them.
+Each is a body without prompt and `stream`, for one endpoint. They are for the tiny model: one token
+is about one letter, the answers mean nothing, and with `ignore_eos` they have the requested length.
+Where a parser needs words (tools, reasoning), a regular expression makes the model say them.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ TOOL_ARGUMENTS = ("--enable-auto-tool-choice", "--tool-call-parser=hermes")
 class Case:
     """One kind of request. `parser` is the reasoning parser its server must run, if any.
 
-    `stop_of` makes stop strings out of what the model says without them.
+    `stop_of` makes stop strings out of the model's answer without them.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Case:
 
 _GREEDY: Body = {"temperature": 0.0}
 _SEED: Body = {"temperature": 0.9, "seed": 1234}
-# A grammar says where the answer ends.
+# The grammar decides where the answer ends.
 _SPOKEN: Body = {**_SEED, "ignore_eos": False, "max_tokens": 300}
 _PENALTIES: Body = {"presence_penalty": 0.7, "frequency_penalty": 0.3}
 _WORDS = {"regex": "([a-z]{3,9} ){24}[a-z]+[.]"}
@@ -124,7 +124,7 @@ _HERMES = (
 )
 _NAMED = {"type": "function", "function": {"name": "look_up"}}
 _GRANITE = "Here is my thought process: [a-z ]{50,70} Here is my response: [a-z ]{40,60}"
-# A pinch of `</think>` at every step: it comes after some dozens of tokens.
+# A small bias towards `</think>` at every step: it comes after some dozens of tokens.
 _THINKING: Body = {"logit_bias": {str(THINK_END_ID): 3.2}}
 
 
@@ -186,7 +186,7 @@ def reasoning_cases(parser: str) -> list[Case]:
     return [
         Case("think", True, {**_SEED, **_THINKING}, parser),
         Case("think-logprobs", True, {**_SEED, **_THINKING, "logprobs": True}, parser),
-        # The grammar holds from the end of the thoughts on.
+        # The grammar applies from the end of the thoughts on.
         Case("think-json", True, {**_JSON, **_THINKING, "max_tokens": 400}, parser),
     ]
 

@@ -1,7 +1,7 @@
 """A proxy in front of a server's control port, for tests: it sees every message, and may interfere.
 
-It understands frames (length, header, payload; `migration/links/frames.py`) but no secret: what it
-may do to a link is what a network may do to it.
+It understands frames (length, header, payload; `migration/links/frames.py`) but no secret: it can
+do to a link only what a network can.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ async def let_pass(_seen: Seen) -> Act:
 
 
 class ChaosProxy:
-    """Listens on a port of its own and passes everything on to `target_port`.
+    """Listens on its own port and forwards everything to `target_port`.
 
-    `watch` is asked about every message between llumlets; while it thinks, the message waits. The
-    fleet's own connections are not interfered with.
+    `watch` is called with every message between llumlets, which waits for its answer. The fleet's
+    own connections are not interfered with.
     """
 
     def __init__(self, target_port: int) -> None:

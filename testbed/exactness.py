@@ -14,7 +14,7 @@ from testbed.moves import AdminSide, Cut, Ride
 from testbed.recorder import Recording, differences
 
 _ATTEMPTS = 4
-"""How often a request is asked until a move came before its end."""
+"""How often a request is asked until a move happens before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class MoveJob:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """For the report's readers."""
         where = "chat" if self.case.chat else "completions"
         how = "streamed" if self.stream else "whole"
         return f"{self.case.name}/{where}/{how}"
@@ -42,7 +42,7 @@ class MoveJob:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a run of jobs brought.
+    """The result of a run of jobs.
 
     `moves` migrations that brought KV; `moved` and `stayed` requests, by name; `unlike` those whose
     answer differed, with how; `control_unlike` the same for answers asked twice and never moved.
@@ -99,7 +99,7 @@ def prompt_text(seed: int, letters: int) -> str:
 
 
 class Comparison:
-    """Runs jobs over a fleet, `concurrency` at a time, each against the answer of a run unmoved."""
+    """Runs jobs over a fleet, `concurrency` at a time, each against an unmoved run's answer."""
 
     def __init__(self, fleet: AdminSide, concurrency: int = 4) -> None:
         self.verdict = Verdict()
@@ -129,7 +129,7 @@ class Comparison:
         return body
 
     async def _unstopped(self, job: MoveJob) -> str:
-        """What the model says to this prompt when nothing stops it."""
+        """Return the model's answer to this prompt when nothing stops it."""
         free = MoveJob(
             Case("unstopped", job.case.chat, {"temperature": 0.0}), job.prompt, stream=False
         )
@@ -158,7 +158,7 @@ class Comparison:
                 return
 
     def _cuts(self, job: MoveJob, reference: Ride, attempt: int) -> list[Cut]:
-        """Say when to order moves; earlier at each attempt, since this one may have been late."""
+        """Return when to order moves; earlier at each attempt: the last may have been late."""
         shares = [share / (1 + attempt) for share in job.cuts]
         if not job.stream:
             return [Cut(after_s=share * reference.seconds) for share in shares]
@@ -183,7 +183,7 @@ class Comparison:
         if job.case.stop_of is not None and ride.moves and ride.recording.seen:
             seen = ride.recording
             length = _tokens(seen, "completion_tokens")
-            # What had come, or was copied, when the request left: it left later than that.
+            # What had arrived, or was copied, when the request left: it left later than that.
             left_after = max(
                 ride.moves[-1]["copied_tokens"] - _tokens(seen, "prompt_tokens"),
                 ride.moves[-1]["ordered_letters"] + job.case.held_letters,

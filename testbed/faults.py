@@ -1,4 +1,4 @@
-"""One fault, at one moment of one migration between real servers: what becomes of the stream?"""
+"""One fault, at one moment of one migration between real servers: what happens to the stream?"""
 
 import asyncio
 import contextlib
@@ -26,9 +26,9 @@ MOMENTS = (
     "committed",
     "first new tokens",
 )
-"""The messages of a migration in their order; a fault comes as one of them is under way.
+"""The messages of a migration in order; a fault is injected while one of them is under way.
 
-The last is none: the destination has begun to go on.
+The last is none: the destination has resumed.
 """
 CUT_LETTERS = 20
 BLOCKS, MAX_CONTEXT = 160, 4096
@@ -52,14 +52,14 @@ class FaultCase:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """For the report's readers."""
         how = "" if self.stream else " (whole)"
         return f"{self.fault} at {self.moment}, {self.case.name}{how}"
 
 
 @dataclass(slots=True)
 class FaultOutcome:
-    """What came of it; `wrong` says what should not be."""
+    """The outcome; `wrong` lists what should not have happened."""
 
     name: str
     struck: bool
@@ -104,7 +104,7 @@ class FaultRun:
         self._drained: list[str] = []
 
     async def run(self, case: FaultCase) -> FaultOutcome:
-        """Play one case: the stream must be as if undisturbed, and nothing may be left over."""
+        """Run one case: the stream must be as if undisturbed, and nothing may be left over."""
         expected = await self._reference(case)
         request_id = f"fault-{secrets.token_hex(6)}"
         began_s = time.monotonic()
@@ -147,7 +147,7 @@ class FaultRun:
     async def _disturb(
         self, case: FaultCase, request_id: str, asking: "asyncio.Task[Recording]"
     ) -> Trap | None:
-        """Set the trap at the destination's door and order the migration."""
+        """Set the trap at the destination's proxy and order the migration."""
         source = await self._place_of(request_id, asking, stream=case.stream)
         if source is None:
             return None
@@ -180,7 +180,7 @@ class FaultRun:
     async def _place_of(
         self, request_id: str, asking: "asyncio.Task[Recording]", *, stream: bool
     ) -> str | None:
-        """Find the server that answers, once it has said a few words (to a whole answer: could)."""
+        """Find the answering server, once it has sent a few words (or could have)."""
         began_s = time.monotonic()
         while not asking.done():
             speaks = time.monotonic() - began_s > _WORDS_S and not stream
@@ -224,13 +224,13 @@ class FaultRun:
         return strike
 
     async def _preempt(self, name: str) -> None:
-        """Have vLLM throw all running requests back into its queue."""
+        """Make vLLM throw all running requests back into its queue."""
         url = f"{self._server(name).url}/reset_prefix_cache?reset_running_requests=true"
         async with self._stack.fleet.session.post(url) as answer:
             answer.raise_for_status()
 
     async def _fill(self, name: str) -> None:
-        """Occupy nearly all KV blocks of a server, past the frontend."""
+        """Occupy nearly all KV blocks of a server, bypassing the frontend."""
         url = f"{self._server(name).url}/v1/completions"
         begun = [asyncio.Event() for _ in range(_HOGS)]
         self._hogs += [
@@ -261,7 +261,7 @@ class FaultRun:
         assert status == 200, told
 
     async def _set_right(self) -> None:
-        """Take back what a strike has changed for longer than a moment."""
+        """Undo what a strike has changed for longer than a moment."""
         for hog in self._hogs:
             hog.cancel()
         ended = await asyncio.gather(*self._hogs, return_exceptions=True)
@@ -283,7 +283,7 @@ class FaultRun:
         )
 
     async def _left_over(self) -> list[str]:
-        """Name what is still held on servers that live: KV blocks, staging memory, migrations."""
+        """List what is still held on living servers: KV blocks, staging memory, migrations."""
         held = await self._stack.leaked()
         return [f"{name} still holds {share:g}" for name, share in held.items()]
 
@@ -294,7 +294,7 @@ class FaultRun:
 
 
 def summary(outcomes: list[FaultOutcome]) -> dict[str, Any]:
-    """Give the figures of a run."""
+    """Return the figures of a run."""
     struck = [outcome for outcome in outcomes if outcome.struck]
     wrong = [outcome for outcome in outcomes if outcome.wrong]
     return {

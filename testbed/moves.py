@@ -1,4 +1,4 @@
-"""Moving requests by hand while they run, and hearing what became of it."""
+"""Moving requests by hand while they run, and following each move's events."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from testbed.recorder import Recording, record
 
 _POLL_S = 0.02
 _PAUSE_S = 0.1
-"""After a move that came to nothing; where memory is short, most do for a while."""
+"""Pause after a failed move; where memory is short, most fail for a while."""
 _REQUEST_TIMEOUT_S = 180.0
 _ENDS = {"migration_committed", "migration_aborted", "migration_refused"}
 
@@ -31,10 +31,10 @@ class Cut:
 
 @dataclass(slots=True)
 class Ride:
-    """One request that was carried through a frontend, and its moves.
+    """One request served through a frontend, and its moves.
 
     `moves` are the events of migrations that brought KV, each with how many letters of a stream had
-    come when it was ordered; `failures` why others did not.
+    come when it was ordered; `failures` are the reasons of the others.
     """
 
     request_id: str
@@ -68,7 +68,7 @@ class AdminSide:
             return await answer.json()
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """Order something."""
+        """Send an order."""
         async with self.session.post(f"{self.url}{path}", json=body) as answer:
             return answer.status, await answer.json()
 
@@ -100,7 +100,7 @@ class AdminSide:
         except TimeoutError:
             ride.recording.error = f"no end within {_REQUEST_TIMEOUT_S:g} s"
         ride.seconds = time.monotonic() - began_s
-        # A commit is heard of after the redirect: what was ordered is given time to end.
+        # A commit is reported after the redirect: wait for the end of what was ordered.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5.0):
                 progress.over()
@@ -165,12 +165,12 @@ class _Progress:
         self._news = asyncio.Event()
 
     def at(self, letters: int) -> None:
-        """So much has come."""
+        """Note how much has arrived."""
         self.letters = letters
         self._news.set()
 
     def over(self) -> None:
-        """Nothing more comes."""
+        """Note that nothing more comes."""
         self.ended = True
         self._news.set()
 

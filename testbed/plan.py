@@ -1,7 +1,7 @@
-"""What is asked of real servers to find out whether a migration can be told from outside.
+"""The requests that show whether a migration between real servers is visible from outside.
 
-A setting is a way to run the servers and the requests to move on them; `settings` lists them, in
-a whole and in a quick version.
+A setting is a way to run the servers and the requests to move on them; `settings` lists them, in a
+full and in a quick version.
 """
 
 import time
@@ -19,17 +19,17 @@ from testbed.stack import launched_stack
 _CUTS = (0.01, 0.25, 0.5, 0.7)
 _CHAIN = (0.05, 0.3, 0.55, 0.8)
 _PROMPTS = (50, 600, 2000)
-# Requests are moved as fast as they can be here; a fleet would let each rest for a while.
+# Requests are moved as fast as possible here; a fleet would let each rest for a while.
 _EAGER = {"migration": {"cooldown_s": 0.0, "max_concurrent_out": 8, "max_concurrent_in": 8}}
-# One of each sort, where there is no time for all.
+# One of each kind, where there is no time for all.
 _FEW = {("greedy", False), ("seed-penalties", True), ("json", True), ("logprobs", True)}
-# A tiny model has answered before anybody could move its request.
+# A tiny model has answered before its request could be moved.
 _STEP_S = 0.012
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the servers run, and what is asked of them. `parser` is a reasoning parser."""
+    """How the servers run, and their requests. `parser` is a reasoning parser."""
 
     name: str
     jobs: tuple[MoveJob, ...]
@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
-    """What a setting gave: the comparison, and what the fleet was left with."""
+    """A setting's result: the comparison, and what was left in the fleet."""
 
     verdict: Verdict
     leaked: dict[str, float]
@@ -155,7 +155,7 @@ def _chained(cases: Sequence[Case]) -> Iterator[MoveJob]:
 
 
 def _alike(jobs: Iterable[MoveJob]) -> Iterator[MoveJob]:
-    """Prompts all alike and unsalted: the destination has their blocks in its prefix cache."""
+    """Identical, unsalted prompts: the destination has their blocks in its prefix cache."""
     for job in jobs:
         yield replace(job, shared_prefix=True)
 
@@ -163,7 +163,7 @@ def _alike(jobs: Iterable[MoveJob]) -> Iterator[MoveJob]:
 async def measure(
     setting: Setting, environment: Environment, model: Path, log_dir: Path
 ) -> SettingResult:
-    """Run one setting on servers of its own."""
+    """Run one setting on separate servers."""
     began_s = time.monotonic()
     async with launched_stack(setting.options(environment, model), log_dir) as stack:
         verdict = await Comparison(stack.fleet, setting.concurrency).run(setting.jobs)

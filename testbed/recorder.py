@@ -14,7 +14,7 @@ import aiohttp
 
 Json = dict[str, Any]
 Watch = Callable[[int], None]
-"""Told how many letters (or, if more, token ids) have come."""
+"""Called with how many letters (or, if more, token ids) have arrived."""
 
 _TOLERANCE = 2e-3
 _SHOWN_CHARACTERS = 500
@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 500
 
 @dataclass(slots=True)
 class Recording:
-    """One answer, whole: `seen` is what is compared, `error` what went wrong, `faults` of form."""
+    """One whole answer: `seen` is compared, `error` is what went wrong, `faults` of form."""
 
     seen: Json = field(default_factory=dict)
     error: str = ""
@@ -30,7 +30,7 @@ class Recording:
 
     @property
     def text(self) -> str:
-        """What was said, in whatever channel."""
+        """The text, in whatever channel."""
         return str(self.seen.get("text") or self.seen.get("content") or "")
 
 
@@ -96,7 +96,7 @@ class _Gathered:
 
     @property
     def length(self) -> int:
-        """How much has come."""
+        """How much has arrived."""
         letters = sum(len(text) for text in self._text.values())
         return max(letters, len(self._lists.get("token_ids", ())))
 
@@ -146,7 +146,7 @@ class _Gathered:
 
     def _logprobs(self, logprobs: Json | None) -> None:
         for key, values in (logprobs or {}).items():
-            # Where vLLM merges events within a character, offsets differ from run to run unmoved.
+            # Where vLLM merges events within a character, offsets differ between unmoved runs too.
             if key != "text_offset":
                 self._list(f"logprobs.{key}", values)
 
@@ -164,13 +164,13 @@ class _Gathered:
         self._once[key] = value
 
     def result(self) -> Json:
-        """Everything that must be as in another run."""
+        """Everything that must equal another run."""
         same = {"model": self._same.get("model"), "object": self._same.get("object")}
         return {**self._text, **self._lists, **self._once, **same}
 
 
 def differences(expected: Recording, got: Recording) -> list[str]:
-    """Say how an answer differs from the expected one; nothing if it does not."""
+    """Describe how an answer differs from the expected one; empty if it does not."""
     found = [f"error: {got.error}"] if got.error else []
     found += got.faults
     keys = sorted(expected.seen.keys() | got.seen.keys())

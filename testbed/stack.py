@@ -1,4 +1,4 @@
-"""Servers, a frontend over them, and hands on its admin side, in one context."""
+"""Servers, a frontend over them, and its admin client, in one context."""
 
 import asyncio
 import tempfile
@@ -24,7 +24,7 @@ class Stack:
     fleet: AdminSide
 
     async def leaked(self) -> dict[str, float]:
-        """Say which living servers still hold KV blocks, as a share, once nothing runs."""
+        """Return which living servers still hold KV blocks, as a share, once nothing runs."""
         held: dict[str, float] = {}
         for _ in range(int(_LEAK_PATIENCE_S / 0.2)):
             pages = {one.name: await self._page(one) for one in self.servers if one.alive}
@@ -35,7 +35,7 @@ class Stack:
         return held
 
     async def counted(self, metric: str) -> float:
-        """Sum up a counter of vLLM over the living servers."""
+        """Sum a counter of vLLM over the living servers."""
         pages = [await self._page(server) for server in self.servers if server.alive]
         return sum(sum(_values(page, metric)) for page in pages)
 
@@ -66,7 +66,7 @@ async def launched_stack(
     log_dir: Path | None = None,
     serve_arguments: Sequence[str] = ("--policy=round-robin", "--no-migration"),
 ) -> AsyncIterator[Stack]:
-    """Run servers and a frontend within the context. Nothing moves but by hand, unless asked to.
+    """Run servers and a frontend within the context. Nothing moves except by hand, unless asked to.
 
     Raises LaunchError when one of them does not start, TimeoutError when they do not link up.
     """

@@ -1,13 +1,13 @@
 """Part of simulator_accuracy.py: an emulated fleet's latencies, measured and simulated, by load.
 
-Means and tails are taken over the requests of all seeds; beside the error of each stands the mean
-of the seeds' own errors and its 95 % interval. A fleet under load is chaotic: who waits, and
-whether a move relieves them, hangs on milliseconds, and the tail of one run is one draw of many. So
-each workload is simulated several times, its arrivals a few milliseconds apart, and all of that is
-the prediction; and the emulated fleet serves each `--repeats` times, and all of that is measured.
-HTTP and the frontend take no time in a simulation, and at k times real speed each of their
-milliseconds counts as k in the emulated fleet; what they take of single requests on an idle fleet
-is measured first.
+Means and tails are taken over the requests of all seeds; beside each error stands the mean of the
+seeds' own errors and its 95 % interval. A fleet under load is chaotic: which requests wait, and
+whether a move relieves them, depends on milliseconds, and the tail of one run is one draw of many.
+So each workload is simulated several times, its arrivals a few milliseconds apart, and the
+prediction covers all of these; likewise the emulated fleet serves each `--repeats` times, and the
+measurement covers all of those. HTTP and the frontend take no time in a simulation, and at k times
+real speed each of their milliseconds counts as k in the emulated fleet; their share for single
+requests on an idle fleet is measured first.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Run:
 
     @classmethod
     def of(cls, records: Sequence[Any], result: RunResult) -> "Run":
-        """Take them off the records of a run, simulated or not."""
+        """Read them from the records of a run, simulated or not."""
 
         def column(name: str) -> list[float]:
             return [value for one in records if (value := getattr(one, name)) is not None]
@@ -96,19 +96,19 @@ def pooled(runs: Sequence[Run]) -> Run:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this part."""
-    parser.add_argument("--requests", type=int, default=600, help="a seed and load")
-    parser.add_argument("--seeds", type=int, default=3, help="workloads a load, from --seed on")
+    parser.add_argument("--requests", type=int, default=600, help="requests per seed and load")
+    parser.add_argument("--seeds", type=int, default=3, help="workloads per load")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=1, help="emulated runs a workload")
+    parser.add_argument("--repeats", type=int, default=1, help="emulated runs per workload")
     parser.add_argument("--loads", type=float, nargs="+", default=list(LOADS))
     parser.add_argument("--instances", type=int, default=4)
-    parser.add_argument("--speed", type=float, default=2.0, help="of the emulated fleet")
+    parser.add_argument("--speed", type=float, default=2.0, help="speed of the emulation")
     parser.add_argument("--policy", default="freeness", help="as for `llumnix simulate`")
     parser.add_argument("--trace", default="azure-conv-2023")
 
 
 def at_load(args: argparse.Namespace, load: float, seed: int) -> list[TraceRequest]:
-    """Draw the workload at a share of the fluid bound, without what no instance can hold."""
+    """Draw the workload at a share of the fluid bound, without requests that fit nowhere."""
     gpu = preset(PRESET)
     drawn = load_workload(args.trace, args.requests, None, seed)
     fits = [one for one in drawn if one.prompt_tokens + one.output_tokens <= gpu.max_model_len]
@@ -118,7 +118,7 @@ def at_load(args: argparse.Namespace, load: float, seed: int) -> list[TraceReque
 
 
 def measured(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: int) -> Run | None:
-    """Have an emulated fleet serve them; None if its engines were late twice."""
+    """Serve them on an emulated fleet; None if its engines were late twice."""
     shape = FleetShape(args.instances, args.speed, PRESET)
     checker = OutputChecker(PromptSource(seed), expected_output, decode, processes=1)
     policy = PolicyChoice.parse(args.policy)
@@ -132,7 +132,7 @@ def measured(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: i
 
 
 def predicted(args: argparse.Namespace, requests: Sequence[TraceRequest], seed: int) -> Run:
-    """Simulate them, again and again; gives all requests of all simulations."""
+    """Simulate them repeatedly; return all requests of all simulations."""
     runs = []
     for number in range(SIMULATIONS):
         late_s = stream(number, "accuracy/jitter").uniform(0, JITTER_S, len(requests))
@@ -161,7 +161,7 @@ def simulated_once(args: argparse.Namespace, requests: Sequence[TraceRequest], s
 
 
 def software_s(args: argparse.Namespace) -> float | None:
-    """Measure what HTTP and frontend add to the TTFT of single requests, in fleet seconds."""
+    """Measure what HTTP and the frontend add to the TTFT of single requests, in fleet seconds."""
     alone = [TraceRequest(n, 0.5 * args.speed * (n + 1), PROBE_TOKENS, 2) for n in range(PROBES)]
     found = measured(args, alone, args.seed)
     model_s = preset(PRESET).costs.step_ns([(0, PROBE_TOKENS)], 0, 0) / 1e9
@@ -194,7 +194,7 @@ def say(load: float, rows: Mapping[str, Mapping[str, float | None]]) -> None:
 
 
 def measure(args: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
-    """Measure and predict every load and seed; gives the bars, and all figures."""
+    """Measure and predict every load and seed; return the bars, and all figures."""
     bars: list[Bar] = []
     figures: dict[str, Any] = {
         **{
@@ -222,7 +222,7 @@ def measure(args: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
 
 
 def _tails(runs: Sequence[Run]) -> list[float]:
-    """How far one run's tail is from another's that served the same."""
+    """Return how far one run's tail is from another's of the same workload."""
     return [round(SHOWN["TTFT p99"](run), 3) for run in runs]
 
 

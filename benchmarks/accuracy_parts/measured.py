@@ -1,10 +1,11 @@
-"""Part of simulator_accuracy.py: a real vLLM's own timestamps, half calibrated on, half foretold.
+"""Part of simulator_accuracy.py: a real vLLM's own timestamps, half for calibration, half
+predicted.
 
-Costs, token budget and way of scheduling are fitted to the requests of one half of the arrivals;
-those of the other half are there as the load under which the first ones ran, no more. Then all are
-served once more in simulation, from arrivals and lengths alone, and the other half's times are
-compared with what the server took. It schedules ahead where the server seems to, as `llumnix
-simulate` does with a preset of `llumnix calibrate`; beside it stands one that goes step by step.
+Costs, token budget and scheduling mode are fitted to the requests of one half of the arrivals;
+those of the other half only count as load beside them. Then all are served again in simulation,
+given only arrivals and lengths, and the other half's times are compared with the server's. The
+simulation schedules ahead where the server seems to, as `llumnix simulate` does with a preset of
+`llumnix calibrate`; beside it stands one that goes step by step.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ BOUNDS: Mapping[str, float] = {"E2E mean": 0.03, "TPOT mean": 0.03, "TTFT p50": 
 
 
 def figures_of(measured: Measured, of: Mask) -> dict[str, float]:
-    """What is compared, in seconds, for some of the requests."""
+    """The compared latencies, in seconds, of some of the requests."""
     ttft_s, tpot_s, e2e_s = (getattr(measured, name)[of] for name in ("ttft_s", "tpot_s", "e2e_s"))
     return {
         "E2E mean": float(e2e_s.mean()),
@@ -37,7 +38,7 @@ def figures_of(measured: Measured, of: Mask) -> dict[str, float]:
 
 
 def foretold(measured: Measured, known: Mask) -> dict[str, Any]:
-    """Calibrate on the known requests and predict the others; what was measured beside it."""
+    """Calibrate on the known requests and predict the others; return both beside the measured."""
     found = fit(measured, use=known)
     engine = EngineSize(largest_batch(measured))
     limits = engine.limits(measured, found.token_budget)
@@ -64,7 +65,7 @@ def foretold(measured: Measured, known: Mask) -> dict[str, Any]:
 
 
 def measure(path: Path) -> tuple[list[Bar], dict[str, Any]]:
-    """Both ways round; the bars are about the second half, foretold from the first."""
+    """Both ways round; the bars are about the second half, predicted from the first."""
     measured = read_measured(path)
     first = np.arange(len(measured)) < len(measured) // 2
     forward, backward = foretold(measured, first), foretold(measured, ~first)

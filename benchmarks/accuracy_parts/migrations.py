@@ -3,8 +3,8 @@
 Two instances of LLaMA-7B/A10 at real speed, their link shaped to the preset's 64 Gb/s. A stream of
 each length is moved by hand some tokens after its prompt, in an emulated fleet and in a simulated
 one: idle otherwise, and beside two other streams on each instance. In the simulation the order
-comes at a random moment, and each instance steps at its own. What is said of each length is a mean
-and its 95 % interval.
+comes at a random time, and each instance steps independently. Each length's result is a mean and
+its 95 % interval.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
 AFTER_TOKENS = 120
 STEP_NS = 36_000_000
 PREDICTIONS = 40
-"""Simulations a length, each with another moment of the order."""
+"""Simulations per length, each with another time of the order."""
 SHOWN = ("stages", "downtime_ms", "usual_ms")
 
 Sample = dict[str, float]
 
 
 class MeasuredMoves(Bench):
-    """Moves streams of an emulated fleet by hand, and keeps what the llumlets said of each."""
+    """Moves streams of an emulated fleet by hand, and keeps what the llumlets reported of each."""
 
     async def one(self, context: int, seed: int) -> Sample:
         """Move one; its figures by the names of SHOWN."""
@@ -128,7 +128,7 @@ def _streams(context: int, draws: np.random.Generator, *, busy: bool) -> list[Tr
 
 
 def _order(fleet: SimulatedFleet, life: Life) -> None:
-    """Order the move as a frontend does by hand; the llumlet is told which request it is."""
+    """Order the move as a frontend does by hand; the llumlet is told which request to move."""
     source = life.instance_id
     assert source is not None
     (destination,) = (name for name in fleet.wiring.instances if name != source)
@@ -141,7 +141,7 @@ def _order(fleet: SimulatedFleet, life: Life) -> None:
 
 
 def compare(contexts: Sequence[int], samples: int) -> dict[str, Any]:
-    """Measure and predict; gives both, and the difference of the means, by state and length."""
+    """Measure and predict; return both, and the difference of the means, by state and length."""
     real = asyncio.run(measured(contexts, samples))
     figures: dict[str, Any] = {}
     for state, by_context in real.items():

@@ -2,7 +2,7 @@
 
 A claim is a ratio: how many times as large a figure is with one policy as with another. Above 1 the
 second policy is the better one. The figures are decoded from the vector drawings of the paper's
-artifact, or stand in its files of claims; `remembered` ones rest on second-hand notes alone.
+artifact, or stated in its files of claims; `remembered` ones rest on second-hand notes alone.
 """
 
 import math
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from llumnix.planning.estimate import estimate
 
 LIKE_FACTOR = 1.5
-"""A ratio within this factor of the paper's counts as of its size."""
+"""A ratio within this factor of the paper's counts as the same size."""
 EVEN = 1.1
-"""Ratios nearer to 1 than this make no difference: the paper's runs are single ones."""
+"""Ratios closer to 1 than this count as no difference: the paper's runs are single ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Ratio:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves 1 out."""
+        """Whether the interval excludes 1."""
         return self.low > 1 or self.high < 1
 
 
@@ -56,7 +56,7 @@ class Claim:
 
     @property
     def matched_by(self) -> tuple[str, float]:
-        """A figure and its value under the other policy by which an equal load is told."""
+        """A figure and its value under the other policy, by which an equal load is identified."""
         return self.matched or (self.figure, self.over)
 
     @property
@@ -134,7 +134,7 @@ NORMAL_LOSS = {"e2e mean": 0.045, "ttft mean": 0.13, "tpot mean": 0.02}
 
 
 def direction(ours: Ratio | None, paper: float) -> str:
-    """Say whether the same policy is the better one: `yes`, `no`, or `not certain`.
+    """Return whether the same policy is the better one: `yes`, `no`, or `not certain`.
 
     Where the paper has no difference, ours must be as small.
     """
@@ -151,7 +151,7 @@ def direction(ours: Ratio | None, paper: float) -> str:
 
 
 def size(ours: Ratio | None, paper: float) -> str:
-    """Say whether a ratio is as far from 1 as the paper's: `like`, `smaller` or `larger`.
+    """Return whether a ratio is as far from 1 as the paper's: `like`, `smaller` or `larger`.
 
     `like` is within a factor of 1.5, or an interval that holds the paper's ratio.
     """

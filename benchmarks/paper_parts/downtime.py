@@ -1,4 +1,4 @@
-"""What a move costs by context length, as in figure 10 of the paper: two instances, one request."""
+"""The cost of a move by context length, as in figure 10 of the paper: two instances, one move."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,14 +30,14 @@ MODES = ("live", "blocking copy", "recompute")
 SOURCE, DESTINATION = InstanceId("instance-0"), InstanceId("instance-1")
 _BATCH_TOKENS = 8192
 _OTHERS, _OTHER_TOKENS, _OTHER_OUTPUTS = 10, 256, 220
-"""What runs at the destination."""
+"""The requests that run at the destination."""
 _OUTPUT_TOKENS = 100
 _ARRIVES_S = 2.2
-"""When the request to be moved comes: the batches around it decode by then."""
+"""When the request to be moved arrives: the batches around it are decoding by then."""
 _BEGUN_TOKENS = 20
-"""What it has about written when it is moved; its prompt is as much shorter."""
+"""Its approximate output when it is moved; its prompt is as much shorter."""
 _PHASES = 11
-"""So many offsets between the steps of the two instances are tried."""
+"""The number of offsets tried between the steps of the two instances."""
 _PHASE_S = 0.0037
 
 
@@ -65,7 +65,7 @@ def downtimes_ms(
 
 
 def _once(mode: str, length: int, link_bytes_per_s: int, phase_s: float) -> float:
-    # Its prompt takes 0.25 ms a token or less.
+    # Its prompt takes 0.25 ms per token or less.
     ordered_s = _ARRIVES_S + 0.25e-3 * length + 1.0
     outages = [Outage(SOURCE, ordered_s)] if mode == "recompute" else []
     fleet = PlacedFleet(

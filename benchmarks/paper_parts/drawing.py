@@ -1,4 +1,4 @@
-"""How the pictures of docs/paper.md look, and what all of them draw."""
+"""The style of the pictures of docs/paper.md, and what all of them draw."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def figure_at(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-    """Open a figure of so many panels, and write it to the path (its suffix says the format)."""
+    """Open a figure of so many panels, and write it to the path (its suffix gives the format)."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def figure_at(path: Path, rows: int, columns: int, size: tuple[float, float]) ->
 
 
 def _slim(text: str) -> str:
-    """Leave out comments, unused names and digits that do not show; write each style once."""
+    """Leave out comments, unused names and invisible digits; write each style once."""
     text = re.sub(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
     text = re.sub(r'\n\s+| id="\w+_\d+"| transform="rotate\(-0 [^"]*"', _break, text)
@@ -74,7 +74,7 @@ def _break(match: "re.Match[str]") -> str:
 
 
 def spread(runs: Iterable[Sequence[float]]) -> tuple[FloatColumn, FloatColumn]:
-    """Average figures over the workloads; and how far these reach, below and above the mean."""
+    """Average figures over the workloads; return their range below and above the mean, too."""
     rows = np.array(list(runs), dtype=np.float64)
     means: FloatColumn = rows.mean(axis=1)
     return means, np.array([means - rows.min(axis=1), rows.max(axis=1) - means])

@@ -1,4 +1,4 @@
-"""How figures are written: numbers, ratios, names, tables in Markdown."""
+"""How figures are formatted: numbers, ratios, names, tables in Markdown."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Write three significant digits, without an exponent; what is below 0.001 is 0."""
+    """Write three significant digits, without an exponent; anything below 0.001 is 0."""
     if abs(value) < 0.001:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -34,7 +34,7 @@ def times(ratio: Ratio | None) -> str:
 
 
 def percent(ratio: Ratio | None) -> str:
-    """Write a ratio as what it adds, in per cent."""
+    """Write a ratio as its increase, in per cent."""
     if ratio is None:
         return NOTHING
     text = f"{(ratio.value - 1) * 100:+.1f} %"

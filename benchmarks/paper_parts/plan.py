@@ -1,7 +1,7 @@
-"""What is run to hold the simulator against the Llumnix paper: traces, rates, policies, seeds.
+"""The runs that compare the simulator with the Llumnix paper: traces, rates, policies, seeds.
 
 The paper's settings are from its artifact: lengths, rates and thresholds per trace, a batch of 256
-requests, 12,800 tokens a step, and the speed at which its blocking copy really moved KV.
+requests, 12,800 tokens per step, and the speed at which its blocking copy really moved KV.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ PRESETS[SLOWER] = dataclasses.replace(
     name=SLOWER,
     costs=dataclasses.replace(_COSTS, overhead_ns=SLOWER_MS * 1_000_000),
 )
-"""The engine with every step longer by as much as the CPU of an early vLLM may well have taken."""
+"""The engine with every step longer by what an early vLLM's CPU work may well have taken."""
 STILL = "Llumnix, no migration"
 
 
@@ -127,12 +127,12 @@ class Run:
 
 
 def trace(name: str) -> Trace:
-    """Look a trace up by its name."""
+    """Look up a trace by its name."""
     return next(one for one in TRACES if one.name == name)
 
 
 def plan(requests: int, seeds: int, *, quick: bool = False) -> list[Run]:
-    """List all runs, seed by seed, so that what an interruption leaves is balanced."""
+    """List all runs, seed by seed, so that an interruption leaves balanced results."""
     return [
         run
         for seed in range(1, seeds + 1)
@@ -164,7 +164,7 @@ def _variants(requests: int, seed: int, quick: bool) -> Iterator[Run]:
 
 
 def config_of(run: Run) -> Config:
-    """Set a fleet up as the paper's was: 16 engines, and the policy of the run."""
+    """Set up a fleet like the paper's: 16 engines, and the policy of the run."""
     fleet = fleet_config()
     if run.part == "slower":
         fleet = dataclasses.replace(fleet, preset=SLOWER)

@@ -1,4 +1,4 @@
-"""The pictures of docs/paper.md: what was simulated, and the paper's points beside it."""
+"""The pictures of docs/paper.md: the simulated figures, and the paper's points beside them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,7 +113,7 @@ def _legend(figure: "Figure", policies: Sequence[str], *, paper: bool) -> None:
 
 
 def losses(results: Results, path: Path) -> None:
-    """Draw what preemption cost, and how much memory lay fragmented, by trace and policy."""
+    """Draw the cost of preemption, and how much memory was fragmented, by trace and policy."""
     traces = [trace for trace in TRACES if results.has(trace.name)]
     with figure_at(path, 1, 2, (9.6, 3.1)) as (figure, axes):
         for panel, what, scale, label in (

@@ -1,4 +1,4 @@
-"""The figures of many runs: kept in a file as they come in, and looked up by what they are of."""
+"""The figures of many runs: kept in a file as they arrive, and looked up by their subject."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from paper_parts.runs import measure
 
 
 class Results:
-    """Figures by run. Raises KeyError where a figure is asked for that no run gave."""
+    """Figures by run. Raises KeyError for a figure that no run gave."""
 
     def __init__(self, figures: dict[Run, dict[str, float]]) -> None:
         self._figures = figures
@@ -20,7 +20,7 @@ class Results:
     def values(
         self, place: tuple[str, float], policy: str, what: str, part: str = "serving"
     ) -> list[float]:
-        """A figure at a place (a trace and a rate), a value a seed, in the order of the seeds."""
+        """A figure at a place (a trace and a rate), one value per seed, in the seeds' order."""
         return self._take(part, *place, 1.0, policy, what)
 
     def urgency(self, place: tuple[float, float], policy: str, what: str) -> list[float]:
@@ -51,7 +51,7 @@ class Results:
 
 
 def run_all(runs: Sequence[Run], jobs: int, kept: Path | None) -> Results:
-    """Run what `kept` (a file of JSON lines) does not hold yet; gives the figures of all.
+    """Run what `kept` (a file of JSON lines) does not hold yet; return the figures of all.
 
     After Ctrl-C all that is finished is in the file, and KeyboardInterrupt is raised.
     """

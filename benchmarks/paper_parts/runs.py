@@ -15,8 +15,8 @@ from simulator.streams import stream
 from simulator.workload.arrivals import renewal_arrivals
 from simulator.workload.request import TraceRequest
 
-# Table 1 of the paper: probabilities and lengths. The ends are ours, chosen so that the means come
-# out as the table has them (306 and 500 tokens).
+# Table 1 of the paper: probabilities and lengths. The ends are ours, chosen to reproduce the means
+# in the table (306 and 500 tokens).
 _AT = (0.0, 0.5, 0.8, 0.95, 0.99, 1.0)
 _SHAREGPT_IN = (2, 74, 348, 1484, 3388, 3600)
 _LOOK_NS = 2 * NS_PER_S
@@ -24,7 +24,7 @@ _SHAREGPT_OUT = (1, 487, 781, 988, 1234, 1600)
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Simulate it and take its figures; seconds and shares."""
+    """Simulate it and compute its figures; seconds and shares."""
     requests, urgent = workload(run)
     fleet = WatchedFleet(config_of(run), run.seed)
     lives = fleet.run(requests)
@@ -42,7 +42,7 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def workload(run: Run) -> tuple[list[TraceRequest], list[bool]]:
-    """Draw its requests, and say which are urgent; a base run does not tell the fleet."""
+    """Draw its requests, and mark the urgent ones; a base run does not tell the fleet."""
     if run.trace == "ShareGPT-like":
         requests = sharegpt_like(run)
         return requests, [False] * len(requests)
@@ -78,7 +78,7 @@ def sharegpt_like(run: Run) -> list[TraceRequest]:
 
 
 def latencies(lives: Sequence[Life]) -> dict[str, float]:
-    """Sum latencies up in seconds, mean and P99; what preemption cost, over all requests."""
+    """Summarise latencies in seconds, mean and P99; the cost of preemption, over all requests."""
     done = [life for life in lives if life.finished]
     columns = {
         "ttft": [life.first_token_ns - life.arrived_ns for life in done],
@@ -101,7 +101,7 @@ def _per_token_ns(life: Life) -> float:
 
 
 class WatchedFleet(FastFleet):
-    """Notes every two seconds how much of the fleet's memory is fragmented: (seconds, share)."""
+    """Records every two seconds how much of the fleet's memory is fragmented: (seconds, share)."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config.simulator, config.scheduler, config.migration, seed)
@@ -119,11 +119,11 @@ class WatchedFleet(FastFleet):
 
 
 def fragmented_share(fleet: FleetSnapshot, held_tokens: Sequence[int]) -> float:
-    """The share of the fleet's memory that is free and asked for, and yet of no use.
+    """The share of the fleet's memory that is free and requested, yet unusable.
 
-    Asked for by requests at the head of a line that its own instance has no room for, or held at
-    the frontend (as many as there are instances, at most). Counted, the smallest first, are those
-    that would fit if all that is free in the fleet lay in one place.
+    Requested by requests at the head of a line that their own instance has no room for, or held at
+    the frontend (at most as many as there are instances). Counted, the smallest first, are those
+    that would fit if all free memory of the fleet were in one place.
     """
     free = fleet.capacity_tokens - fleet.physical_tokens - fleet.reserved_tokens
     heads = fleet.head_demand_tokens

@@ -48,12 +48,12 @@ _COLUMNS = {
 
 
 def served(results: Results) -> list[Trace]:
-    """List the traces there are results of."""
+    """List the traces that have results."""
     return [trace for trace in TRACES if results.has(trace.name)]
 
 
 def points(results: Results) -> str:
-    """Set the paper's single points beside ours: at the same rate, and at the same load."""
+    """Show the paper's single points beside ours: at the same rate, and at the same load."""
     heads = (
         "figure, trace",
         "the paper",
@@ -93,7 +93,7 @@ def _from_to(results: Results, claim: Claim, rate: float, part: str = "serving")
 
 
 def most(results: Results) -> str:
-    """Set the paper's "up to" beside our largest."""
+    """Show the paper's "up to" beside our largest."""
     rows = []
     for one in UP_TO:
         where, verdict = largest(results, one)
@@ -107,7 +107,7 @@ def most(results: Results) -> str:
 
 
 def losses(results: Results) -> str:
-    """Give preemption loss by trace and rate, and by how much Llumnix lowers it."""
+    """Return preemption loss by trace and rate, and by how much Llumnix lowers it."""
     rows = [
         [
             f"{trace.name}, {rate:g}/s",
@@ -121,7 +121,7 @@ def losses(results: Results) -> str:
 
 
 def mean_cut(results: Results) -> str:
-    """Say by how much Llumnix lowers the loss of all traces together, at the paper's rates."""
+    """Return by how much Llumnix lowers the loss of all traces together, at the paper's rates."""
     before, after = (
         sum(mean(results, (one.name, one.cited), policy, "loss mean") for one in served(results))
         for policy in (LOAD_AWARE, LLUMNIX)
@@ -130,7 +130,7 @@ def mean_cut(results: Results) -> str:
 
 
 def reach(results: Results, claim: Claim) -> str:
-    """Say how far apart single workloads lie in a claim at matched load."""
+    """Return how far apart single workloads are in a claim at matched load."""
     place = (claim.trace, matched_rate(results, claim))
     over, under = (results.values(place, policy, claim.figure) for policy in (LOAD_AWARE, LLUMNIX))
     found = sorted(one / other for one, other in zip(over, under, strict=True))
@@ -143,7 +143,7 @@ def _cut(results: Results, place: tuple[str, float]) -> str:
 
 
 def fragmentation(results: Results) -> str:
-    """Give the share of fragmented memory by trace and rate."""
+    """Return the share of fragmented memory by trace and rate."""
     rows = [
         [
             f"{trace.name}, {rate:g}/s",
@@ -166,7 +166,7 @@ def _mean(
 
 
 def downtimes(found: Downtimes) -> str:
-    """Set downtimes by length beside figure 10's."""
+    """Show downtimes by length beside figure 10's."""
     rows = []
     for mode, values in DOWNTIMES_MS.items():
         rows.append([f"{mode}: the paper", *map(str, values)])
@@ -179,7 +179,7 @@ def downtimes(found: Downtimes) -> str:
 
 
 def urgencies(results: Results) -> str:
-    """Set how much faster urgent requests are with priorities beside figure 13's range."""
+    """Show how much faster urgent requests are with priorities, beside figure 13's range."""
     cvs = [cv for cv in PRIORITY_CVS if results.has_cv(cv)]
     rows = []
     for claim in PRIORITIES:
@@ -199,7 +199,7 @@ def urgencies(results: Results) -> str:
 
 
 def variant(results: Results, policy: str) -> str:
-    """Say what urgent requests gain under a variant of the rules, and what normal ones lose."""
+    """Return what urgent requests gain under a variant of the rules, and what normal ones lose."""
     cvs = [cv for cv in PRIORITY_CVS if results.has_cv(cv)]
     figures = [("high", claim.figure) for claim in PRIORITIES]
     rows = []
@@ -222,7 +222,7 @@ def _each(verdicts: set[str]) -> str:
 
 
 def ordinary(results: Results) -> str:
-    """Say how much longer normal requests take with priorities."""
+    """Return how much longer normal requests take with priorities."""
     cvs = [cv for cv in PRIORITY_CVS if results.has_cv(cv)]
     rows = []
     for figure, paper in NORMAL_LOSS.items():
@@ -240,7 +240,7 @@ def ordinary(results: Results) -> str:
 
 
 def slower(results: Results) -> str:
-    """Set the paper's single points beside ours at its own rates, with slower steps."""
+    """Show the paper's single points beside ours at its own rates, with slower steps."""
     rows = []
     for claim in AGAINST_LOAD_AWARE:
         if not results.has(claim.trace, "slower"):
@@ -261,7 +261,7 @@ def slower(results: Results) -> str:
 
 
 def ablation(results: Results) -> str:
-    """Part what freeness dispatch does from what migration adds, at our knee."""
+    """Separate the effect of freeness dispatch from that of migration, at our knee."""
     rows = []
     for trace in served(results):
         place = (trace.name, trace.middle)
@@ -280,7 +280,7 @@ def ablation(results: Results) -> str:
 
 
 def everything(results: Results) -> list[str]:
-    """Give every figure of serving, a folded table a trace."""
+    """Return every figure of serving, a folded table per trace."""
     heads = ("rate, policy", *(head for head, _ in _COLUMNS.values()))
     parts = []
     for trace in served(results):

@@ -46,7 +46,7 @@ def document(results: Results, downtimes: tables.Downtimes, requests: int, suffi
 
 
 def summary(results: Results, downtimes: tables.Downtimes) -> str:
-    """Say in short what agrees."""
+    """Summarise what agrees."""
     found = tally(all_verdicts(results))
     live = [float(np.mean(downtimes["live"][str(length)])) for length in LENGTHS]
     paper = DOWNTIMES_MS["live"]
@@ -77,7 +77,7 @@ def summary(results: Results, downtimes: tables.Downtimes) -> str:
 
 
 def facts(results: Results, downtimes: tables.Downtimes) -> dict[str, str]:
-    """Give the figures that the reasons lean on."""
+    """Return the figures that the explanations rest on."""
 
     def share(rate: float, policy: str) -> str:
         found = ratio(results, ("M-M", rate), "fragmented", policy, LOAD_AWARE)

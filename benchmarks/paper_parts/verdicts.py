@@ -1,4 +1,4 @@
-"""The paper's claims held against what was simulated."""
+"""The paper's claims compared with the simulation."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Verdict:
 
     @property
     def size(self) -> str:
-        """See `claims.size`; nothing is said of a ratio that does not point the paper's way."""
+        """See `claims.size`; empty for a ratio that does not point the paper's way."""
         return size(self.ours, self.paper) if self.direction == "yes" else "-"
 
 
@@ -72,10 +72,10 @@ def ratio(
 
 
 def matched_rate(results: Results, claim: Claim) -> float:
-    """Find the rate at which the load-aware policy does about as it does in the paper.
+    """Find the rate at which the load-aware policy performs about as in the paper.
 
     Our engine is not the paper's, so an equal rate is not an equal load. Only the policy compared
-    with is looked at: what Llumnix makes of that load stays open.
+    with is considered: Llumnix's result at that load stays open.
     """
     figure, value = claim.matched_by
 
@@ -95,7 +95,7 @@ def at_rate(
 
 
 def largest(results: Results, one: Best) -> tuple[str, Verdict]:
-    """Find where a figure is improved most; certain improvements go before uncertain ones."""
+    """Find where a figure improves most; certain improvements come before uncertain ones."""
     found = [
         (ours, f"{each.name}, {rate:g}/s")
         for each in TRACES

@@ -1,4 +1,4 @@
-"""Who takes part in the simulators' race, and how each is run and timed."""
+"""The contestants of the simulators' race, and how each is run and timed."""
 
 import dataclasses
 import json
@@ -25,9 +25,9 @@ _TIMEOUT_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run: what the process took, and what it says.
+    """One run: the cost of the process, and what it reports.
 
-    `own_s` is its own time to simulate; `read_s`, if it tells, what reading its input took.
+    `own_s` is its own time to simulate; `read_s`, if reported, the time to read its input.
     """
 
     ran: Ran
@@ -53,7 +53,7 @@ class Contestant:
 class Row:
     """A contestant's figures in one race: the least of the runs. Times are CPU time.
 
-    `cpu_s` is the time to read the input and simulate: by a tool's own clock where it tells both,
+    `cpu_s` is the time to read the input and simulate: by a tool's own clock where it reports both,
     else the whole process's less `startup_s`, which is too coarse where tenths of a second matter.
     """
 
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What all contestants share: the engine, a folder for their files, an instance's memory."""
+    """Shared by all contestants: the engine, a folder for their files, an instance's memory."""
 
     preset: Preset
     preset_path: Path
@@ -111,7 +111,7 @@ class Track:
     def spec(
         self, workload: Workload, instances: int, kernel: Kernel, dispatch: str, migration: bool
     ) -> Spec:
-        """Describe a run of ours; writes its requests to a file, once."""
+        """Describe a run of ours; write its requests to a file, once."""
         path = self.folder / f"requests-{len(workload)}.npz"
         if not path.is_file():
             workload.save(path)
@@ -150,7 +150,7 @@ class Track:
 
 
 def run_ours(spec: Spec, environment: dict[str, str] | None = None) -> Outcome:
-    """Run our simulator in a process of its own; raises RunFailedError."""
+    """Run our simulator in a separate process; raises RunFailedError."""
     command = [sys.executable, "-m", "speed_parts.ours", json.dumps(dataclasses.asdict(spec))]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), **(environment or {})}
     ran = run_pinned(command, timeout_s=_TIMEOUT_S, environment=environment)
@@ -173,9 +173,9 @@ def race(
     repeats: int,
     notes: dict[str, str],
 ) -> list[Row]:
-    """Run all contestants in turn, and again; gives the rows of those that did not fail.
+    """Run all contestants in turn, repeatedly; return the rows of those that did not fail.
 
-    What one failed of goes to the notes.
+    Failures go to the notes.
     """
     running = [one for one in contestants if one.most >= len(workload)]
     tiny = workload.head(TINY)
@@ -207,7 +207,7 @@ def row_of(
     startups: Sequence[Outcome],
     outcomes: Sequence[Outcome],
 ) -> Row:
-    """Sum runs of one contestant up."""
+    """Summarise the runs of one contestant."""
     startup_s = min(one.ran.cpu_s for one in startups)
     whole_s = min(one.ran.cpu_s for one in outcomes) - startup_s
     told_s = [one.read_s + one.own_s for one in outcomes if one.read_s is not None]

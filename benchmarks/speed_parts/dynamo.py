@@ -15,7 +15,7 @@ _TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay took, and what it says of itself. `own_wall_s` is its own figure."""
+    """The cost of a replay, and what it reports. `own_wall_s` is its own figure."""
 
     ran: Ran
     own_wall_s: float
@@ -24,7 +24,7 @@ class Replayed:
 
 
 def installed() -> Path:
-    """Install it, once; gives the interpreter that has it. Raises RunFailedError."""
+    """Install it, once; return its interpreter. Raises RunFailedError."""
     packages = [f"ai-dynamo=={VERSION}", f"ai-dynamo-runtime=={VERSION}"]
     return environment_with(f"ai-dynamo-{VERSION}", packages)
 
@@ -38,11 +38,11 @@ def replay(
     limits: tuple[int, int],
     folder: Path,
 ) -> Replayed:
-    """Replay a workload; `limits` are sequences and tokens of a step. Raises RunFailedError.
+    """Replay a workload; `limits` are sequences and tokens per step. Raises RunFailedError.
 
     Step times are those of its own default model, under which our preset's memory would be too
-    small and the replay half as fast: so its engines have the memory they have by default. Without
-    prefix caching it is faster too, and no two requests share a prefix.
+    small and the replay half as fast: so its engines have their default memory. It is faster
+    without prefix caching too, and no two requests share a prefix.
     """
     trace = folder / f"mooncake-{len(workload)}.jsonl"
     if not trace.is_file():

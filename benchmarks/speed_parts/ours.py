@@ -1,4 +1,4 @@
-"""One run of our simulator in a process of its own; prints what it took as a JSON object.
+"""One run of our simulator in a separate process; prints its cost as a JSON object.
 
 `kernel`: `compiled` and `plain` are the fast fleet with numba and without; `stepped` is the fleet
 that makes one event of every engine step.
@@ -46,7 +46,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What came of it. Times are CPU time of this process; loading the kernel is in neither."""
+    """The result. Times are CPU time of this process; loading the kernel is in neither."""
 
     read_s: float
     simulation_s: float
@@ -58,7 +58,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a fleet has to tell at its end."""
+    """What a fleet reports at its end."""
 
     finished: int
     decode_tokens: int
@@ -113,7 +113,7 @@ def _committed(fleet: SimulatedFleet | FastFleet) -> int:
 def warm_up(spec: Spec) -> None:
     """Serve a few requests so badly placed that some are preempted and some moved.
 
-    Then all of the kernel is loaded (or compiled) before any clock starts.
+    This loads (or compiles) all of the kernel before any clock starts.
     """
     requests = [
         TraceRequest(at, 0.02 * at, 100 if at % 4 else 1_500, output_tokens=300)

@@ -1,11 +1,11 @@
-"""The engine of the race: Llama-2-13B on a part of an H200, from the roofline, made linear.
+"""The engine of the race: Llama-2-13B on a part of an H200, from the roofline, linearised.
 
-Full attention heads make its KV large (0.8 MB a token). With vLLM's `gpu_memory_utilization` at
-0.432 (as if another model shared the GPU), memory is near its limit now and then at 6 requests a
-second an instance, and far from it most of the time: nothing queues for long, yet round-robin has
-requests preempted, and freeness now and then moves one. Many instances balance each other better:
-for as little of that, `MANY_TOKENS` do. Where memory is tight, `TIGHT_TOKENS`, moves abound. The
-model's context of 4,096 tokens is what requests are clipped to.
+Full attention heads make its KV large (0.8 MB per token). With vLLM's `gpu_memory_utilization` at
+0.432 (as if another model shared the GPU), memory is occasionally near its limit at 6 requests per
+second and instance, and far from it most of the time: nothing queues for long, yet round-robin has
+requests preempted, and freeness occasionally moves one. Many instances balance each other better:
+`MANY_TOKENS` has the same effect there. Where memory is tight, `TIGHT_TOKENS`, moves abound.
+Requests are clipped to the model's context of 4,096 tokens.
 """
 
 import itertools
@@ -41,7 +41,7 @@ _STARTS = (0, 512, 2048)
 
 
 def write_preset(path: Path) -> tuple[Preset, float]:
-    """Write the preset's file; gives it, and by which share the linear costs are off at most."""
+    """Write the preset's file; return it, and the largest relative error of the linear costs."""
     exact = preset_for(MODEL, GPU, 1, RooflineOptions(memory_utilization=MEMORY_UTILIZATION))
     linear = fitted(exact.costs)
     made = replace(
@@ -52,7 +52,7 @@ def write_preset(path: Path) -> tuple[Preset, float]:
 
 
 def fitted(costs: CostModel) -> LinearCosts:
-    """Take the slopes of a cost model where steps usually are."""
+    """Take the slopes of a cost model at usual steps."""
     batch, context = 32, 32 * 1024
 
     def decode(more_sequences: int, more_context: int) -> int:

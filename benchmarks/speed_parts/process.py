@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO
 
 CORE = max(os.sched_getaffinity(0))
-"""Where everything that is timed runs, alone among this benchmark's processes."""
+"""The core of everything that is timed, alone among this benchmark's processes."""
 _STAMP = ".complete"
 _SHOWN_CHARACTERS = 1500
 
 
 class RunFailedError(Exception):
-    """A child process did not do what it should; the text holds the end of what it said."""
+    """A child process failed; the message holds the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def run_pinned(
     environment: Mapping[str, str] | None = None,
     cores: Collection[int] = (CORE,),
 ) -> Ran:
-    """Run a command on one core, or on those given; what its own children take counts as well.
+    """Run a command on one core, or on those given; its own children count as well.
 
     Raises RunFailedError when it fails or takes too long.
     """
@@ -59,7 +59,7 @@ def run_pinned(
             os.sched_setaffinity(0, allowed)
         timer = threading.Timer(timeout_s, process.kill)
         timer.start()
-        # Not process.wait(): only wait4 tells what this one child has used.
+        # Not process.wait(): only wait4 reports the usage of this one child.
         _, status, used = os.wait4(process.pid, 0)
         timer.cancel()
         wall_s = time.monotonic() - began_s
@@ -78,7 +78,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def environment_with(name: str, requirements: Sequence[str], *, timeout_s: float = 1200.0) -> Path:
-    """Make a virtual environment in the user's cache, once; gives its interpreter.
+    """Make a virtual environment in the user's cache, once; return its interpreter.
 
     Raises RunFailedError when pip cannot install the requirements.
     """

@@ -1,4 +1,4 @@
-"""Vidur, as the package index has it, on the race's workload."""
+"""Vidur, in its published package, on the race's workload."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ _TIMEOUT_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What a simulation took, and what it says of itself. `own_s` is CPU time of its event loop."""
+    """The cost of a simulation, and what it reports. `own_s` is CPU time of its event loop."""
 
     ran: Ran
     own_s: float
@@ -25,7 +25,7 @@ class Simulated:
 
 
 def installed() -> Path:
-    """Install it, once; gives the interpreter that has it. Raises RunFailedError."""
+    """Install it, once; return its interpreter. Raises RunFailedError."""
     return environment_with(f"vidur-{VERSION}", [f"vidur=={VERSION}"])
 
 
@@ -37,11 +37,11 @@ def simulate(
     limits: tuple[int, int],
     folder: Path,
 ) -> Simulated:
-    """Simulate a workload; `limits` are sequences and tokens of a step. Raises RunFailedError.
+    """Simulate a workload; `limits` are sequences and tokens per step. Raises RunFailedError.
 
-    Engines have our preset's step times (see `vidur_child`) and twice its memory, for a
-    request that is preempted with this package ends in an assertion of its own: a restart does not
-    forget what it had computed.
+    Engines have our preset's step times (see `vidur_child`) and twice its memory, because a
+    preemption in this package ends in an assertion of its own: a restart does not forget what it
+    had computed.
     """
     trace = folder / f"vidur-{len(workload)}.csv"
     if not trace.is_file():

@@ -1,8 +1,8 @@
 """Run in Vidur's own environment: its schedulers and event loop, with step times given to it.
 
-Vidur takes step times from a profile it downloads, which its package does not hold. Here they are
-the linear costs that our simulator has in the race; a dozen look-ups a step become one sum, which
-is to its advantage. Its metrics, plots and traces are off.
+Vidur takes step times from a profile it downloads, which its package does not contain. Here they
+are the linear costs that our simulator has in the race; a dozen look-ups per step become one sum,
+which is to its advantage. Its metrics, plots and traces are off.
 """
 
 import json

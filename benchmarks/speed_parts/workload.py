@@ -1,8 +1,8 @@
 """The workload of the simulators' race: the same lengths and arrivals for every tool.
 
 Lengths are pairs drawn from the Azure LLM inference trace 2023 (conversation) where it lies beside
-the project, else from the profile of it that is shipped; total length is clipped to 4,096 tokens,
-prompts first. Arrivals are Poisson.
+the project, else from the shipped profile of it; total length is clipped to 4,096 tokens, prompts
+first. Arrivals are Poisson.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def decode_tokens(self) -> int:
-        """Output tokens in all: what decoding speed is measured by."""
+        """Output tokens in total: the measure of decoding speed."""
         return int(self.output_tokens.sum())
 
     def head(self, count: int) -> "Workload":
@@ -88,7 +88,7 @@ def drawn(source: str, requests: int, rate_per_s: float, seed: int) -> Workload:
 
 
 def read_requests(path: Path) -> list[TraceRequest]:
-    """Read what `Workload.save` wrote, as our simulator takes it."""
+    """Read what `Workload.save` wrote, in our simulator's form."""
     with np.load(path) as columns:
         rows = zip(
             columns["arrival_s"].tolist(),
@@ -115,14 +115,14 @@ def mooncake_lines(workload: Workload) -> Iterator[str]:
 
 
 def vidur_lines(workload: Workload) -> Iterator[str]:
-    """Write it as a trace of Vidur's."""
+    """Write it as one of Vidur's traces."""
     yield "arrived_at,num_prefill_tokens,num_decode_tokens\n"
     for arrival_s, prompt, output in _rows(workload):
         yield f"{arrival_s:.6f},{prompt},{output}\n"
 
 
 def llumnix_lines(workload: Workload) -> Iterator[str]:
-    """Write it as `llumnix sweep` reads it."""
+    """Write it in the form `llumnix sweep` reads."""
     for arrival_s, prompt, output in _rows(workload):
         row = {"arrival_s": arrival_s, "prompt_tokens": prompt, "output_tokens": output}
         yield json.dumps(row) + "\n"

@@ -1,4 +1,4 @@
-"""Streams that decode beside a migration: how much slower they go while it lasts."""
+"""Streams that decode beside a migration: how much slower they are while it lasts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Neighbours:
         await end(*self._tasks)
 
     async def moved_beside(self, context_tokens: int) -> Sample:
-        """Move a stream and look at the others: during, and in two windows just before."""
+        """Move a stream and watch the others: during, and in two windows just before."""
         story = Story.new(context_tokens - BEFORE_TOKENS)
         stream = Stream(story.prompt, MAX_TOKENS)
         running = asyncio.create_task(stream.run(self._pair.session, self._pair.url, story.extra))
@@ -94,7 +94,7 @@ class Neighbours:
 
 
 def summed_up(busy: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """Sum up all repeats, by side. `null` compares two windows in which nothing moved."""
+    """Summarise all repeats, by side. `null` compares two windows in which nothing moved."""
     return {
         side: {
             "before": mean(one[f"{side}_quiet_ms"] for one in busy),

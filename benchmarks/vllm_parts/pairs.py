@@ -1,4 +1,4 @@
-"""Two real vLLM servers behind a frontend, and what clients of theirs see: for the benchmarks."""
+"""Two real vLLM servers behind a frontend, and what their clients see: for the benchmarks."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ AFTER_TOKENS = 12
 MAX_TOKENS = 2000
 PATIENCE_S = 180.0
 LOOK_S = 0.2
-"""So seldom that asking what became of a move is no load; events say themselves when they were."""
+"""A polling interval too long to be a load; events carry their own times."""
 FRONTEND = ("--port=0", "--policy=round-robin", "--no-migration")
 
 Sample = dict[str, float]
@@ -34,7 +34,7 @@ _GENERATED = re.compile(r"^vllm:generation_tokens_total(?:\{.*\})? (\S+)$", re.M
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is behind one frontend: the servers' addresses by the ids the fleet knows them by."""
+    """The servers behind one frontend: their addresses by the ids the fleet knows them by."""
 
     session: aiohttp.ClientSession
     url: str
@@ -67,7 +67,7 @@ class Pair:
             return await answer.json()
 
     async def turn_to_first(self) -> None:
-        """Have the frontend, which takes servers in turn, send the next request to the first."""
+        """Make the frontend, which takes servers in turn, send the next request to the first."""
         for _ in range(2 * len(self.servers)):
             small = Stream([65], 1)
             await small.run(self.session, self.url)
@@ -120,7 +120,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A move: when it was ordered, when the fleet heard of its commit, and what it said then."""
+    """A move: when it was ordered, when the fleet heard of its commit, and its event."""
 
     ordered_s: float
     committed_s: float
@@ -163,32 +163,32 @@ async def launched_pairs(
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A prompt, with a cache salt of its own: only who has computed it finds it in a cache."""
+    """A prompt with a unique cache salt: only a server that has computed it finds it in a cache."""
 
     prompt: list[int]
     salt: str
 
     @classmethod
     def new(cls, tokens: int) -> "Story":
-        """Make one up."""
+        """Generate one."""
         draws = np.random.default_rng(secrets.randbits(32))
         return cls([int(one) for one in draws.integers(32, 127, tokens)], secrets.token_hex(8))
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What its body has beside what every body has."""
+        """Return the fields its body adds to the common ones."""
         return {"cache_salt": self.salt, "temperature": 0}
 
 
 class Cached:
-    """Streams of set lengths whose prompts the pair's first server has computed, and it alone."""
+    """Streams of set lengths whose prompts only the pair's first server has computed."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._stories: dict[int, Story] = {}
 
     async def story(self, context_tokens: int) -> Story:
-        """Give a prompt that is this context after BEFORE_TOKENS; the second server is cold."""
+        """Return a prompt that is this context after BEFORE_TOKENS; the second server is cold."""
         story = self._stories.get(context_tokens)
         if story is None:
             story = self._stories[context_tokens] = Story.new(context_tokens - BEFORE_TOKENS)
@@ -200,7 +200,7 @@ class Cached:
 
 
 async def moved(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
-    """Move a running stream of this context; what its client saw, in ms.
+    """Move a running stream of this context; return what its client saw, in ms.
 
     `gap`, `pause` and `downtime` are those of the switch, `still` the same just before the order,
     `copying` the longest wait for a token between the two.
@@ -233,7 +233,7 @@ async def moved(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
 
 
 def waits(times_s: Sequence[float], normal_s: float) -> Sample:
-    """Sum up how long a client waited at worst.
+    """Summarise how long a client waited at worst.
 
     `pause`: for one token. `gap`: for two in a row, less one normal interval, if that is longer.
     (The destination's first token is one the source computed: a pause may be cut in two by it.)
@@ -251,7 +251,7 @@ def waits(times_s: Sequence[float], normal_s: float) -> Sample:
 
 
 async def recomputed(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
-    """Cut a stream off and have it recomputed at the other server; its client's wait, in ms."""
+    """Cut a stream off and recompute it at the other server; return its client's wait, in ms."""
     story = await cached.story(context_tokens)
     start = Stream(story.prompt, BEFORE_TOKENS)
     await start.run(pair.session, pair.first, story.extra)
@@ -279,7 +279,7 @@ async def recomputed(cached: Cached, pair: Pair, context_tokens: int) -> Sample:
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-    """Wait for something this process will see happen."""
+    """Wait for an event in this process."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline_s:

@@ -27,7 +27,7 @@ def results_table(
         cells = columns[number]
         columns[number] = {"valid": cells.pop("valid"), **further, **cells}
     for name in columns[0] if columns else ():
-        values = [cells[name] for cells in columns]
+        values = [cells.get(name, UNKNOWN) for cells in columns]
         if any(value != UNKNOWN for value in values):
             table.add_row(name, *values)
     return table

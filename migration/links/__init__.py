@@ -1,1 +1,1 @@
-"""Transports between llumlets: see `link.py` for what one must do."""
+"""Transports between llumlets; `link.py` defines the interface."""

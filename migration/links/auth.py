@@ -1,4 +1,4 @@
-"""Who may speak: shared-secret proofs for connections, and signatures for resumed requests.
+"""Authentication: shared-secret proofs for connections, and signatures for resumed requests.
 
 Both are HMAC-SHA256 over unambiguous bytes, compared in constant time. A connection's handshake is
 mutual and bound to its role, so that a proof for one kind of connection opens no other.
@@ -30,12 +30,12 @@ def new_nonce() -> bytes:
 
 
 def hello(role: str, nonce: bytes) -> bytes:
-    """Word the client's first bytes: magic, role, nonce."""
+    """Encode the client's first bytes: magic, role, nonce."""
     return MAGIC + bytes([ROLES.index(role)]) + nonce
 
 
 def read_hello(data: bytes) -> tuple[str, bytes]:
-    """Read a client's first bytes; raises AuthError when they are none or the role is unknown."""
+    """Read a client's first bytes; raises AuthError for malformed ones or an unknown role."""
     if not data.startswith(MAGIC):
         raise AuthError("bad_magic")
     number = data[len(MAGIC)]
@@ -66,9 +66,9 @@ def sign_resume(secret: bytes, fields: Mapping[str, object]) -> dict[str, object
 
 
 def verify_resume(secret: bytes, fields: Mapping[str, object], now: float) -> str | None:
-    """Say why a resume field must be refused, or None when it is right.
+    """Return why a resume field must be refused, or None when it is valid.
 
-    `now` is Unix seconds; a signature is good for ten minutes, and for clocks that far apart.
+    `now` is Unix seconds; a signature is valid for ten minutes, and for clocks that far apart.
     """
     signature = fields.get("signature")
     plain = {name: value for name, value in fields.items() if name != "signature"}

@@ -1,7 +1,7 @@
 """Frames on a wire: u32 header length (network order) | msgpack header | payload.
 
-The header's `payload_bytes` says how much payload follows; without it there is none. Lengths
-are checked before anything is allocated for them. Also here: the handshake that opens a wire.
+The header's `payload_bytes` is the length of the payload; without it there is none. Lengths are
+checked before anything is allocated for them. Also here: the handshake that opens a wire.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from migration.protocol import wire as codec
 
 _LENGTH = struct.Struct("!I")
 MAX_POSTED = 4096
-"""Messages that may wait to be sent on one connection; a peer that slow is cut off."""
+"""Messages that may wait to be sent on one connection; a peer slower than that is cut off."""
 
 
 def frame_head(plain: Mapping[str, object], payload_bytes: int = 0) -> bytes:
-    """Word what goes before a payload."""
+    """Encode what precedes a payload."""
     header = codec.pack({**plain, "payload_bytes": payload_bytes} if payload_bytes else plain)
     return _LENGTH.pack(len(header)) + header
 
@@ -28,10 +28,10 @@ def frame_head(plain: Mapping[str, object], payload_bytes: int = 0) -> bytes:
 async def read_head(
     wire: Wire, max_header_bytes: int, max_payload_bytes: int, timeout_s: float
 ) -> tuple[dict[str, object], int]:
-    """Read the next header; returns it and how many payload bytes follow.
+    """Read the next header; return it and its payload's length in bytes.
 
-    Waits for ever for a frame to begin, and `timeout_s` for each pause within it. Raises LinkError,
-    and ProtocolError for what is malformed or too large.
+    Waits indefinitely for a frame to begin, and `timeout_s` for each pause within it. Raises
+    LinkError, and ProtocolError for a malformed or oversized frame.
     """
     (length,) = _LENGTH.unpack(await wire.read(_LENGTH.size, None))
     if not 0 < length <= max_header_bytes:
@@ -56,7 +56,7 @@ async def greet(wire: Wire, secret: bytes, role: str, timeout_s: float) -> None:
 
 
 async def admit(wire: Wire, secret: bytes, timeout_s: float) -> str:
-    """Open a wire as the server; returns its role. Raises LinkError or AuthError."""
+    """Open a wire as the server; return its role. Raises LinkError or AuthError."""
     role, theirs = auth.read_hello(await wire.read(auth.HELLO_BYTES, timeout_s))
     mine = auth.new_nonce()
     await wire.send([mine, auth.proof(secret, "server", role, theirs, mine)], timeout_s)

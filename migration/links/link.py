@@ -16,7 +16,7 @@ Lost = Callable[[], None]
 
 
 class Link(Protocol):
-    """The way to one peer. When anything on it fails, all of it is closed and `lost` called."""
+    """The connection to one peer. If any part fails, all of it is closed and `lost` called."""
 
     def send(self, message: Message) -> None:
         """Send a message, after those sent before it; never waits."""
@@ -28,21 +28,22 @@ class Link(Protocol):
         """
 
     def close(self) -> None:
-        """Give the link up; `lost` is not called."""
+        """Close the link; `lost` is not called."""
 
 
 class Transport(Protocol):
     """A way of making links."""
 
     async def connect(self, peer: Peer, deliver: Deliver, lost: Lost) -> Link:
-        """Reach a peer; its answers go to `deliver`. Raises LinkError when it cannot be reached.
+        """Connect to a peer; its answers go to `deliver`. Raises LinkError when it cannot be
+        reached.
 
         `lost` is called once when the link breaks later on.
         """
 
 
 class Inbox(Protocol):
-    """Where a transport delivers what comes in; calls must come from the event loop's thread."""
+    """Where a transport delivers what arrives; calls must come from the event loop's thread."""
 
     def opened(self, answer: Deliver) -> Sender:
         """Note a new incoming connection; `answer` sends a message back on it, never waiting."""
@@ -54,16 +55,16 @@ class Inbox(Protocol):
         """Take a message."""
 
     def block_bytes(self) -> int:
-        """Say how large a block is here: a frame of `n` blocks has `n` times that, exactly."""
+        """Return the size of a block here: a frame of `n` blocks has exactly `n` times that."""
 
     async def room(self, blocks: Blocks) -> None:
-        """Wait, a bounded time, until there is memory for a frame; ask before `landing`."""
+        """Wait, for a bounded time, until there is memory for a frame; call before `landing`."""
 
     def landing(self, blocks: Blocks) -> Landing:
-        """Say where the payload of a frame goes. Ask `landing.open` before *every* write."""
+        """Return where the payload of a frame goes. Check `landing.open` before *every* write."""
 
     def views(self, landing: Landing) -> list[memoryview]:
-        """Give the memory of an open landing."""
+        """Return the memory of an open landing."""
 
     def landed(self, landing: Landing, *, intact: bool) -> None:
-        """Note that a payload is all there and right, or not."""
+        """Note that a payload has arrived, intact or not."""

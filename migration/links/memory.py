@@ -25,7 +25,7 @@ class MemoryTransport:
 
 
 class MemoryLink:
-    """Delivers by way of the event loop, so that nobody is called while calling; see `Link`."""
+    """Delivers through the event loop, so that no callee runs inside its caller; see `Link`."""
 
     def __init__(self, inbox: Inbox, deliver: Deliver, lost: Lost) -> None:
         self._inbox, self._lost = inbox, lost

@@ -1,4 +1,4 @@
-"""The links an instance has made: on first use, kept, and dropped when they break."""
+"""The links an instance has made: opened on first use, kept, and dropped when they break."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from migration.protocol.messages import Message
 from migration.protocol.peer import Peer
 
 MAX_PENDING = 256
-"""Messages that may wait for a link to be made."""
+"""Messages that may wait for a link to open."""
 
 
 class _Way:
@@ -22,7 +22,7 @@ class _Way:
 
 
 class LinkPool:
-    """Keeps one link to each peer. `lost` is told of every link that broke or never came about."""
+    """Keeps one link to each peer. `lost` is called for every link that broke or never opened."""
 
     def __init__(
         self, transport: Transport, deliver: Deliver, lost: Callable[[Peer], None]
@@ -41,7 +41,7 @@ class LinkPool:
             way.pending.append(message)
 
     async def link(self, peer: Peer) -> Link:
-        """Give the link to a peer. Raises LinkError."""
+        """Return the link to a peer. Raises LinkError."""
         way = self._way(peer)
         if way.link is not None:
             return way.link
@@ -84,6 +84,6 @@ class LinkPool:
 
 
 def _retrieve(made: "asyncio.Future[Link]") -> None:
-    """Look at the outcome, so that a failure nobody waited for is not reported as forgotten."""
+    """Retrieve the outcome, so that a failure nobody awaited is not reported as forgotten."""
     if not made.cancelled():
         made.exception()

@@ -20,10 +20,10 @@ BREAK_S = 0.05
 
 
 class Listener:
-    """Accepts connections, lets in who knows the secret, and hands them over by role.
+    """Accepts connections, admits those that know the secret, and hands them over by role.
 
-    `refused` counts, by reason, connections and frames that were turned away: each ends its own
-    connection and nothing else.
+    `refused` counts, by reason, connections and frames that were refused: each ends only its own
+    connection.
     """
 
     def __init__(self, secret: bytes, config: MigrationConfig, roles: Mapping[str, Serve]) -> None:
@@ -92,7 +92,7 @@ class Listener:
             wire.close()
 
     def _note_end(self, role: str | None, reason: str, *, cut_off: bool = False) -> None:
-        """Count ends that are no orderly goodbye; there is no role before the handshake."""
+        """Count ends other than an orderly goodbye; there is no role before the handshake."""
         if role is None:
             self.refused["no_handshake"] += 1
         elif cut_off:

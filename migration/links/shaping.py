@@ -1,4 +1,4 @@
-"""An emulated link: slower than the real one, as wide as a real model's KV would find it."""
+"""An emulated link: slower than the real one, with the bandwidth a real model's KV would get."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,12 +7,13 @@ from migration.config import MigrationConfig
 from migration.layout import Layout
 
 LONGEST_FRAME_S = 0.25
-"""Frames are cut so that the emulated link is busy with one no longer than this, in wall seconds:
-the destination must hear something now and then."""
+"""Frames are cut so that one occupies the emulated link for at most this long, in wall seconds: the
+destination must receive something now and then."""
 
 
 class Shaper:
-    """Says when a frame would be through, were the way out of this instance as slow as configured.
+    """Computes when a frame would have been sent if this instance's uplink had the configured
+    speed.
 
     All migrations out of an instance share its link. `clock` gives wall seconds, the configured
     speed is in fleet seconds, of which `speed` pass in one.
@@ -26,7 +27,7 @@ class Shaper:
         self._free_at_s = 0.0
 
     def frame_blocks(self, layout: Layout) -> int:
-        """Say how many blocks go into a frame."""
+        """Return how many blocks go into a frame."""
         blocks = self._chunk_bytes // layout.block_bytes
         block_s = self._seconds_per_token * layout.block_tokens
         if block_s:
@@ -34,12 +35,12 @@ class Shaper:
         return max(1, blocks)
 
     def book(self, tokens: int) -> float:
-        """Put tokens on the link; returns when they are through."""
+        """Put tokens on the link; return when they have been sent."""
         begin_s = max(self._clock(), self._free_at_s)
         self._free_at_s = begin_s + tokens * self._seconds_per_token
         return self._free_at_s
 
     async def wait_until(self, moment_s: float) -> None:
-        """Wait for a moment; at once when it has passed."""
+        """Wait until a given time; return at once when it has passed."""
         if (left_s := moment_s - self._clock()) > 0:
             await asyncio.sleep(left_s)

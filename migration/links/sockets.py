@@ -1,9 +1,9 @@
-"""A raw non-blocking socket in an event loop: scatter reads, gather writes, nothing copied.
+"""A raw non-blocking socket in an event loop: scatter reads, gather writes, no copies.
 
-Raw sockets, not asyncio's streams, because block payloads must go straight from and to the
-engine's memory, and because where a byte goes must be decided in the very instant it is read: the
-place may have been freed while we waited. Every wait ends: with data, by its timeout, or by
-`close`. Works on asyncio and uvloop alike (their transports are never used on these sockets).
+Raw sockets, not asyncio's streams, because block payloads must go straight from and to the engine's
+memory, and because the place of a byte must be decided at the very moment it is read: the memory
+may have been freed in the meantime. Every wait ends: with data, by its timeout, or by `close`.
+Works on asyncio and uvloop alike (their transports are never used on these sockets).
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from migration.errors import CutOff, LinkError
 
 MAX_PARTS = 64
 SLICE_BYTES = 256 << 10
-"""No more is read or checksummed at a stretch: the engine shares this event loop."""
+"""Most bytes read or checksummed without a break: the engine shares this event loop."""
 BREATH_BYTES = 1 << 20
-"""After so much the loop gets a turn even if more could be done at once."""
+"""After so many bytes the loop gets a turn even if more could be done at once."""
 
 
 class Sink(Protocol):
     """Where received bytes go."""
 
     def window(self, most: int) -> list[memoryview]:
-        """Give memory for the next bytes, `most` at most; asked right before each read."""
+        """Return memory for the next bytes, `most` at most; called right before each read."""
 
     def took(self, n_bytes: int) -> None:
         """Note that the window's first bytes were filled."""
 
 
 class Buffer:
-    """A sink that keeps what comes."""
+    """A sink that keeps what arrives."""
 
     def __init__(self, n_bytes: int) -> None:
         self.data = bytearray(n_bytes)
@@ -62,7 +62,7 @@ class Wire:
         self.closed = False
 
     async def receive(self, n_bytes: int, sink: Sink, timeout_s: float | None) -> None:
-        """Receive exactly `n_bytes`; `timeout_s` bounds each pause, None waits for ever.
+        """Receive exactly `n_bytes`; `timeout_s` bounds each pause, None waits indefinitely.
 
         Raises LinkError, and CutOff when the peer closed after the first byte.
         """
@@ -97,7 +97,7 @@ class Wire:
                 await asyncio.sleep(0)
 
     def send_now(self, views: list[memoryview]) -> list[memoryview]:
-        """Send what the socket takes at once, within reason; returns what is left."""
+        """Send what the socket takes at once, within limits; return what is left."""
         breath, self._blocked = 0, False
         while views and breath < BREATH_BYTES:
             try:
@@ -177,7 +177,7 @@ def _without(views: list[memoryview], sent: int) -> list[memoryview]:
 
 
 async def dial(host: str, port: int, timeout_s: float) -> Wire:
-    """Connect. Raises LinkError when nobody answers in time."""
+    """Connect. Raises LinkError when the peer does not answer in time."""
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     try:

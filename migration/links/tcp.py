@@ -15,7 +15,7 @@ from migration.protocol.messages import Blocks, Message
 from migration.protocol.peer import Peer
 
 SCRATCH = memoryview(bytearray(SLICE_BYTES))
-"""Where payloads go that nobody wants any more; never read."""
+"""Where unwanted payloads go; never read."""
 ANSWERS = (messages.Reserved, messages.Refused, messages.StageAck, messages.Committed)
 
 
@@ -51,7 +51,7 @@ class TcpTransport:
 
 
 class TcpLink:
-    """The way to one peer; see `Link`."""
+    """The connection to one peer; see `Link`."""
 
     def __init__(
         self, control: Wire, bulk: Wire, config: MigrationConfig, deliver: Deliver, lost: Lost
@@ -113,7 +113,7 @@ class TcpLink:
 
 
 async def serve_peer(wire: Wire, inbox: Inbox, config: MigrationConfig) -> None:
-    """Take messages in until the connection ends. Raises LinkError and ProtocolError."""
+    """Receive messages until the connection ends. Raises LinkError and ProtocolError."""
     outbox = frames.Outbox(wire, config.stage_timeout_s, lambda: None)
 
     def answer(message: Message) -> None:
@@ -134,7 +134,7 @@ async def serve_peer(wire: Wire, inbox: Inbox, config: MigrationConfig) -> None:
 
 
 async def serve_bulk(wire: Wire, inbox: Inbox, config: MigrationConfig) -> None:
-    """Take blocks in until the connection ends. Raises LinkError and ProtocolError."""
+    """Receive blocks until the connection ends. Raises LinkError and ProtocolError."""
     while True:
         plain, payload_bytes = await frames.read_head(
             wire, config.max_header_bytes, config.max_payload_bytes, config.stage_timeout_s
@@ -155,7 +155,7 @@ async def serve_bulk(wire: Wire, inbox: Inbox, config: MigrationConfig) -> None:
 
 
 class LandingSink:
-    """Puts a payload into its reserved blocks while they are, and else throws it away."""
+    """Writes a payload into its reserved blocks while they are reserved, and else discards it."""
 
     def __init__(self, landing: Landing, views: Callable[[Landing], list[memoryview]]) -> None:
         self.landing = landing
@@ -164,7 +164,7 @@ class LandingSink:
         self._window: list[memoryview] = []
 
     def window(self, most: int) -> list[memoryview]:
-        """Give the next reserved memory, or scratch memory once the landing is closed."""
+        """Return the next reserved memory, or scratch memory once the landing is closed."""
         if not self.landing.open:
             return [SCRATCH[:most]]
         self._left.extend(reversed(self._window))
@@ -178,7 +178,7 @@ class LandingSink:
         return self._window
 
     def took(self, n_bytes: int) -> None:
-        """Checksum what was just received, where it lies now; the rest of the window is next."""
+        """Checksum what was just received, where it is now; the rest of the window is next."""
         if not self.landing.open:
             return
         rest: list[memoryview] = []
@@ -191,7 +191,7 @@ class LandingSink:
 
 
 async def checksum(payload: Sequence[memoryview]) -> int:
-    """Compute the checksum of a payload, giving the event loop its turns."""
+    """Compute the checksum of a payload, yielding to the event loop in between."""
     value, breath = 0, 0
     for view in payload:
         for start in range(0, len(view), SLICE_BYTES):

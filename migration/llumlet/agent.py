@@ -81,7 +81,7 @@ class LlumletAgent:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        """Listen for the fleet and other llumlets; returns the port. Raises OSError."""
+        """Listen for the fleet and other llumlets; return the port. Raises OSError."""
         return self._listener.start(host, port)
 
     async def close(self) -> None:
@@ -98,10 +98,10 @@ class LlumletAgent:
             handle.cancel()
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Count frames refused by reason, migrations by role and outcome, and what came late."""
+        """Count frames refused by reason, migrations by role and outcome, and late messages."""
         return {"refused": dict(self._listener.refused), **self.llumlet.stats()}
 
-    # --- what the engine and its server say ---
+    # --- calls of the engine and its server ---
 
     def stepped(self) -> None:
         """See EngineListener."""
@@ -118,10 +118,10 @@ class LlumletAgent:
         self._pump()
 
     def request_arrived(self, request_id: RequestId) -> None:
-        """Note a request that came in, for the next report to the fleet."""
+        """Note a newly arrived request, for the next report to the fleet."""
         self._fleet.request_arrived(request_id)
 
-    # --- what other llumlets say (Inbox) ---
+    # --- calls of other llumlets (Inbox) ---
 
     def opened(self, answer: Deliver) -> Sender:
         """See Inbox."""
@@ -223,7 +223,7 @@ class LlumletAgent:
             log.error("event=task_failed", exc_info=error)
 
     async def _ship(self, ship: Ship) -> None:
-        """Send a stage; if the link fails, everyone using it is told by the pool."""
+        """Send a stage; if the link fails, the pool tells all of its users."""
         departures, layout = self.llumlet.departures, self._hooks.layout()
         try:
             link = await self._pool.link(ship.peer)
@@ -245,7 +245,7 @@ class LlumletAgent:
                 began_s = self._clock()
                 await link.send_blocks(blocks, views)
                 took_s = self._clock() - began_s
-                if departures.moves(ship) is not None:  # else all was unstaged, and may be anew
+                if departures.moves(ship) is not None:  # else it was all unstaged already
                     self._hooks.unstage(request_id, first, n)
                 await self._shaper.wait_until(sent_at_s)
                 self.llumlet.frame_sent(ship, n, n * layout.block_bytes, took_s)
@@ -254,7 +254,7 @@ class LlumletAgent:
             log.debug("event=ship_failed migration_id=%s error=%s", ship.migration_id, error)
 
     async def _ask(self, effect: AskPeer) -> None:
-        """Ask on a link of its own; when no answer comes in time, the machine's timer knows."""
+        """Ask over a separate connection; without an answer in time, the machine's timer fires."""
         ended: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
 
         def end(message: Message | None = None) -> None:

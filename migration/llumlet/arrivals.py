@@ -37,7 +37,7 @@ class Arrivals:
         return len(self._active)
 
     def arriving(self, request_id: RequestId, other_than: MigrationId) -> bool:
-        """Say whether this request is on its way in, by another migration."""
+        """Whether another migration is already bringing this request here."""
         return any(
             arrival.request_id == request_id and migration_id != other_than
             for migration_id, arrival in self._active.items()
@@ -53,7 +53,7 @@ class Arrivals:
         return arrival.machine.state if arrival else None
 
     def receive(self, message: Message, sender: Sender, denial: str | None) -> None:
-        """Hand a message to its machine; `denial` says why nothing is taken in now, if so."""
+        """Hand a message to its machine; `denial` is the reason if nothing is accepted now."""
         arrival = self._current(message.migration_id, message.epoch)
         if arrival is None:
             self._answer_stale(message, sender)
@@ -69,7 +69,7 @@ class Arrivals:
                 self._carry_out(arrival, instruction, denial)
 
     def landing(self, blocks: Blocks) -> Landing:
-        """Say where a frame's payload goes: into reserved blocks, or (not open) nowhere."""
+        """Return where a frame's payload goes: into reserved blocks, or (not open) nowhere."""
         arrival = self._active.get(blocks.migration_id)
         landing = Landing(blocks, open=False)
         if arrival is None:
@@ -82,7 +82,7 @@ class Arrivals:
         return landing
 
     def landed(self, landing: Landing, *, intact: bool) -> None:
-        """Note that a frame is all here, or broke on the way; nothing if it was let fall."""
+        """Note that a frame has arrived or broke on the way; nothing if it was dropped."""
         arrival = self._active.get(landing.blocks.migration_id)
         if arrival is None or not landing.open:
             return
@@ -94,7 +94,7 @@ class Arrivals:
         self._feed(arrival, ev.BlocksLanded(blocks, intact))
 
     def views(self, landing: Landing) -> list[memoryview]:
-        """Give the reserved memory of an open landing."""
+        """Return the reserved memory of an open landing."""
         assert landing.open, landing
         blocks = landing.blocks
         return self._host.hooks.reserved_views(
@@ -102,13 +102,13 @@ class Arrivals:
         )
 
     def timer_fired(self, migration_id: MigrationId, epoch: int, name: str) -> None:
-        """Wake a machine, if it is still the current attempt's."""
+        """Wake a machine, if it is still that of the current attempt."""
         arrival = self._active.get(migration_id)
         if arrival is not None and arrival.machine.epoch == epoch:
             self._feed(arrival, ev.TimerFired(name))
 
     def sender_lost(self, sender: Sender) -> None:
-        """Tell every machine whose messages came by this connection."""
+        """Tell every machine whose messages came over this connection."""
         lost = [arrival for arrival in self._active.values() if arrival.sender == sender]
         for arrival in lost:
             self._feed(arrival, ev.PeerLost())
@@ -178,7 +178,7 @@ class Arrivals:
 
     def _make_room(self, arrival: Arrival, n_blocks: int, denial: str | None) -> None:
         if denial is None and len(self._active) > self._host.config.max_concurrent_in:
-            denial = "too many requests moving in"
+            denial = "too many requests are moving in"
         if denial is None and not self._host.hooks.reserve(arrival.machine.migration_id, n_blocks):
             denial = "no memory"
         self._feed(arrival, ev.RoomMade() if denial is None else ev.RoomDenied(denial))

@@ -21,10 +21,10 @@ from policies.types import MigrateReason, MigrationId, RequestId
 
 
 class ControlClient:
-    """Speaks to a llumlet: subscribes to its reports, and gives it orders.
+    """Talks to a llumlet: subscribes to its reports, and sends it orders.
 
-    `on_report` and `on_event` are called from the event loop for every piece of news;
-    `on_closed` once, with the reason, when a connection that stood ends other than by `close`.
+    `on_report` and `on_event` are called from the event loop for every message; `on_closed` once,
+    with the reason, when an open connection ends other than by `close`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ControlClient:
         max_context_tokens: int = 1 << 40,
         reason: str = MigrateReason.MANUAL,
     ) -> None:
-        """Order a request to be moved; the llumlet picks one unless told. Events tell the rest."""
+        """Order a move; the llumlet picks a request unless one is given. Events report the rest."""
         self._order(
             MigrateOut(
                 MigrationId(migration_id),
@@ -90,7 +90,7 @@ class ControlClient:
         )
 
     async def drain(self, on: bool) -> None:
-        """Let the instance take nothing new, or serve again."""
+        """Make the instance refuse new requests, or serve again."""
         self._order(Drain(on))
 
     async def close(self) -> None:

@@ -48,7 +48,7 @@ class Departures:
         return migration_id in self._by_id
 
     def moving(self, request_id: RequestId) -> bool:
-        """Say whether this request is on its way out."""
+        """Whether this request is on its way out."""
         return request_id in self._by_request
 
     def peers(self) -> list[Peer]:
@@ -81,7 +81,7 @@ class Departures:
         self.feed(order.migration_id, ev.Start())
 
     def feed(self, migration_id: MigrationId, event: ev.SourceEvent | Message) -> None:
-        """Hand an event or message to its machine and carry out what it says."""
+        """Hand an event or message to its machine and carry out its instructions."""
         departure = self._by_id.get(migration_id)
         if departure is None:
             self._host.dropped["late"] += 1
@@ -119,14 +119,14 @@ class Departures:
             self.feed(migration_id, ev.Stop(reason))
 
     def views(self, ship: Ship, first_block: int, n_blocks: int) -> list[memoryview] | None:
-        """Give the bytes of blocks being shipped; None when the attempt is over."""
+        """Return the bytes of blocks being shipped; None when the attempt is over."""
         request_id = self.moves(ship)
         if request_id is None:
             return None
         return self._host.hooks.gather(request_id, first_block, n_blocks)
 
     def moves(self, ship: Ship) -> RequestId | None:
-        """Say which request an attempt moves; None when the attempt is over."""
+        """Return which request an attempt moves; None when the attempt is over."""
         departure = self._by_id.get(ship.migration_id)
         if departure is None or departure.source.epoch != ship.epoch:
             return None
@@ -196,6 +196,6 @@ def _copied_tokens(source: Source) -> int:
 
 
 def frames(ship: Ship, each: int) -> list[tuple[int, int]]:
-    """Cut a stage into frames of `each` blocks at most: (first block, how many) of each frame."""
+    """Split a stage into frames of at most `each` blocks: (first block, count) per frame."""
     end = ship.first_block + ship.n_blocks
     return [(first, min(each, end - first)) for first in range(ship.first_block, end, each)]

@@ -1,4 +1,4 @@
-"""What a llumlet wants of its driver: the network, timers and the fleet's ear."""
+"""What a llumlet asks of its driver: the network, timers and messages to the fleet."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Send a message back to where one came from; if that connection is gone, forget it."""
+    """Send a message back to its sender; if that connection is gone, forget it."""
 
     sender: Sender
     message: Message
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AskPeer:
-    """Ask over a connection of its own; deliver the answer, or report `ask_failed`."""
+    """Ask over a separate connection; deliver the answer, or report `ask_failed`."""
 
     peer: Peer
     query: Query

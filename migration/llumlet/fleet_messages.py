@@ -1,4 +1,4 @@
-"""What the fleet and a llumlet say to each other on the control port, and its strict codec."""
+"""What the fleet and a llumlet send each other on the control port, and its strict codec."""
 
 import enum
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class MigrateOut:
-    """Fleet: move a request to `destination`; the llumlet picks one unless `request_id` says."""
+    """Fleet: move a request to `destination`; the llumlet picks one unless told which."""
 
     migration_id: Migration
     destination: Peer
@@ -32,14 +32,14 @@ class MigrateOut:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Fleet: take nothing new (or, `on` False, serve again); queued requests are bounced."""
+    """Fleet: accept nothing new (or, with `on` False, serve again); queued requests are bounced."""
 
     on: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Llumlet: the instance's load now, and the requests that came since the last report."""
+    """Llumlet: the instance's load now, and the requests that arrived since the last report."""
 
     load: InstanceLoad
     new_request_ids: tuple[Request, ...]
@@ -58,10 +58,10 @@ class EventKind(enum.StrEnum):
 class MigrationEvent:
     """Llumlet (the source): a migration started or ended.
 
-    `reason` is that of its order, `detail` says in words why it was aborted or refused. One aborted
-    with `unresolved` has let the request go all the same: only a claim can tell where it is.
-    Durations are wall seconds: `source_downtime_s` from the request's leaving the batch to the end
-    of the migration, `started_at_s` how long ago the migration started.
+    `reason` is that of its order, `detail` explains why it was aborted or refused. One aborted with
+    `unresolved` has released the request nevertheless: only a claim can tell where it is. Durations
+    are wall seconds: `source_downtime_s` from the request's leaving the batch to the end of the
+    migration, `started_at_s` how long ago the migration started.
     """
 
     kind: EventKind
@@ -80,10 +80,10 @@ class MigrationEvent:
 
     @property
     def redirected(self) -> bool:
-        """Say whether the source ended the stream with a redirect to the destination.
+        """Whether the source ended the stream with a redirect to the destination.
 
-        So it is after a commit, and also when a commit was never answered: then the request may
-        run at the destination, and only a claim there can tell.
+        True after a commit, and also when a commit was never answered: then the request may run at
+        the destination, and only a claim there can tell.
         """
         return self.kind is EventKind.COMMITTED or self.unresolved
 
@@ -102,12 +102,12 @@ _NAMES = {cls: name for name, cls in TYPES.items()}
 
 
 def encode(message: Order | News) -> dict[str, object]:
-    """Turn an order or a piece of news into a plain dict that msgpack can write."""
+    """Turn an order or a report into a plain dict that msgpack can write."""
     return {"type": _NAMES[type(message)], **wire.dump(message)}
 
 
 def decode(plain: Mapping[str, object]) -> Order | News:
-    """Turn a plain dict into an order or news; raises ProtocolError unless it is a perfect one."""
+    """Turn a plain dict into an order or report; raises ProtocolError unless it is valid."""
     rest = dict(plain)
     name = rest.pop("type", None)
     cls = TYPES.get(name) if isinstance(name, str) else None

@@ -19,7 +19,7 @@ MAX_IDS = 8192
 
 
 class Session:
-    """One connection from the fleet: what it subscribed to, and what it has not been told yet."""
+    """One connection from the fleet: what it subscribed to, and what it has not been sent yet."""
 
     def __init__(self, wire: Wire, config: MigrationConfig) -> None:
         self.outbox = frames.Outbox(wire, config.stage_timeout_s, lambda: None)
@@ -27,14 +27,14 @@ class Session:
         self.reporting: asyncio.Task[None] | None = None
 
     def post(self, news: Report | MigrationEvent) -> None:
-        """Tell the fleet."""
+        """Send a message to the fleet."""
         self.outbox.post(frames.frame_head(orders.encode(news)))
 
 
 class FleetPort:
     """Carries out the fleet's orders and keeps it informed.
 
-    `pump` is called after every order, to carry out what the llumlet wants. Intervals are fleet
+    `pump` is called after every order, to carry out the llumlet's effects. Intervals are fleet
     seconds, of which `speed` pass in a wall second.
     """
 
@@ -63,7 +63,7 @@ class FleetPort:
                 session.reporting.cancel()
 
     def publish(self, event: MigrationEvent) -> None:
-        """Tell everyone of a migration."""
+        """Tell every subscriber of a migration."""
         for session in self._sessions:
             session.post(event)
 

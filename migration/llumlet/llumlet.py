@@ -1,7 +1,7 @@
 """The llumlet: one instance's agent, without sockets and without tasks.
 
 It carries out the fleet's orders, plays both roles of the migration protocol for its engine, and
-leaves what needs a network or a timer as effects for its driver (`migration.llumlet.agent`).
+leaves network and timers as effects to its driver (`migration.llumlet.agent`).
 """
 
 from collections import OrderedDict, deque
@@ -50,12 +50,12 @@ class Denied:
 
 
 class Llumlet:
-    """Moves requests away on order and takes requests in; the same for every engine.
+    """Moves requests away on order and receives requests; the same for every engine.
 
     `clock` gives wall seconds; `speed` is how many fleet seconds pass in one (cooldowns are in
-    fleet seconds). `first_epoch` must be higher than any epoch a former life of this instance
-    used. After every call the driver takes the effects and carries them out. Calls that come while
-    another is being carried out (an engine may call back at once) wait for it to end.
+    fleet seconds). `first_epoch` must be higher than any epoch of this instance's former lives.
+    After every call the driver takes the effects and carries them out. Calls that arrive during
+    another call (an engine may call back at once) wait for it to end.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class Llumlet:
         self._busy = False
 
     def take_effects(self) -> list[Effect]:
-        """Hand over what the driver has to do, in order."""
+        """Return what the driver has to do, in order."""
         effects, self.host.effects = self.host.effects, []
         return effects
 
     # --- the fleet ---
 
     def order(self, order: MigrateOut) -> None:
-        """Move a request away, or announce why not."""
+        """Move a request away, or report why not."""
         self._run(lambda: self._begin(order))
 
     def drain(self, on: bool) -> None:
-        """Start or stop draining: take nothing in, and bounce what is queued."""
+        """Start or stop draining: accept nothing, and bounce queued requests."""
         self.host.draining = on
         self.host.hooks.set_terminating(on)
         self.bounce_queued()
 
     def bounce_queued(self) -> None:
-        """While draining, send queued requests back to the frontend; call this now and then."""
+        """While draining, send queued requests back to the frontend; call this periodically."""
         if self.host.draining:
             for view in self.host.hooks.requests():
                 if view.phase is RequestPhase.QUEUED:
@@ -106,7 +106,7 @@ class Llumlet:
         return replace(self.host.hooks.load(), terminating=self.host.draining)
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Count what happened: outcomes by role, and what was dropped because it came late."""
+        """Count events: outcomes by role, and messages dropped because they came late."""
         return {
             "migrations_out": dict(self.host.outcomes_out),
             "migrations_in": dict(self.host.outcomes_in),
@@ -117,11 +117,11 @@ class Llumlet:
     # --- the engine ---
 
     def stepped(self) -> None:
-        """Note that an engine step ended; this is called for every step and must cost nothing."""
+        """Note that an engine step ended; called for every step, so it must cost nothing."""
         self.host.step.stepped(self.host.clock())
 
     def detached(self, request_id: RequestId, state: RequestState) -> None:
-        """Go on with a request that left the batch."""
+        """Continue with a request that left the batch."""
         self._run(lambda: self.departures.feed_request(request_id, ev.Detached(state)))
 
     def gone(self, request_id: RequestId, why: Gone) -> None:
@@ -134,16 +134,16 @@ class Llumlet:
     # --- other llumlets ---
 
     def received(self, message: Message, sender: Sender) -> None:
-        """Take a message that came in on connection `sender`."""
+        """Take a message that arrived on connection `sender`."""
         self._run(lambda: self._route(message, sender))
 
     def landing(self, blocks: Blocks) -> Landing:
-        """Ask where the payload of a frame of blocks goes."""
+        """Return where the payload of a frame of blocks goes."""
         assert not self._busy
         return self.arrivals.landing(blocks)
 
     def landed(self, landing: Landing, *, intact: bool) -> None:
-        """Note that the payload is all there; `intact` says whether its checksum is right."""
+        """Note that the payload has arrived; `intact` says whether its checksum is right."""
         self._run(lambda: self.arrivals.landed(landing, intact=intact))
         self._note_attached()
 
@@ -152,7 +152,7 @@ class Llumlet:
         self._run(lambda: self.departures.peer_lost(peer))
 
     def sender_lost(self, sender: Sender) -> None:
-        """Note that a connection messages came in on broke."""
+        """Note that a connection on which messages arrived broke."""
         self._run(lambda: self.arrivals.sender_lost(sender))
 
     # --- the driver ---
@@ -245,7 +245,7 @@ class Llumlet:
         if order.migration_id in self.departures:
             return Denied("migration id in use")
         if len(self.departures) >= host.config.max_concurrent_out:
-            return Denied("too many requests moving away")
+            return Denied("too many requests are moving away")
         views = [self._seen(view) for view in host.hooks.requests()]
         if order.request_id is None:
             cooldown_s = 0.0 if order.reason == MigrateReason.DRAIN else host.config.cooldown_s

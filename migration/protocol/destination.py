@@ -5,8 +5,8 @@
                      (COMPLETING) → ATTACHING → ATTACHED
     FENCED: refused, aborted, lost or timed out; all is freed, and this id is never attached here
 
-The two ends are remembered, so that a late commit or question gets the same answer for ever: what
-was attached stays attached, what was fenced stays fenced. On that promise the source relies when
+Both outcomes are remembered, so that a late commit or question always gets the same answer: what
+was attached stays attached, what was fenced stays fenced. The source relies on that promise when
 it takes a request back.
 """
 
@@ -26,7 +26,7 @@ Todo = list[do.DestinationInstruction]
 
 
 class DestinationState(enum.Enum):
-    """Where the destination stands; each name says what it waits for or does."""
+    """The destination's state, named after what it waits for or does."""
 
     NEW = "new"
     RESERVING = "reserve"
@@ -41,7 +41,7 @@ ENDS = (DestinationState.ATTACHED, DestinationState.FENCED)
 
 
 class Destination(StateMachine[DestinationState]):
-    """Takes one request in. `handle` takes an event or message and says what to do about it."""
+    """Receives one request. `handle` takes an event or message and returns instructions."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Destination(StateMachine[DestinationState]):
         self._state: RequestState | None = None
 
     def handle(self, event: ev.DestinationEvent | say.Message) -> Todo:
-        """Take one event or message; returns what is to be done, in order."""
+        """Process one event or message; return the instructions, in order."""
         return self.follow(TABLE, event)
 
     # --- room ---
@@ -108,7 +108,7 @@ class Destination(StateMachine[DestinationState]):
             return [do.Drop("old epoch")]
         wanted = range(blocks.first_block, blocks.first_block + blocks.n_blocks)
         if blocks.stage != self.stage or not wanted or wanted.stop > self._room_blocks:
-            return self._abort("protocol: blocks nobody asked for")
+            return self._abort("protocol: blocks not requested")
         if not self._received.isdisjoint(wanted) or not self._landing.isdisjoint(wanted):
             return self._abort("blocks sent twice")
         self._landing.update(wanted)
@@ -127,7 +127,7 @@ class Destination(StateMachine[DestinationState]):
         return self._acknowledge_when_complete()
 
     def _has_exactly(self, n_blocks: int) -> bool | None:
-        """Say whether blocks [0, n) and no others are here; None: not yet."""
+        """Whether blocks [0, n) and no others are here; None: not yet."""
         if self._top_block > n_blocks:
             return False
         return True if len(self._received) == n_blocks else None
@@ -177,7 +177,7 @@ class Destination(StateMachine[DestinationState]):
         return [*self._confirm(None), do.Ended(do.Outcome.COMMITTED, "")]
 
     def _attach_denied(self, _event: ev.AttachDenied) -> Todo:
-        return self._refuse("the engine would not take it")
+        return self._refuse("the engine refused the request")
 
     # --- ends ---
 
@@ -231,7 +231,7 @@ class Destination(StateMachine[DestinationState]):
 
 
 TABLE: Table[DestinationState] = {}
-"""What each event does in each state. A pair not listed cannot happen."""
+"""The action for each event in each state. A pair not listed cannot happen."""
 
 # ruff: noqa: SLF001 (the table is part of the class; it only reads better outside)
 _NEW: dict[type, Action] = {

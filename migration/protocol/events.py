@@ -8,9 +8,9 @@ from migration.protocol.messages import Blocks
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the source sees of the world when an event comes.
+    """What the source knows of its surroundings when an event arrives.
 
-    `now_s` and `step_s` (how long an engine step takes) are wall seconds; `kv_tokens` is how many
+    `now_s` and `step_s` (the duration of an engine step) are wall seconds; `kv_tokens` is how many
     tokens of the request have KV now, None when it is not running.
     """
 
@@ -50,7 +50,7 @@ class FrameSent:
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """The engine took the request out of the batch; this is all there is of it."""
+    """The engine removed the request from the batch; this is its whole state."""
 
     state: RequestState
 
@@ -64,7 +64,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Someone here wants this migration undone (say, a shutdown)."""
+    """This migration is to be undone (say, because of a shutdown)."""
 
     reason: str
 
@@ -84,14 +84,14 @@ class RoomMade:
 
 @dataclass(frozen=True, slots=True)
 class RoomDenied:
-    """There is no room, or this instance takes nothing in now."""
+    """There is no room, or this instance accepts nothing now."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class BlocksOffered:
-    """The header of a frame of blocks is here; its payload comes next."""
+    """The header of a frame of blocks has arrived; its payload comes next."""
 
     blocks: Blocks
 
@@ -111,12 +111,12 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class AttachDenied:
-    """The engine would not take the request; it kept nothing."""
+    """The engine refused the request; it kept nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """The source began anew under the same id: what this attempt holds is freed."""
+    """The source restarted under the same id: what this attempt holds is freed."""
 
 
 SourceEvent = Start | FrameSent | Detached | Left | Stop | AskFailed | TimerFired | PeerLost

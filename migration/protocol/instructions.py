@@ -36,7 +36,7 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class CancelTimer:
-    """Nothing is waited for any more."""
+    """Cancel the timer: nothing is being waited for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class SendBlocks:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Put a question to the destination over a connection of its own."""
+    """Ask the destination a question over a separate connection."""
 
     query: Query
 
@@ -95,14 +95,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class MakeRoom:
-    """Reserve blocks, `n_blocks` in all."""
+    """Reserve blocks, `n_blocks` in total."""
 
     n_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
 class FreeRoom:
-    """Free all that is reserved; what still comes in must not be written there."""
+    """Free everything reserved; data that still arrives must not be written there."""
 
 
 @dataclass(frozen=True, slots=True)

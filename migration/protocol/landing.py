@@ -9,8 +9,8 @@ from migration.protocol.messages import Blocks
 class Landing:
     """A frame's payload on its way in: while `open`, its place is in reserved blocks.
 
-    Closed at once when the reservation is freed: from then on the blocks may belong to someone
-    else, and the rest of the payload must be received elsewhere and thrown away.
+    Closed at once when the reservation is freed: from then on the blocks may belong to another
+    request, and the rest of the payload must be received elsewhere and discarded.
     """
 
     blocks: Blocks

@@ -1,4 +1,4 @@
-"""What both state machines share: a state, a story, and a table that says what may happen when."""
+"""What both state machines share: a state, a story, and a table of the possible transitions."""
 
 import enum
 from collections import deque
@@ -19,8 +19,8 @@ Table = dict[tuple[StateT, type], Action]
 class StateMachine(Generic[StateT]):
     """One side of one attempt (`epoch`) to move one request.
 
-    What peers say late is dropped and counted; what our own engine or driver must never do raises
-    InvalidTransition with the whole story.
+    Late messages from peers are dropped and counted; what our own engine or driver must never do
+    raises InvalidTransition with the whole story.
     """
 
     def __init__(self, state: StateT, epoch: int) -> None:
@@ -29,7 +29,7 @@ class StateMachine(Generic[StateT]):
         self.story: deque[tuple[str, object]] = deque(maxlen=STORY_LENGTH)
 
     def follow(self, table: Table[StateT], event: object) -> list[Any]:
-        """Do what the table says for this event in this state; returns the instructions."""
+        """Take the table's action for this event in this state; return the instructions."""
         self.story.append((str(self.state.value), event))
         if getattr(event, "epoch", self.epoch) != self.epoch:
             return [Drop("old epoch")]

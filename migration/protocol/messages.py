@@ -1,9 +1,9 @@
-"""What two llumlets say to each other about one migration, and its strict codec.
+"""What two llumlets send each other about one migration, and its strict codec.
 
-Every message names its migration and *epoch*: the source's count of attempts, so that what is left
-over from an earlier attempt can be told apart, counted and dropped. Block numbers are positions in
-the request (block 0 holds its first tokens), `n_blocks` of a reservation or stage is counted from
-block 0, and stages are counted from 0, one for every Reserve.
+Every message names its migration and *epoch*, the source's count of attempts, so that leftovers of
+an earlier attempt can be recognised, counted and dropped. Block numbers are positions in the
+request (block 0 holds its first tokens), `n_blocks` of a reservation or stage is counted from block
+0, and stages are counted from 0, one for every Reserve.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ Reason = Annotated[str, wire.Text(MAX_REASON)]
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Source: before a stage, make room for `n_blocks` in all. Layouts must agree."""
+    """Source: before a stage, reserve `n_blocks` in total. Layouts must agree."""
 
     migration_id: Migration
     epoch: Epoch
@@ -48,7 +48,7 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Destination: the room for this stage is there."""
+    """Destination: the blocks for this stage are reserved."""
 
     migration_id: Migration
     epoch: Epoch
@@ -57,7 +57,7 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Destination: no; nothing is kept, and this id will never be attached here."""
+    """Destination: refused; nothing is kept, and this id will never be attached here."""
 
     migration_id: Migration
     epoch: Epoch
@@ -124,7 +124,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Source: what became of my commit? Answered by `Committed`, or by `Refused` for good."""
+    """Source: what became of my commit? Answered by `Committed`, or by a final `Refused`."""
 
     migration_id: Migration
     epoch: Epoch
@@ -158,7 +158,7 @@ TYPES: dict[str, type[Message]] = {
 _NAMES = {cls: name for name, cls in TYPES.items()}
 
 TO_DESTINATION = (Reserve, StageDone, Commit, Abort, Query)
-"""What a destination listens to; `Abort` goes both ways."""
+"""What a destination accepts; `Abort` goes both ways."""
 
 
 def encode(message: Message) -> dict[str, object]:
@@ -167,7 +167,7 @@ def encode(message: Message) -> dict[str, object]:
 
 
 def decode(plain: Mapping[str, object]) -> Message:
-    """Turn a plain dict into a message; raises ProtocolError for anything but a perfect one."""
+    """Turn a plain dict into a message; raises ProtocolError unless it is exactly valid."""
     rest = dict(plain)
     name = rest.pop("type", None)
     cls = TYPES.get(name) if isinstance(name, str) else None

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 SMOOTHING = 0.4
 NEGLIGIBLE_STEPS = 0.1
-"""A rest predicted to take less than this share of a decode step is sent at once.
+"""A remainder predicted to take less than this share of a decode step is sent at once.
 
-The paper stops copying live at a rest of one step. But a rest that takes up to a step is a pause of
-up to a step, where one more live stage leaves only what one step grows: measured at 256 tokens of
-128 KiB, 6 ms instead of 41 (benchmarks/RESULTS.md).
+The paper stops copying live at a remainder of one step. But a remainder of up to a step is a pause
+of up to a step, where one more live stage leaves only what one step grows: measured at 256 tokens
+of 128 KiB, 6 ms instead of 41 (benchmarks/RESULTS.md).
 """
 IDLE_S = 2.0
 STEPS_AVERAGED = 4
@@ -20,7 +20,7 @@ SHORT_TAIL_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy blocks [first, first + n) while the request goes on decoding."""
+    """Copy blocks [first, first + n) while the request keeps decoding."""
 
     first_block: int
     n_blocks: int
@@ -28,7 +28,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Take the request out of the batch and copy what is left; `n_blocks` as of now."""
+    """Remove the request from the batch and copy the rest; `n_blocks` as of now."""
 
     n_blocks: int
 
@@ -41,10 +41,10 @@ def tail_is_copied(
     bandwidth: "Bandwidth",
     step_s: float,
 ) -> bool:
-    """Say whether the last tokens' KV reaches the destination faster by copy than by computing it.
+    """Whether the last tokens' KV reaches the destination faster by copying than by recomputing.
 
-    A few tokens are computed within the destination's first step, which is taken in any case, for
-    about the time of a step more. A longer tail is always copied.
+    A few tokens are computed within the destination's first step, which happens in any case, for
+    about the time of one more step. A longer tail is always copied.
     """
     copy_s = bandwidth.sending_seconds_for(blocks_for(tail_tokens, block_tokens) * block_bytes)
     return tail_tokens > SHORT_TAIL_TOKENS or copy_s is None or not step_s or copy_s <= step_s
@@ -65,10 +65,10 @@ class Average:
 
 
 class Bandwidth:
-    """The measured speed of the way to one destination, from stage begun to stage acknowledged.
+    """The measured speed of the link to one destination, from stage begun to stage acknowledged.
 
-    An engine that spreads its copies over steps has that in it; the last blocks of a request are
-    not spread, so for them the sending alone is measured as well.
+    This includes the delay of an engine that spreads its copies over steps; the last blocks of a
+    request are not spread, so for them the sending alone is measured as well.
     """
 
     __slots__ = ("_seconds_per_byte", "_sending_seconds_per_byte")
@@ -78,7 +78,7 @@ class Bandwidth:
         self._sending_seconds_per_byte = Average()
 
     def observe_sending(self, n_bytes: int, seconds: float) -> None:
-        """Learn from a frame whose sending took `seconds`."""
+        """Learn from a frame that took `seconds` to send."""
         if n_bytes > 0 and seconds > 0:
             self._sending_seconds_per_byte.observe(seconds / n_bytes)
 
@@ -101,10 +101,10 @@ class Bandwidth:
 
 
 class StepTime:
-    """The measured duration of an engine step, in wall seconds; pauses are no steps.
+    """The measured duration of an engine step, in wall seconds; pauses do not count as steps.
 
-    The mean of the last few: as steady as an exponential average, and a simulator that skips
-    steps can still say it without walking through them.
+    The mean of the last few: as steady as an exponential average, and a simulator that skips steps
+    can still compute it without walking through them.
     """
 
     __slots__ = ("_ends_s",)
@@ -119,7 +119,7 @@ class StepTime:
         self._ends_s.append(now_s)
 
     def value_s(self) -> float:
-        """Read the mean; 0 while unknown, so that nothing counts as shorter than a step."""
+        """Return the mean; 0 while unknown, so that nothing counts as shorter than a step."""
         return mean_step_s(self._ends_s)
 
 
@@ -146,8 +146,8 @@ def next_stage(
 ) -> Copy | Finish:
     """Decide what stage number `stage` does.
 
-    Full blocks never change and are copied live; the last partial one waits for the end. The end
-    comes when no full block has grown, when what is left is predicted to take next to no time, or
+    Full blocks never change and are copied live; the last, partial one is left to the end. The end
+    comes when no block has filled up since, when the rest is predicted to take next to no time, or
     at the stage limit.
     """
     full_blocks = kv_tokens // block_tokens

@@ -1,4 +1,4 @@
-"""Who is at the other end: where an instance can be reached, and where a message came from."""
+"""The other end: where an instance can be reached, and where a message came from."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from migration.protocol import wire
 from migration.protocol.messages import Instance
 
 Sender = Hashable
-"""Names the connection a message came in on; answers go back there."""
+"""Identifies the connection a message came in on; answers go back there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where an instance's control port is."""
+    """The address of an instance's control port."""
 
     instance_id: Instance
     host: Annotated[str, wire.Text(256, least=1)]

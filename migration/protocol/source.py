@@ -1,15 +1,15 @@
 """The source's side of one migration: a state machine without I/O, clock or engine.
 
-    NEW → RESERVING → COPYING → ACKING ─┐   the request decodes on; once or more, or not at all
+    NEW → RESERVING → COPYING → ACKING ─┐   the request keeps decoding; any number of times
             ↑───────────────────────────┤
             RESERVING_LAST → DETACHING  ←┘   ask the engine for a step boundary
               → (RESERVING_REST) → COPYING_LAST    the request is held, in no batch
                 → COMMITTING → (ASKING) → ENDED
 
-Whatever fails before the commit was sent ends with the request in the batch here (UNDOING waits
-for a detach that cannot be called back). After it, only an explicit refusal brings the request
+Any failure before the commit was sent ends with the request in the batch here (UNDOING waits
+for a detach that cannot be recalled). After it, only an explicit refusal brings the request
 back; without any answer the source lets go and the frontend, which holds the stream, arbitrates.
-So it does, at once, with an engine that cannot take back what it has detached (`Abilities`).
+It lets go at once if the engine cannot take back a detached request (`Abilities`).
 """
 
 import enum
@@ -26,7 +26,7 @@ from migration.protocol.trip import Trip
 
 
 class SourceState(enum.Enum):
-    """Where the source stands; each name says what it waits for or does."""
+    """The source's state, named after what it waits for or does."""
 
     NEW = "new"
     RESERVING = "reserve"
@@ -51,7 +51,7 @@ Todo = list[do.SourceInstruction]
 
 
 class Source(StateMachine[SourceState]):
-    """Moves one request away. `handle` takes an event or message and says what to do about it."""
+    """Moves one request away. `handle` takes an event or message and returns instructions."""
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class Source(StateMachine[SourceState]):
 
     @property
     def redirect(self) -> str:
-        """The stop reason that sends the request's stream after it."""
+        """The stop reason that redirects the request's stream to the destination."""
         return f"migrate:{self.trip.migration_id}"
 
     def handle(self, event: ev.SourceEvent | say.Message, moment: ev.Moment) -> Todo:
-        """Take one event or message; returns what is to be done, in order."""
+        """Process one event or message; return the instructions, in order."""
         self._moment = moment
         return self.follow(TABLE, event)
 
@@ -171,7 +171,7 @@ class Source(StateMachine[SourceState]):
         return self._copy_last()
 
     def _with_tail(self, state: RequestState) -> RequestState:
-        """Leave the last tokens' KV behind where computing it anew is predicted to be faster."""
+        """Drop the last tokens' KV where recomputing it is predicted to be faster than copying."""
         layout = self.trip.layout
         copied_tokens = self.copied_blocks * layout.block_tokens
         copies = pacing.tail_is_copied(
@@ -243,7 +243,7 @@ class Source(StateMachine[SourceState]):
     def _give_up(
         self, reason: str, *, tell: bool, outcome: do.Outcome = do.Outcome.ABORTED
     ) -> Todo:
-        """Let the request go on here, once it can be put back."""
+        """Let the request continue here, once it can be put back."""
         told: Todo = self._tell(reason) if tell else []
         verdict = do.Ended(outcome, reason)
         if self.state is SourceState.DETACHING:
@@ -259,7 +259,7 @@ class Source(StateMachine[SourceState]):
         return self._end(self._verdict)
 
     def _take_back(self, verdict: do.Ended) -> Todo:
-        """Put a detached request back, or leave it to the frontend where that cannot be done."""
+        """Put a detached request back, or leave it to the frontend where that is impossible."""
         if self._abilities.reattach:
             return [do.Reattach(), *self._end(verdict)]
         return self._let_go(do.Outcome.UNRESOLVED, verdict.reason)
@@ -280,11 +280,11 @@ class Source(StateMachine[SourceState]):
     def _stale_or_wrong(self, stage: int) -> Todo:
         if stage < self.stage:
             return [do.Drop("late")]
-        return self._give_up("protocol: an answer to a stage not begun", tell=True)
+        return self._give_up("protocol: an answer to a stage that has not begun", tell=True)
 
 
 TABLE: Table[SourceState] = {}
-"""What each event does in each state. A pair not listed cannot happen."""
+"""The action for each event in each state. A pair not listed cannot happen."""
 
 # ruff: noqa: SLF001 (the table is part of the class; it only reads better outside)
 _RESERVING = (SourceState.RESERVING, SourceState.RESERVING_LAST, SourceState.RESERVING_REST)

@@ -10,7 +10,7 @@ from policies.types import InstanceId, MigrationId, RequestId
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """What is fixed about one attempt. Its methods word the source's messages."""
+    """What is fixed about one attempt. Its methods build the source's messages."""
 
     migration_id: MigrationId
     epoch: int
@@ -20,7 +20,7 @@ class Trip:
     layout: Layout
 
     def reserve(self, stage: int, n_blocks: int) -> Reserve:
-        """Ask for room for `n_blocks` in all, before a stage."""
+        """Ask for `n_blocks` in total, before a stage."""
         return Reserve(
             self.migration_id,
             self.epoch,
@@ -33,11 +33,11 @@ class Trip:
         )
 
     def blocks(self, stage: int, first_block: int, n_blocks: int, checksum: int) -> Blocks:
-        """Head a frame of blocks."""
+        """Build the header of a frame of blocks."""
         return Blocks(self.migration_id, self.epoch, stage, first_block, n_blocks, checksum)
 
     def stage_done(self, stage: int, n_blocks: int) -> StageDone:
-        """Say that blocks [0, n_blocks) are all on their way."""
+        """State that blocks [0, n_blocks) are all on their way."""
         return StageDone(self.migration_id, self.epoch, stage, n_blocks)
 
     def commit(self, n_blocks: int, state: RequestState) -> Commit:
@@ -45,7 +45,7 @@ class Trip:
         return Commit(self.migration_id, self.epoch, n_blocks, state)
 
     def abort(self, reason: str) -> Abort:
-        """Call it off."""
+        """Abort it."""
         return Abort(self.migration_id, self.epoch, reason)
 
     def query(self) -> Query:

@@ -1,7 +1,7 @@
 """Strict translation between frozen dataclasses and plain msgpack values.
 
-A dataclass needs nothing but type hints; `Annotated` bounds a size where the default is too lax.
-A member of a StrEnum travels as its value, and no other is taken.
+A dataclass needs only type hints; `Annotated` bounds a size where the default is too lax.
+A member of a StrEnum travels as its value, and no other value is accepted.
 Tuples of integers (token ids, counts) travel as packed unsigned 32-bit numbers: contexts are long.
 Unknown or missing keys, wrong types, sizes and values raise ProtocolError; nothing is unpickled.
 """
@@ -42,14 +42,14 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one type of value is put on the wire and taken off it."""
+    """How one type of value is encoded and decoded."""
 
     dump: Callable[[Any], object]
     load: Callable[[object], Any]
 
 
 def pack(plain: Mapping[str, object]) -> bytes:
-    """Serialise plain values; raises ProtocolError for what msgpack has no word for."""
+    """Serialise plain values; raises ProtocolError for what msgpack cannot represent."""
     try:
         return cast("bytes", msgpack.packb(plain, use_bin_type=True))
     except (TypeError, ValueError, OverflowError) as error:
@@ -73,7 +73,7 @@ def dump(value: object) -> dict[str, object]:
 
 
 def load(cls: type[T], plain: Mapping[str, object]) -> T:
-    """Turn a plain dict into `cls`; raises ProtocolError unless every key and value is right."""
+    """Turn a plain dict into `cls`; raises ProtocolError unless every key and value is valid."""
     kinds = _kinds(cls)
     if plain.keys() != kinds.keys():
         odd = sorted(map(str, plain.keys() ^ kinds.keys()))
@@ -96,7 +96,7 @@ def _kinds(cls: type[object]) -> dict[str, Kind]:
 
 
 def _kind(hint: Any) -> Kind:
-    """Derive how a type hint travels. Raises TypeError for hints that must not travel."""
+    """Derive the encoding of a type hint. Raises TypeError for hints that have none."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _bounded(args[1])
@@ -117,7 +117,7 @@ def _kind(hint: Any) -> Kind:
         return Kind(dump, lambda raw: load(inner, _mapping(raw)))
     if hint in _PLAIN:
         return _PLAIN[hint]
-    raise TypeError(f"{hint!r} has no place on the wire")
+    raise TypeError(f"{hint!r} cannot be sent")
 
 
 def _bounded(bound: object) -> Kind:
@@ -149,7 +149,7 @@ def _optional(inner: Kind) -> Kind:
 def _sequence(inner: Kind) -> Kind:
     def load_items(raw: object) -> tuple[Any, ...]:
         if not isinstance(raw, list) or len(raw) > MAX_ITEMS:
-            raise ProtocolError("wrong_type", f"a list expected, not {_shown(raw)}")
+            raise ProtocolError("wrong_type", f"expected a list, not {_shown(raw)}")
         return tuple(inner.load(item) for item in raw)
 
     return Kind(lambda values: [inner.dump(value) for value in values], load_items)
@@ -157,7 +157,7 @@ def _sequence(inner: Kind) -> Kind:
 
 def _text(raw: object, bound: Text) -> str:
     if not isinstance(raw, str):
-        raise ProtocolError("wrong_type", f"text expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a string, not {_shown(raw)}")
     if not bound.least <= len(raw) <= bound.most:
         raise ProtocolError("wrong_size", f"{len(raw)} characters")
     return raw
@@ -165,7 +165,7 @@ def _text(raw: object, bound: Text) -> str:
 
 def _whole(raw: object, least: int, most: int) -> int:
     if not isinstance(raw, int) or isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"an integer expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected an integer, not {_shown(raw)}")
     if not least <= raw <= most:
         raise ProtocolError("wrong_size", f"{raw} is not within {least}..{most}")
     return raw
@@ -173,26 +173,26 @@ def _whole(raw: object, least: int, most: int) -> int:
 
 def _real(raw: object) -> float:
     if not isinstance(raw, int | float) or isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"a number expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a number, not {_shown(raw)}")
     if raw != raw:
-        raise ProtocolError("wrong_type", "a number expected, not NaN")
+        raise ProtocolError("wrong_type", "expected a number, not NaN")
     return float(raw)
 
 
 def _flag(raw: object) -> bool:
     if not isinstance(raw, bool):
-        raise ProtocolError("wrong_type", f"true or false expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected true or false, not {_shown(raw)}")
     return raw
 
 
 def _mapping(raw: object) -> dict[str, object]:
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ProtocolError("wrong_type", f"a map of names expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected a map with string keys, not {_shown(raw)}")
     return raw
 
 
 def _plain_mapping(raw: object) -> dict[str, object]:
-    """Take any map of plain values, however deep (without recursion: peers choose the depth)."""
+    """Accept any map of plain values, however deep (without recursion: peers choose the depth)."""
     unseen = [raw]
     while unseen:
         value = unseen.pop()
@@ -201,7 +201,7 @@ def _plain_mapping(raw: object) -> dict[str, object]:
         elif isinstance(value, list):
             unseen.extend(value)
         elif not isinstance(value, str | bytes | int | float | None):
-            raise ProtocolError("wrong_type", f"plain values expected, not {_shown(value)}")
+            raise ProtocolError("wrong_type", f"expected plain values, not {_shown(value)}")
     return _mapping(raw)
 
 
@@ -214,7 +214,7 @@ def _pack_ints(ids: tuple[int, ...]) -> bytes:
 
 def _unpack_ints(raw: object) -> tuple[int, ...]:
     if not isinstance(raw, bytes):
-        raise ProtocolError("wrong_type", f"packed integers expected, not {_shown(raw)}")
+        raise ProtocolError("wrong_type", f"expected packed integers, not {_shown(raw)}")
     if len(raw) % 4 or len(raw) > 4 * MAX_ITEMS:
         raise ProtocolError("wrong_size", f"{len(raw)} bytes of packed integers")
     return tuple(_little_endian(array("I", raw)))

@@ -1,9 +1,9 @@
-"""Telling the fleet where the control port is, and what the plugin has counted.
+"""Announces the control port's address, and the plugin's counters, to the fleet.
 
 The port is known in the engine's process, `/metrics` is served by another. Both know the
 connector's `engine_id`, so the engine writes one small file under that name and the API server's
-collector reads it at every scrape. (It is made in `build_prom_metrics`, vLLM's hook for metrics of
-connectors.)
+collector reads it at every scrape. (It is created in `build_prom_metrics`, vLLM's hook for metrics
+of connectors.)
 """
 
 import contextlib
@@ -23,7 +23,7 @@ LEVELS = "llumnix_plugin_now"
 
 
 def path_for(engine_id: str) -> Path:
-    """Say where an engine's announcement lies: a folder of this user alone."""
+    """Return where an engine's announcement lies: a folder of this user alone."""
     folder = Path(tempfile.gettempdir()) / f"llumnix-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / f"{engine_id}.json"
@@ -35,7 +35,7 @@ def announce(
     counts: Mapping[str, int],
     levels: Mapping[str, int],
 ) -> None:
-    """Write, or write anew, what `/metrics` shows of this engine: counts only grow, levels vary."""
+    """Write, or rewrite, what `/metrics` shows of this engine: counts only grow, levels vary."""
     path = path_for(engine_id)
     told = {"labels": dict(labels), "counts": dict(counts), "levels": dict(levels)}
     text = json.dumps(told)
@@ -45,7 +45,7 @@ def announce(
 
 
 def withdraw(engine_id: str) -> None:
-    """Take the announcement back."""
+    """Remove the announcement."""
     with contextlib.suppress(OSError):
         path_for(engine_id).unlink(missing_ok=True)
 
@@ -57,24 +57,24 @@ class Announcement:
         self._path = path_for(engine_id)
 
     def describe(self) -> list[Metric]:
-        """Say nothing in advance: the engine may not be up yet."""
+        """Describe nothing in advance: the engine may not be up yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Show the announcement, if there is one."""
+        """Yield the announcement, if there is one."""
         try:
             told: dict[str, Any] = json.loads(self._path.read_text())
         except (OSError, ValueError):
             return
         labels = told["labels"]
-        info = GaugeMetricFamily(INFO, "Where this engine's llumlet is.", labels=list(labels))
+        info = GaugeMetricFamily(INFO, "The address of this engine's llumlet.", labels=list(labels))
         info.add_metric(list(labels.values()), 1)
         yield info
-        counts = CounterMetricFamily(COUNTS, "What the plugin has counted.", labels=["what"])
+        counts = CounterMetricFamily(COUNTS, "Events the plugin has counted.", labels=["what"])
         for what, value in sorted(told["counts"].items()):
             counts.add_metric([what], value)
         yield counts
-        levels = GaugeMetricFamily(LEVELS, "What the plugin has in hand.", labels=["what"])
+        levels = GaugeMetricFamily(LEVELS, "The plugin's current levels.", labels=["what"])
         for what, value in sorted(told["levels"].items()):
             levels.add_metric([what], value)
         yield levels

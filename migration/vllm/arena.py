@@ -1,10 +1,10 @@
 """The staging arena: shared memory that KV blocks pass through between a worker and the engine.
 
-A worker (one a tensor-parallel rank) creates it and copies blocks in and out of its slots; the
-engine's process opens it and sends and receives them. The file is a header page and then the
+A worker (one per tensor-parallel rank) creates it and copies blocks in and out of its slots; the
+engine's process opens it and sends and receives them. The file is a header page followed by the
 slots, each `block_bytes` long. It is filled at creation, so that a full disk is an error there and
-never a SIGBUS later; its name goes as soon as the second process has it open, so that the memory
-goes with the last process, however that ends.
+never a SIGBUS later; it is unlinked as soon as the second process has opened it, so that the memory
+is freed when the last process exits, for whatever reason.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _POPULATE: int = getattr(mmap, "MAP_POPULATE", 0)
 
 
 class ArenaError(MigrationError):
-    """The staging memory cannot be had, or is not what it should be; the text says why."""
+    """The staging memory cannot be had, or is not what it should be; the message says why."""
 
 
 class Arena:
@@ -55,7 +55,7 @@ class Arena:
     def create(cls, path: Path, slots: int, block_bytes: int) -> Self:
         """Create the file and take all of its memory; ArenaError when there is not enough."""
         if slots < 1 or block_bytes < 1:
-            raise ArenaError(f"an arena of {slots} slots of {block_bytes} bytes makes no sense")
+            raise ArenaError(f"an arena of {slots} slots of {block_bytes} bytes is not possible")
         size = _DATA_OFFSET + slots * block_bytes
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -74,7 +74,7 @@ class Arena:
 
     @classmethod
     def open(cls, path: Path, *, unlink: bool = True) -> Self:
-        """Map an arena that another process created, and take its name away."""
+        """Map an arena that another process created, and unlink it."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
@@ -92,7 +92,7 @@ class Arena:
 
     @property
     def address(self) -> int:
-        """Tell where slot 0 begins in this process's memory."""
+        """Return where slot 0 begins in this process's memory."""
         return self._address
 
     @property
@@ -108,11 +108,11 @@ class Arena:
         return self._data[start : start + self.block_bytes]
 
     def unlink(self) -> None:
-        """Take the file's name away; who has it mapped keeps the memory."""
+        """Unlink the file; processes that have it mapped keep the memory."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let the memory go. Views still held elsewhere keep it mapped until they go too."""
+        """Release the memory. Views held elsewhere keep it mapped until they are released."""
         if self._fd < 0:
             return
         os.close(self._fd)
@@ -160,7 +160,7 @@ def _checked_header(fd: int, path: Path) -> tuple[int, int]:
 
 
 def remove_stale(folder: Path) -> list[Path]:
-    """Remove arenas whose processes died before the name was taken away; whose were they is moot.
+    """Remove arenas whose processes died before the file was unlinked, whoever's they were.
 
     A live process holds a lock on its arena's file, which ends with the process.
     """
@@ -172,7 +172,7 @@ def remove_stale(folder: Path) -> list[Path]:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A file without a header is being created this moment: its lock comes next.
+            # A file without a header is being created right now: its lock comes next.
             if os.pread(fd, len(_MAGIC), 0) == _MAGIC:
                 path.unlink(missing_ok=True)
                 removed.append(path)

@@ -17,9 +17,9 @@ _QUEUE = "_llumnix_queue"
 
 
 def patch() -> None:
-    """Teach the collector to queue what is marked. Once; inert without resumed requests.
+    """Patch the collector to queue marked outputs. Once; inert without resumed requests.
 
-    Raises IncompatibleVllm when it is not the collector we know.
+    Raises IncompatibleVllm when the collector is not the one we know.
     """
     import vllm
     from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -66,13 +66,13 @@ def _put_apart(collector: Any, output: Any, put: Callable[[Any, Any], None]) -> 
 
 
 def is_marked(output: Any) -> bool:
-    """Say whether an output was replayed token by token."""
+    """Whether an output was replayed token by token."""
     params = getattr(output, "kv_transfer_params", None)
     return isinstance(params, dict) and STEP_MARK in params
 
 
 def _advance(collector: Any) -> None:
-    """Bring the next queued output forward."""
+    """Move the next queued output to the front."""
     queue = getattr(collector, _QUEUE, None)
     if queue and collector.output is None:
         collector.output = queue.popleft()

@@ -1,8 +1,8 @@
-"""Which vLLM this plugin understands, and every private name of it that is touched.
+"""Which vLLM this plugin supports, and every private name of it that it touches.
 
 Official extension points (the connector base class, `kv_transfer_params`, plugins) are not listed:
-vLLM keeps them. What is listed is checked when the server starts; anything missing is a refusal
-with the name of what is missing, never a guess.
+vLLM keeps them stable. What is listed is checked when the server starts; anything missing is
+refused by name, never guessed.
 """
 
 import importlib
@@ -16,7 +16,7 @@ TESTED = ("0.30", "0.32")
 
 
 class IncompatibleVllm(RuntimeError):  # noqa: N818 - what vLLM is, not what we did
-    """This vLLM, or this configuration of it, is not one the plugin can move requests on."""
+    """The plugin cannot move requests on this vLLM, or on this configuration of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,12 @@ def _missing(touched: Touched) -> str:
 
 
 def check_configuration(vllm_config: Any, kv_cache_config: Any) -> None:
-    """Raise IncompatibleVllm for set-ups whose requests cannot be moved rightly yet."""
+    """Raise IncompatibleVllm for set-ups whose requests cannot be moved correctly yet."""
     parallel = vllm_config.parallel_config
     groups = [] if kv_cache_config is None else kv_cache_config.kv_cache_groups
     wrong = {
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
-        "data parallelism in one server (run one server a replica)": parallel.data_parallel_size
+        "data parallelism in one server (run one server per replica)": parallel.data_parallel_size
         > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or parallel.prefill_context_parallel_size > 1,
@@ -129,6 +129,6 @@ def check_configuration(vllm_config: Any, kv_cache_config: Any) -> None:
 
 
 def _keeps_all(spec: Any) -> bool:
-    """Say whether a cache holds all tokens of a request, by the classes of its specification."""
+    """Whether a cache holds all tokens of a request, by the classes of its specification."""
     kinds = {kind.__name__ for kind in type(spec).__mro__}
     return bool(kinds & {"FullAttentionSpec", "UniformTypeKVCacheSpecs"})

@@ -88,7 +88,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
 
     @property
     def requires_kv_delivery(self) -> bool:
-        """A migration that fails is no loss: the request goes on where it is."""
+        """A failed migration loses nothing: the request continues where it is."""
         return False
 
     @classmethod
@@ -105,7 +105,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         return None
 
     def shutdown(self) -> None:
-        """Let go of what outlives the process."""
+        """Release what outlives the process."""
         if self._worker is not None:
             self._worker.close()
         if self._agent is not None:
@@ -129,7 +129,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
         self._due = True
 
     def has_connector_metadata(self) -> bool:
-        """Keep vLLM from calling the next two around each layer; it asks for no other reason."""
+        """Keep vLLM from calling the next two around each layer; nothing else depends on it."""
         return False
 
     def wait_for_layer_load(self, layer_name: str) -> None:
@@ -207,7 +207,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
     def _layout(self, ranks: list[RankInfo]) -> Layout:
         model = self._vllm_config.model_config
         config = json.loads(model.hf_config.to_json_string(use_diff=False))
-        config.pop("_name_or_path", None)  # where it lies on this host
+        config.pop("_name_or_path", None)  # its address on this host
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         return Layout(
             engine="vllm",
@@ -252,7 +252,7 @@ class LlumnixConnector(KVConnectorBase_V1, SupportsHMA):
     def request_finished(
         self, request: "Request", block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """See KVConnectorBase_V1; blocks are never kept: all copies of them are done."""
+        """See KVConnectorBase_V1; blocks are never kept: all their copies are done."""
         if self._engine is not None:
             self._engine.finished(request)
         return False, None

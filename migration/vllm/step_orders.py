@@ -1,6 +1,6 @@
 """What the engine tells its workers with every step, and what they answer.
 
-Both travel by vLLM's own channels (`KVConnectorMetadata` and `KVConnectorWorkerMetadata`,
+Both travel over vLLM's own channels (`KVConnectorMetadata` and `KVConnectorWorkerMetadata`,
 vllm/distributed/kv_transfer/kv_connector/v1/base.py), between processes: plain values only.
 """
 
@@ -48,7 +48,7 @@ class StepResults(KVConnectorWorkerMetadata):
 
 @dataclass
 class RankInfo(KVConnectorHandshakeMetadata):
-    """What a worker says of itself once its KV caches are there."""
+    """What a worker reports of itself once its KV caches exist."""
 
     tp_rank: int
     arena_path: str

@@ -25,7 +25,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A request that began elsewhere. `early`: it still runs there, and is to wait here."""
+    """A request that began elsewhere. `early`: it still runs there, and must wait here."""
 
     migration_id: MigrationId | None
     output_token_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Unacceptable:
-    """A resume field nobody may act on."""
+    """A resume field that must not be acted on."""
 
     reason: str
 

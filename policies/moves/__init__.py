@@ -1,1 +1,1 @@
-"""Moving running requests: who proposes a migration, which request goes, what is under way."""
+"""Moving running requests: who proposes a migration, which request moves, what is under way."""

@@ -1,4 +1,4 @@
-"""Emptying instances that are terminating: everything that runs there moves where there is room."""
+"""Empty terminating instances: everything that runs there moves where there is room."""
 
 import numpy as np
 
@@ -28,8 +28,8 @@ def _drain(plan: Plan, source: int) -> MigrateOrder | None:
     if destination is None:
         return None
     bound = int(plan.room[destination])
-    # The llumlet moves short requests first: planning for the mean keeps the drain wide, and a
-    # destination that is short of memory after all refuses the reservation.
+    # The llumlet moves short requests first: planning with the mean keeps the drain wide, and a
+    # destination that turns out short of memory refuses the reservation.
     expected = min(bound, int(plan.mean_context[source]))
     return plan.order(
         source, destination, bound, expected, MigrateReason.DRAIN, "it is terminating"

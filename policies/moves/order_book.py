@@ -19,7 +19,7 @@ class ActiveOrder:
 
 
 class OrderBook:
-    """Migrations under way, over many rounds of rebalancing. Times are the caller's, in seconds."""
+    """Migrations under way, across rebalancing rounds. Times are the caller's, in seconds."""
 
     def __init__(self, config: RebalanceConfig) -> None:
         self.config = config
@@ -32,14 +32,14 @@ class OrderBook:
         return tuple(self._active)
 
     def begin(self, order: MigrateOrder, now_s: float) -> None:
-        """Enter an order that was just given."""
+        """Enter a new order."""
         self._active.append(ActiveOrder(order, now_s))
 
     def end(self, source: InstanceId, destination: InstanceId, now_s: float, moved: bool) -> None:
         """Drop the pair's oldest order; the end of an unknown one (say, expired) counts as well.
 
-        Both instances must report anew before they are paired again; a pair whose order came to
-        nothing is left alone for a while, since little will have changed.
+        Both instances must report again before they are paired again; a pair whose order failed is
+        left alone for a while, since little will have changed.
         """
         for active in self._active:
             if (active.order.source, active.order.destination) == (source, destination):
@@ -51,7 +51,7 @@ class OrderBook:
             self._retry_at_s[source, destination] = now_s + self.config.retry_after_s
 
     def expire(self, now_s: float) -> int:
-        """Give up orders nobody reported the end of, and say how many."""
+        """Expire orders whose end was never reported, and return their number."""
         limit_s = self.config.order_timeout_s
         lost = [active for active in self._active if now_s - active.started_at_s > limit_s]
         for active in lost:
@@ -60,7 +60,7 @@ class OrderBook:
         return len(lost)
 
     def forget_instance(self, instance_id: InstanceId) -> None:
-        """Drop all that concerns an instance that is gone."""
+        """Drop everything that concerns an instance that is gone."""
         self._active = [
             active
             for active in self._active
@@ -76,7 +76,7 @@ class OrderBook:
         return self.config.max_concurrent - len(self._active)
 
     def slots_out(self, snapshot: FleetSnapshot) -> IntColumn:
-        """Count, by instance, the moves that may still begin there; more while it is drained."""
+        """Count, per instance, the moves that may still begin there; more while it is drained."""
         busy = self._count([active.order.source for active in self._active], snapshot)
         caps = np.where(
             snapshot.terminating, self.config.max_concurrent_drain, self.config.max_concurrent_out
@@ -85,7 +85,7 @@ class OrderBook:
         return slots
 
     def slots_in(self, snapshot: FleetSnapshot) -> IntColumn:
-        """Count, by instance, the moves it may still take in."""
+        """Count, per instance, the moves it may still take in."""
         busy = self._count([active.order.destination for active in self._active], snapshot)
         slots: IntColumn = np.maximum(0, self.config.max_concurrent_in - busy)
         return slots
@@ -93,15 +93,15 @@ class OrderBook:
     def objection(
         self, order: MigrateOrder, snapshot: FleetSnapshot, row: dict[InstanceId, int], now_s: float
     ) -> str | None:
-        """Say why this order must not be given now; None when nothing speaks against it."""
+        """Return why this order must not be given now; None if it may be."""
         if self.slots() <= 0:
             return f"{self.config.max_concurrent} migrations are under way in the fleet"
         if self.slots_out(snapshot)[row[order.source]] <= 0:
-            return f"{order.source} is giving away as many requests as it may"
+            return f"{order.source} is already moving away as many requests as allowed"
         if self.slots_in(snapshot)[row[order.destination]] <= 0:
-            return f"{order.destination} is taking in as many requests as it may"
+            return f"{order.destination} is already taking in as many requests as allowed"
         if self._retry_at_s.get((order.source, order.destination), now_s) > now_s:
-            return "the last order of this pair came to nothing just now"
+            return "the last order of this pair failed a moment ago"
         for instance_id in (order.source, order.destination):
             reported_at_s = now_s - float(snapshot.age_s[row[instance_id]])
             if reported_at_s < self._moved_at_s.get(instance_id, reported_at_s):

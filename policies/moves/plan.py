@@ -1,4 +1,4 @@
-"""One proposer's plan: what instances have left once the moves planned so far land."""
+"""One proposer's plan: what instances have left once the planned moves have landed."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ class Plan:
     """Working state of a proposer that pairs sources with the freest instances of their group.
 
     Sources are judged by the head of their queue alone, so that a short queue is no alarm;
-    destinations by all they are owed, so that nothing is moved in front of their own queue.
+    destinations by everything they owe, so that no move jumps their own queue.
     """
 
     def __init__(self, view: MovesView) -> None:
@@ -23,7 +23,8 @@ class Plan:
         self.source_room = fleet.capacity_tokens - virtual_usage(
             fleet, view.headroom_tokens, "head"
         )
-        # Infinity would make a terminating source's numbers useless; as a destination it is out.
+        # A terminating source's infinite usage would make its numbers useless; it is no
+        # destination.
         self.room = columns.room_for_moves(
             np.where(fleet.terminating, 0.0, self.source_room),
             np.where(fleet.terminating, 0, fleet.head_demand_tokens),
@@ -43,7 +44,7 @@ class Plan:
     def order(
         self, source: int, destination: int, bound: int, expected: int, reason: str, note: str
     ) -> MigrateOrder:
-        """Order a move, and plan on with the room it is expected to take."""
+        """Order a move, and account for the room it is expected to take."""
         ids = self.view.snapshot.ids
         free = self._freeness()
         self.room[destination] -= expected

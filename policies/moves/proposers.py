@@ -1,8 +1,8 @@
 """Who proposes moves: the registry, and the shipped proposers.
 
-A proposer says which instances should hand requests to which; it does not count what is under way
-or pause after a failure, the scheduler does that once for all. To add one, write a function like
-these below and register it: policies/README.md.
+A proposer says which instances should hand requests to which; counting what is under way and
+pausing after a failure are done once, by the scheduler. To add a proposer, write a function like
+these and register it: policies/README.md.
 """
 
 from policies.moves.drain import propose_drains
@@ -18,7 +18,7 @@ DEFAULT_MOVES = (PolicySpec("drain"), PolicySpec("rebalance"))
 
 @move_policies.register("drain", NoParams)
 def drain(view: MovesView, _: NoParams) -> list[MigrateOrder]:
-    """Empty the instances that are terminating."""
+    """Empty the terminating instances."""
     return propose_drains(view)
 
 

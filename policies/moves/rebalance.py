@@ -1,10 +1,10 @@
 """Which instances should hand a request to which: the rebalance policy.
 
-As in the paper: sources are below the low threshold, destinations above the high one, both in
+As in the paper, sources are below the low threshold and destinations above the high one, both in
 decode steps; the lowest is paired with the highest until one side runs out. Each pair may move one
 request, small enough that the destination stays freer than the source becomes and far from being a
-source itself, so a move never provokes the move back. Queues and priorities need no rules of their
-own: both show in freeness.
+source itself, so a move never provokes its reverse. Queues and priorities need no rules of their
+own: freeness reflects both.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ from policies.usage import freeness
 
 
 def find_sources(view: MovesView) -> frozenset[InstanceId]:
-    """Return the instances that are to give requests away: too full, or terminating.
+    """Return the source instances: too full, or terminating.
 
-    `view.sources` are those of the last round: who was one stays one a little longer.
+    `view.sources` are those of the last round: a source stays one until it has recovered a little.
     """
     free, config = freeness(view.snapshot, view.headroom_tokens, "head"), view.config
     was_source = np.array([i in view.sources for i in view.snapshot.ids], dtype=np.bool_)
@@ -28,7 +28,7 @@ def find_sources(view: MovesView) -> frozenset[InstanceId]:
 
 
 def propose_relief(view: MovesView) -> list[MigrateOrder]:
-    """Pair the fullest sources with the freest destinations, and say how much may move."""
+    """Pair the fullest sources with the freest destinations, and bound how much may move."""
     orders: list[MigrateOrder] = []
     if not view.sources:
         return orders
@@ -43,7 +43,7 @@ def propose_relief(view: MovesView) -> list[MigrateOrder]:
 
 
 def _relieve(plan: Plan, source: int) -> MigrateOrder | None:
-    """Order one move away from this source, if there is one worth making."""
+    """Order one move away from this source, if one is worth making."""
     view = plan.view
     taking = columns.takes_moves(plan.room, plan.batch, plan.is_source, view.config.high_steps)
     destination = plan.freest(source, taking)
@@ -51,7 +51,7 @@ def _relieve(plan: Plan, source: int) -> MigrateOrder | None:
         return None
     bound = _bound(plan, source, destination)
     mean = plan.mean_context[source]
-    # A source knows only its mean; of a single request that is the size.
+    # A source knows only its mean, taken as the size of a single request.
     if bound < (mean if plan.running[source] == 1 else 1):
         return None
     gain = _gain(plan, source, destination, min(bound, mean))
@@ -64,8 +64,8 @@ def _relieve(plan: Plan, source: int) -> MigrateOrder | None:
 def _bound(plan: Plan, source: int, destination: int) -> int:
     """Bound the context so that afterwards the destination is the freer one, and no source.
 
-    With c tokens moved the source has (S + c) / m steps and the destination (D - c) / n; the
-    first condition is (S + c) / m <= (D - c) / n, the second (D - c) / n >= release.
+    With c tokens moved the source has (S + c) / m steps and the destination (D - c) / n; the first
+    condition is (S + c) / m <= (D - c) / n, the second (D - c) / n >= release.
     """
     m = max(1, plan.running[source] - 1)
     n = plan.batch[destination] + 1
@@ -83,7 +83,7 @@ def _gain(plan: Plan, source: int, destination: int, context: float) -> float:
 
 
 def _headroom_moved(plan: Plan, source: int, destination: int) -> int:
-    """Tell the headroom the request moved will bring along: that of the least urgent class."""
+    """Return the headroom the moved request brings along: that of the least urgent class."""
     running = plan.view.snapshot.class_running
     moved = int(np.flatnonzero(running[source])[-1])
     return 0 if running[destination, moved] else int(plan.view.headroom_tokens[moved])

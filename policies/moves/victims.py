@@ -10,9 +10,9 @@ def choose_victim(
 ) -> RequestId | None:
     """Choose the running request to move: least urgent class, then shortest context, then latest.
 
-    Never one that is queued or in prefill (nothing or little to move yet), immovable, larger than
+    Never one that is queued or in prefill (little or nothing to move yet), immovable, larger than
     `max_context_tokens`, or moved within the last `cooldown_s` seconds; a drain passes 0, since it
-    has to move everything. None when there is no such request.
+    must move everything. None when there is no such request.
     """
     movable = [
         view

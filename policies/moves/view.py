@@ -1,4 +1,4 @@
-"""What a proposer of moves is shown: the fleet, and what may still be ordered in this round."""
+"""What a proposer of moves sees: the fleet, and what may still be ordered in this round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from policies.types import FleetSnapshot, InstanceId, IntColumn, MigrateOrder
 
 @dataclass(frozen=True, slots=True)
 class MovesView:
-    """All a proposer of moves may look at.
+    """All a proposer of moves may read.
 
-    The snapshot's in-flight columns are filled in. `sources` are the instances that are to give
-    requests away: too full, or terminating. `slots_out` and `slots_in` say how many more moves each
-    instance may begin or take in, `slots` how many the whole fleet may begin.
+    The snapshot's in-flight columns are filled in. `sources` are the instances to move requests
+    away from: too full, or terminating. `slots_out` and `slots_in` are the moves each instance may
+    still begin or take in, `slots` those the whole fleet may begin.
     """
 
     snapshot: FleetSnapshot
@@ -29,8 +29,8 @@ class MovesView:
     def after(self, proposed: Sequence[MigrateOrder]) -> "MovesView":
         """Return what is left for the next proposer of a round.
 
-        What has been proposed keeps its slots and the room it needs, vetoed or not: most vetoes
-        are for now, and what comes next must not take the place of what came first.
+        A proposal keeps its slots and the room it needs, vetoed or not: most vetoes are temporary,
+        and a later proposer must not take the place of an earlier one.
         """
         if not proposed:
             return self

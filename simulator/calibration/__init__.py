@@ -1,1 +1,1 @@
-"""Fitting a cost model to the timestamps of a real server, and telling how good the fit is."""
+"""Fitting a cost model to the timestamps of a real server, and judging the fit."""

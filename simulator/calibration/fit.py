@@ -1,13 +1,13 @@
-"""The linear costs that explain a server's timestamps best, by least squares.
+"""The linear costs that best explain a server's timestamps, by least squares.
 
-Two fits, each linear in what it asks for. The mean step of each request's pure decoding is
+Two fits, each linear in its coefficients. The mean step of each request's pure decoding is
 explained by the mean batch and context beside it; then each stretch of steps with prompts by its
-tokens, the area of its attention, and its decodes: at the costs just found, and what they cost more
-beside prompts. No term may be negative. Errors count relative to what they are errors of.
+tokens, the area of its attention, and its decodes: at the costs just found, plus their extra cost
+beside prompts. No term may be negative. Errors are relative to the measured quantity.
 
-What cannot be told apart: the CPU's overhead is part of the bases. Where batch and context always
-grow together, their terms share the cost somehow; costs at loads like the measured ones are right
-all the same.
+What cannot be distinguished: the CPU's overhead is part of the bases. Where batch and context
+always grow together, the split of the cost between their terms is arbitrary; costs at loads like
+the measured ones are right nevertheless.
 """
 
 import math
@@ -40,12 +40,12 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted costs, and how large their relative errors are in what they were fitted to.
+    """Fitted costs, and the size of their relative errors on the data they were fitted to.
 
     `decode_error` is the root mean square of those of requests' mean steps. `prefill_error` is the
     usual size of those of runs of steps with prompts: 1.48 times their median, which would be the
-    root mean square if they were normally distributed, but some runs are always misread.
-    `ahead` is whether the engine seems to schedule a step while the one before is computed.
+    root mean square if they were normally distributed, but some runs are always misread. `ahead` is
+    whether the engine seems to schedule a step while the one before is computed.
     """
 
     costs: LinearCosts
@@ -71,11 +71,10 @@ def fit(
     ahead: bool | None = None,
     use: Mask | None = None,
 ) -> Fit:
-    """Fit costs to the requests that `use` marks; the others are still a load to them.
+    """Fit costs to the requests that `use` marks; the others only count as load.
 
-    What is None, the step's budget of tokens and whether steps are scheduled ahead, is taken as
-    it explains both kinds of steps best. Raises ValueError when there are too few requests of two
-    tokens or more.
+    A None (the step's token budget, or whether steps are scheduled ahead) is chosen to explain both
+    kinds of steps best. Raises ValueError when there are too few requests of two tokens or more.
     """
     use = np.ones(len(measured), dtype=np.bool_) if use is None else use
     tried = [
@@ -103,7 +102,7 @@ def _fit(measured: Measured, token_budget: int, ahead: bool, use: Mask) -> Fit:
 
 
 def _rebuild(measured: Measured, token_budget: int, ahead: bool, use: Mask) -> _Rebuilt:
-    """Find timeline and costs of decodes together: each is found better with the other."""
+    """Find the timeline and the decode costs together: each improves the other."""
     usable = use & (measured.output_tokens > 1)
     if usable.sum() < LEAST_ROWS:
         raise ValueError(
@@ -136,10 +135,10 @@ def _decode_terms(steps: DecodeSteps, usable: Mask) -> tuple[Floats, float]:
 
 
 def _fit_prompts(rebuilt: _Rebuilt, held_out_s: Floats) -> tuple[Floats, float]:
-    """Fit the terms of prompts: base, per token, quadratic, per sequence decoding beside.
+    """Fit the prompt terms: base, per token, quadratic, per sequence decoding beside.
 
-    Runs of steps that follow each other are explained as a whole; those in which the first token
-    of a held-out request comes are left out.
+    Runs of consecutive steps are explained as a whole; those in which the first token of a held-out
+    request falls are left out.
     """
     prompts, load = rebuilt.prompts, rebuilt.load
     if len(prompts.steps) < LEAST_ROWS:
@@ -150,7 +149,7 @@ def _fit_prompts(rebuilt: _Rebuilt, held_out_s: Floats) -> tuple[Floats, float]:
     own_s = seconds - rebuilt.terms[1] * contexts - rebuilt.terms[2] * batch
     gaps = prompts.start_s[1:] > prompts.end_s[:-1] + SAME_EDGE_S
     run = np.concatenate([[0], np.cumsum(gaps)])
-    if run[-1] < 2 * LEAST_ROWS:  # never idle: each stretch by itself, though edges may be misread
+    if run[-1] < 2 * LEAST_ROWS:  # never idle: each stretch separately, though edges may be misread
         run = np.arange(len(seconds))
     columns = (prompts.steps, prompts.tokens, prompts.squares, batch)
     runs = np.stack([np.bincount(run, column) for column in columns], axis=1).astype(np.float64)
@@ -181,9 +180,9 @@ def _robust(columns: Floats, wanted: Floats, scale: Floats) -> tuple[Floats, flo
 
 
 def nonnegative(columns: Floats, wanted: Floats, weights: Floats) -> tuple[Floats, float]:
-    """Least squares without negative terms; also gives the weighted root mean square error.
+    """Least squares without negative terms; also return the weighted root mean square error.
 
-    With so few columns all subsets are tried, the best without a negative term is the solution.
+    With so few columns all subsets are tried; the best without a negative term is the solution.
     """
     scaled, goal = columns * weights[:, None], wanted * weights
     units = np.maximum(np.sqrt((scaled**2).sum(axis=0)), 1e-300)

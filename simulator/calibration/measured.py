@@ -1,8 +1,8 @@
-"""What a server measured of its requests: when each was queued, scheduled, and had its tokens.
+"""A server's measurements of its requests: when each was queued, scheduled, and got its tokens.
 
-The file has a JSON object a line, with the fields that vLLM keeps of a finished request:
-`input_toks`, `output_toks`, `queued_ts`, `scheduled_ts`, `first_token_ts`, `last_token_ts`
-(seconds on the engine's clock) and `arrival_time` (seconds on the frontend's clock).
+The file has one JSON object per line, with the fields that vLLM keeps of a finished request:
+`input_toks`, `output_toks`, `queued_ts`, `scheduled_ts`, `first_token_ts`, `last_token_ts` (seconds
+on the engine's clock) and `arrival_time` (seconds on the frontend's clock).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
-# Stamps of one moment may be taken this far apart.
+# Timestamps of one event may be taken this far apart.
 CLOCK_S = 1e-6
 
 
@@ -60,7 +60,7 @@ def read_measured(path: Path) -> Measured:
         raise WorkloadError(f"{path} holds no requests")
     times = np.array([_times(row) for row in rows])
     arrival = np.array([row.number("arrival_time") for row in rows])
-    # Two clocks, set equal where a request was queued soonest after it arrived.
+    # Two clocks, aligned at the request that was queued soonest after it arrived.
     arrived = arrival + np.min(times[:, 0] - arrival)
     order = np.argsort(arrived, kind="stable")
     origin = arrived[order[0]]

@@ -1,4 +1,4 @@
-"""One simulated engine serving what a real one served: what would these costs have made of it?"""
+"""Replay a real server's requests on one simulated engine with the given costs."""
 
 from dataclasses import dataclass, replace
 
@@ -34,10 +34,10 @@ class _Lengths:
 def rerun(
     measured: Measured, costs: CostModel, limits: EngineLimits, *, ahead: bool = False
 ) -> Measured:
-    """Serve the same arrivals and lengths; gives the times they have in simulation.
+    """Serve the same arrivals and lengths; return the times they get in simulation.
 
-    With `ahead`, a step is made up when the one before begins: who arrives later is not in it, and
-    who is in it is called scheduled then.
+    With `ahead`, a step is planned when the one before begins: later arrivals are not in it, and
+    its requests count as scheduled at that time.
     """
     ids = [RequestId(str(index)) for index in range(len(measured))]
     lengths = dict(zip(ids, measured.output_tokens.tolist(), strict=True))

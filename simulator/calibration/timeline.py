@@ -1,10 +1,10 @@
-"""What a server's steps were, as far as the timestamps of its requests tell.
+"""Reconstruct a server's steps, as far as the timestamps of its requests reveal them.
 
 Schedulings and first tokens fall on the edges of steps that computed prompts. Between two such
 edges the tokens computed are known, given the step's budget: the requests whose first token comes
-at the end are finished, and what is left of the budget goes to the next ones, first come first
-served. All other time is of steps that only decode; their number is known for each request, for
-it had one token in each.
+at the end are finished, and the rest of the budget goes to the next ones, first come, first served.
+All other time belongs to steps that only decode; their number is known for each request, since it
+got one token in each.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 from simulator.calibration.measured import Floats, Ints, Measured
 
-# Edges nearer to each other than this are the same one: clocks are read a little apart.
+# Edges closer together than this are the same one: clocks are read a little apart.
 SAME_EDGE_S = 1e-3
 
 
@@ -66,7 +66,7 @@ def started_ahead(measured: Measured, step_s: Floats) -> Floats:
 
 
 def prompt_steps(measured: Measured, started_s: Floats, token_budget: int) -> PromptSteps:
-    """Find the stretches, and share out the prompts' tokens among them.
+    """Find the stretches, and distribute the prompts' tokens among them.
 
     `started_s` is when each request was first computed.
     """
@@ -96,7 +96,7 @@ def prompt_steps(measured: Measured, started_s: Floats, token_budget: int) -> Pr
 
 
 def _share(open_requests: list[int], finished: set[int], left: list[int], room: int) -> int:
-    """Compute what is left of prompts in one stretch, as far as it gets; gives its steps."""
+    """Compute the rest of the prompts in one stretch, as far as it reaches; return its steps."""
     needed = sum(left[one] for one in finished)
     steps = max(1, -(-needed // room))
     spare = max(0, steps * room - needed)
@@ -110,7 +110,7 @@ def _share(open_requests: list[int], finished: set[int], left: list[int], room: 
 def _work(
     measured: Measured, requests: list[int], before: list[int], left: list[int]
 ) -> tuple[int, int]:
-    """Tokens computed since, and the sum of end² - start² of what was computed."""
+    """Tokens computed since, and the sum of end² - start² over them."""
     tokens = squares = 0
     for one, was_left in zip(requests, before, strict=True):
         prompt = int(measured.prompt_tokens[one])
@@ -138,7 +138,7 @@ def _nearest(edges: Floats, times_s: Floats) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSteps:
-    """For each request, its steps that computed no prompts: how many, how long, beside how much.
+    """Each request's steps that computed no prompts: their number, duration, and load beside it.
 
     `batch` and `contexts` are means over these steps.
     """
@@ -151,7 +151,7 @@ class DecodeSteps:
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """What was decoding between consecutive times: the batch, and the sum of its contexts."""
+    """The decodes between consecutive times: the batch, and the sum of its contexts."""
 
     edges_s: Floats
     batch: Floats
@@ -189,7 +189,7 @@ def _active(edges: int, first: Ints, last: Ints, amounts: Floats) -> Floats:
 
 
 def decode_steps(measured: Measured, prompts: PromptSteps, load: Loads) -> DecodeSteps:
-    """Sum the load up over each request's steps that computed no prompts."""
+    """Sum up the load over each request's steps that computed no prompts."""
     first, last = measured.first_s, measured.last_s
     at = np.searchsorted(load.edges_s, first), np.searchsorted(load.edges_s, last)
     within = prompts.steps_until(last) - prompts.steps_until(first)

@@ -1,9 +1,9 @@
-"""How well fitted costs foretell what they were not fitted to: k-fold over time, by simulation.
+"""How well fitted costs predict held-out requests: k-fold over time, by simulation.
 
 The requests are cut into blocks by arrival. For each, costs are fitted to the requests outside it;
-then all are served once more in simulation, from nothing but arrivals and lengths, and the means
-of the block's times are compared. The block's requests still load the others' steps in the fit:
-without them there would be no telling what a step cost.
+then all are served again in simulation, given only arrivals and lengths, and the means of the
+block's times are compared. The block's requests still load the others' steps in the fit: without
+them a step's cost could not be determined.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ WAITED_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class EngineSize:
-    """What of an engine limits its batches; `capacity_tokens` None where memory never was short."""
+    """The engine settings that limit its batches; `capacity_tokens` None: never a limit."""
 
     max_num_seqs: int
     capacity_tokens: int | None = None
@@ -42,9 +42,9 @@ class EngineSize:
 
 
 def largest_batch(measured: Measured) -> int:
-    """Tell the engine's limit from the most requests at once, if any had to wait.
+    """Infer the engine's limit from the most requests at once, if any had to wait.
 
-    Where none had to, the limit did not show, and twice the most at once is given.
+    Where none had to, the limit did not show, and twice that number is returned.
     """
     times = np.concatenate([measured.scheduled_s, measured.last_s])
     change = np.repeat([1, -1], len(measured))
@@ -67,7 +67,7 @@ class Errors:
 def errors(
     measured: Measured, found: Fit, engine: EngineSize, of: Mask, *, ahead: bool = False
 ) -> Errors:
-    """Serve all once more at the fitted costs, and compare the means of some."""
+    """Serve all again at the fitted costs, and compare the means of some."""
     limits = engine.limits(measured, found.token_budget)
     simulated = rerun(measured, found.costs, limits, ahead=ahead)
     e2e, tpot, ttft = (
@@ -82,9 +82,9 @@ def cross_validated(
 ) -> list[Errors]:
     """Errors of each block of requests at costs fitted to all others.
 
-    Budget and scheduling ahead are settings of the server, taken from the fit to all. Whether the
-    simulation schedules ahead as well is `ahead` (see `rerun`). Raises
-    ValueError when there are fewer than two folds, or too few requests for them.
+    Budget and scheduling ahead are settings of the server, taken from the fit to all. `ahead` says
+    whether the simulation schedules ahead as well (see `rerun`). Raises ValueError when there are
+    fewer than two folds, or too few requests for them.
     """
     if not 2 <= folds <= len(measured) // 2:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The fluid bound: the request rate at which perfectly placed, never idle instances are just full.
 
 It ignores queueing, preemption and placement, so the rate at which queues really start to grow (the
-knee) lies somewhat below it. It gives workloads of different lengths a common scale of load.
+knee) is somewhat below it. It gives workloads of different lengths a common scale of load.
 """
 
 from collections.abc import Sequence

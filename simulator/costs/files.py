@@ -1,4 +1,4 @@
-"""Presets of one's own, in JSON files: written by `llumnix calibrate`, or by hand.
+"""Custom presets, in JSON files: written by `llumnix calibrate`, or by hand.
 
 A file holds the fields of a `Preset`, with `costs` either linear or read from a table:
 
@@ -9,7 +9,7 @@ A file holds the fields of a `Preset`, with `costs` either linear or read from a
 
     "costs": {"kind": "table", "file": "mine.csv", "where": {"hardware": "a100"}, "overhead_ns": 0}
 
-or else nothing but a roofline, whose further keys are those of `RooflineOptions`:
+or only a roofline, whose further keys are those of `RooflineOptions`:
 
     {"roofline": {"model_config": "config.json", "gpu": "H100", "tensor_parallel": 2}}
 
@@ -31,7 +31,7 @@ SUFFIX = ".json"
 
 
 def read_preset(path: Path) -> Preset:
-    """Read a preset; raises ValueError, naming the file and the key that is wrong."""
+    """Read a preset; raises ValueError naming the file and the wrong key."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,7 +66,7 @@ def read_preset(path: Path) -> Preset:
 def preset_document(
     preset: Preset, calibration: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Turn a preset with linear costs into what its file holds; raises TypeError for others."""
+    """Turn a preset with linear costs into its file's content; raises TypeError for others."""
     if not isinstance(preset.costs, LinearCosts):
         raise TypeError(f"only linear costs are written, not {type(preset.costs).__name__}")
     document: dict[str, object] = {
@@ -89,7 +89,7 @@ class _Section:
         self.values: dict[str, object] = values
 
     def expect(self, required: set[str], optional: Collection[str] = ()) -> None:
-        """Refuse keys that are missing or unknown."""
+        """Refuse missing or unknown keys."""
         if missing := sorted(required - set(self.values)):
             raise ValueError(f"{self._where()} lacks {', '.join(missing)}")
         if unknown := sorted(set(self.values) - required - set(optional)):
@@ -124,7 +124,7 @@ class _Section:
         return self.path.parent / self.text(key)
 
     def texts(self, key: str) -> dict[str, str]:
-        """Read an object of texts."""
+        """Read an object of strings."""
         section = _Section(self.path, key, self.values[key])
         return {name: section.text(name) for name in section.values}
 

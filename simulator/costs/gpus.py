@@ -1,12 +1,12 @@
-"""What GPUs can do at best, as their maker's data sheets say.
+"""The peak performance of GPUs, from their maker's data sheets.
 
-NVIDIA's own PDFs could not be opened: each source names the document, and the copies of it or
-others' tables ("seen in") that the figures were compared with.
-Tensor-core figures are dense: data sheets often print twice that, "with sparsity".
+NVIDIA's own PDFs could not be opened: each source names the document, and the copies or third-party
+tables ("seen in") that the figures were compared with. Tensor-core figures are dense: data sheets
+often print twice that, "with sparsity".
 
-Data sheets count memory in gibibytes, and call them GB. `memory_bytes` is what CUDA finds of them,
-for that is what vLLM takes its share of. Of GDDR6, error correction takes a sixteenth: what is
-left (22.18 GiB of an A10, OpenBMB/MiniCPM-V#640) is within 1 % of as many gigabytes, which stand.
+Data sheets count memory in gibibytes, and call them GB. `memory_bytes` is the amount CUDA reports,
+since vLLM takes its share of that. Of GDDR6, error correction takes a sixteenth: the rest (22.18
+GiB of an A10, OpenBMB/MiniCPM-V#640) is within 1 % of as many gigabytes, which are used here.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ TERA = 10**12
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU: dense bf16 FLOP/s, memory speed and size, and its link to others of its machine.
+    """A GPU: dense bf16 FLOP/s, memory speed and size, and its link to others in its machine.
 
     `link_bytes_per_s` counts one direction; data sheets print the sum of both.
     """
@@ -111,7 +111,7 @@ GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in _GPUS}
 
 
 def gpu_named(name: str) -> Gpu:
-    """Look a GPU up; raises ValueError naming the choices when there is none of that name."""
+    """Look up a GPU; raises ValueError naming the choices for an unknown name."""
     try:
         return GPUS[name]
     except KeyError:

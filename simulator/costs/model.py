@@ -1,6 +1,6 @@
-"""What a step costs: the interface, and the linear fit behind most presets. Integer nanoseconds.
+"""Step costs: the interface, and the linear fit behind most presets. Integer nanoseconds.
 
-Integers, so that skipping k equal steps at once will cost exactly what stepping them would.
+Integers, so that skipping k equal steps at once costs exactly as much as stepping them.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ class CostModel(Protocol):
     """The duration of one engine step.
 
     An implementation is a pure function of its arguments, never falls when one of them grows, and,
-    for a step that only decodes, is piecewise linear in `context_tokens`: k decode steps of a
-    batch then have a closed form between knots.
+    for a step that only decodes, is piecewise linear in `context_tokens`: k decode steps of a batch
+    then have a closed form between knots.
     """
 
     @property
     def decode_base_ns(self) -> int:
-        """What a decode step costs before its batch and contexts; a scale for delays of steps."""
+        """Cost of a decode step before its batch and contexts; a scale for delays of steps."""
 
     def step_ns(
         self, chunks: Iterable[tuple[int, int]], batch_size: int, context_tokens: int
@@ -33,7 +33,7 @@ class CostModel(Protocol):
 
 
 def chunk_sums(chunks: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Sum up chunks as their tokens, and end² - start² of each: their attention's area, twice."""
+    """Sum up chunks as their tokens, and end² - start² of each: twice their attention's area."""
     tokens = squares = 0
     for start, count in chunks:
         end = start + count
@@ -49,11 +49,10 @@ class LinearCosts:
     A step that only decodes costs `decode_base + decode_per_context * sum of contexts +
     decode_per_sequence * batch size`. Where prompt tokens are computed too, the base is the larger
     of `decode_base` and the prefill's own cost, which has a term quadratic in the context because
-    every new token attends to all before it. That term is in picoseconds: it is small.
-    A decode beside prompts may cost more than among decodes, for then it is not memory that bounds
-    the step: `prefill_per_sequence` is that, for each, and part of the prefill's cost.
-    `overhead` comes on top of every step: the time the CPU needs between two of them.
-    Raises ValueError for a negative term.
+    every new token attends to all before it. That term is small, so it is in picoseconds. A decode
+    beside prompts may cost more than among decodes, because memory then no longer bounds the step:
+    `prefill_per_sequence` is that extra cost per decode, and part of the prefill's cost. `overhead`
+    is added to every step: the CPU time between two of them. Raises ValueError for a negative term.
     """
 
     prefill_base_ns: int
@@ -68,7 +67,7 @@ class LinearCosts:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
     def step_ns(
         self, chunks: Iterable[tuple[int, int]], batch_size: int, context_tokens: int
@@ -91,10 +90,11 @@ class LinearCosts:
 class Preset:
     """A model on a GPU: its step costs, its KV memory, and the link its KV would move over.
 
-    `source` says where the figures come from. `kv_bytes_per_token` and `link_bytes_per_s` are what
-    the real model and machine have; they shape migration times in an emulation. `max_num_seqs` and
-    `token_budget` are its server's, or else what is usual here. With `schedules_ahead` the server
-    makes a step up while the one before is computed: who arrives meanwhile is in the one after.
+    `source` says where the figures come from. `kv_bytes_per_token` and `link_bytes_per_s` are those
+    of the real model and machine; they shape migration times in an emulation. `max_num_seqs` and
+    `token_budget` are its server's, or else the usual values. With `schedules_ahead` the server
+    plans each step while the previous one runs; a request that arrives meanwhile joins the step
+    after next.
     """
 
     name: str

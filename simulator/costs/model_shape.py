@@ -1,7 +1,8 @@
 """The sizes of a transformer that decide what a step computes, from a Hugging Face `config.json`.
 
 Only what the formulas cover is read. A model that computes something else (latent attention, a
-sliding window, quantised weights) is refused: a cost that ignored it would look right and be wrong.
+sliding window, quantised weights) is refused: a cost that ignored it would look plausible and be
+wrong.
 """
 
 import json
@@ -48,7 +49,7 @@ class ModelShape:
 
     @property
     def shared_weights(self) -> int:
-        """Weights of what every token passes beside its experts, in all layers."""
+        """Weights that every token passes besides its experts, in all layers."""
         return 3 * self.layers * self.hidden * self.shared_inner
 
     @property
@@ -58,14 +59,14 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All weights in memory, but the few of norms and biases."""
+        """All weights in memory, except the few of norms and biases."""
         body = self.attention_weights + self.experts * self.expert_weights + self.shared_weights
         return body + self.head_weights * (1 if self.tied else 2)
 
     def split(self, tensor_parallel: int) -> "ModelShape":
-        """One GPU's part under tensor parallelism; fewer KV heads than GPUs are kept in copies.
+        """One GPU's part under tensor parallelism; fewer KV heads than GPUs are replicated.
 
-        Raises ValueError when the heads cannot be dealt out evenly.
+        Raises ValueError when the heads cannot be distributed evenly.
         """
         ways = tensor_parallel
         if ways < 1 or self.q_heads % ways or (self.kv_heads % ways and ways % self.kv_heads):
@@ -146,7 +147,7 @@ class _Fields:
         return self._fields.get(name)
 
     def number(self, *names: str, default: int | None = None) -> int:
-        """Read the first of these fields that is there; null counts as absent."""
+        """Read the first of these fields that is present; null counts as absent."""
         value = next((self.get(name) for name in names if self.get(name) is not None), default)
         least = 0 if default == 0 else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -53,9 +53,9 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in _PRESETS}
 
 
 def preset(name: str) -> Preset:
-    """Look up a preset, or read one from the file if the name ends in .json (see `cost_files`).
+    """Look up a preset, or read one from the file if the name ends in .json (see `costs.files`).
 
-    Raises ValueError naming the choices when there is none of that name, or what the file lacks.
+    Raises ValueError naming the choices for an unknown name, or what is missing in the file.
     """
     if name.endswith(SUFFIX):
         return read_preset(Path(name))

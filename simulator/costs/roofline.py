@@ -1,14 +1,14 @@
-"""Step costs from first principles: what a model computes and moves, on what a GPU can do.
+"""Step costs from first principles: the model's computation and traffic, on the GPU's limits.
 
 The formulas count like vLLM's own performance metrics (`vllm/v1/metrics/perf.py`, 0.33): a matrix
-product takes 2 FLOPs a weight and token; attention 4 a head dimension and pair of tokens, where a
-prompt is counted whole, not halved for the causal mask; weights are read once a step, activations
-and KV once per use. Norms, rotations and softmax are left out.
+product takes 2 FLOPs per weight and token; attention 4 per head dimension and pair of tokens, where
+a prompt is counted whole, not halved for the causal mask; weights are read once per step,
+activations and KV once per use. Norms, rotations and softmax are left out.
 
 Work is put in three groups: matrix products, attention of prompts, attention of decodes. Each takes
-the longer of its computing and its memory traffic, and the groups follow each other. All is
-compiled into whole femtoseconds per unit of work, rounded up: a step is a few dot products, exact
-and, for a given batch, piecewise linear in the context.
+the longer of its computation and its memory traffic, and the groups run one after another.
+Everything is compiled into whole femtoseconds per unit of work, rounded up: a step is a few dot
+products, exact and, for a given batch, piecewise linear in the context.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,14 @@ from simulator.costs.roofline_options import Overlap, RooflineOptions
 
 FS_PER_S = 10**15
 FS_PER_NS = 10**6
-# A ring passes each byte to every other GPU and back; each hop starts with so much delay (GenZ).
+# A ring passes each byte to every other GPU and back; each hop starts with this delay (GenZ).
 HOP_FS = 1_900 * FS_PER_NS
 
 MILLION = 10**6
 
 
 class Work(NamedTuple):
-    """Amounts of work of a step, or what a unit of each takes in FLOPs, bytes or femtoseconds.
+    """Amounts of work of a step, or the cost of a unit of each in FLOPs, bytes or femtoseconds.
 
     `logits` are tokens whose successor is computed; `squares` sum end² - start² of the chunks of
     prompts and `ends` their ends; `contexts` those of decodes; `experts` are weights read.
@@ -48,20 +48,20 @@ class Work(NamedTuple):
     experts: int = 0
 
     def times(self, other: "Work") -> int:
-        """Sum up: units times what each takes."""
+        """Sum up: units times the cost of each."""
         return sum(map(mul, self, other))
 
     def cut(self, parts: int) -> "Work":
-        """Do once in each of several parts of a step what was done once a step."""
+        """Repeat in each of several parts of a step what was done once per step."""
         return self._replace(steps=self.steps * parts, experts=self.experts * parts)
 
     def at(self, per_s: int) -> "Work":
-        """Turn FLOPs or bytes into femtoseconds, rounded up, at so many a second."""
+        """Turn FLOPs or bytes into femtoseconds, rounded up, at so many per second."""
         return Work(*(-(-amount * FS_PER_S // per_s) for amount in self))
 
 
 class Bound(NamedTuple):
-    """What a unit of a group's work takes, in femtoseconds of computing and of memory traffic."""
+    """The cost of a unit of a group's work, in femtoseconds of computation and of traffic."""
 
     compute: Work
     memory: Work
@@ -222,7 +222,7 @@ def _decode_attention(part: ModelShape) -> tuple[Work, Work]:
 
 
 def _exchange(shape: ModelShape, gpu: Gpu, ways: int) -> Work:
-    """Two ring all-reduces a layer, of each token's hidden state, in femtoseconds."""
+    """Two ring all-reduces per layer, of each token's hidden state, in femtoseconds."""
     if ways == 1:
         return Work()
     reduces = 2 * shape.layers

@@ -1,4 +1,4 @@
-"""How near an engine comes to the roof of a GPU, and how it lays out its memory."""
+"""How close an engine comes to a GPU's roofline, and how it lays out its memory."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,17 +12,17 @@ _USUAL_BLOCK_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class RooflineOptions:
-    """How near an engine comes to the roof, and how much of the memory it gives to KV.
+    """How close an engine comes to the roofline, and how much of the memory it gives to KV.
 
-    The default efficiencies are others' fits: the prefill utilisation of an H100 in BLIS's
+    The default efficiencies are third-party fits: the prefill utilisation of an H100 in BLIS's
     hardware_config.json, and AIConfigurator's empirical factor of memory bandwidth. `overhead_ns`
     is the CPU's time between steps; it depends on machine and engine, and is 0 unless given.
-    `overlap`: "operator" overlaps computing and memory traffic within a group of work, "full"
-    across all of a step, communication too (as NanoFlow does), "none" not at all; a number from
-    0 to 1 is so much of the way from "none" to "full". To overlap its parts, an engine cuts a step
-    into `nano_batches`, each of which reads the weights and exchanges its results by itself.
-    A KV block has `block_tokens` (16 unless given), or else what fits into a page of memory of
-    `page_bytes`, where keys and values of each layer have pages of their own (as with vAttention).
+    `overlap`: "operator" overlaps computation and memory traffic within a group of work, "full"
+    across all of a step, communication too (as NanoFlow does), "none" not at all; a number from 0
+    to 1 interpolates between "none" and "full". To overlap its parts, an engine cuts a step into
+    `nano_batches`, each of which reads the weights and exchanges its results separately. A KV block
+    has `block_tokens` (16 unless given), or else as many as fit into a memory page of `page_bytes`,
+    where keys and values of each layer have pages of their own (as with vAttention).
     `memory_utilization` is vLLM's default; `reserve_bytes`, for activations and the like, is a
     guess, with which Llama-7B on an A10 gets the KV memory that Llumnix's authors report.
     """
@@ -60,7 +60,7 @@ class RooflineOptions:
                 raise ValueError(f"{name} must be {least.get(name, 1)} or more, not {value}")
 
     def block_tokens_for(self, part: ModelShape) -> int:
-        """Tokens of a KV block of one GPU's part of a model; raises ValueError if it has none."""
+        """Tokens per KV block of one GPU's part of a model; raises ValueError if it has none."""
         if self.page_bytes is None:
             return self.block_tokens or _USUAL_BLOCK_TOKENS
         tokens = self.page_bytes // part.kv_row_bytes
@@ -72,7 +72,7 @@ class RooflineOptions:
         return tokens
 
     def block_bytes_for(self, part: ModelShape) -> int:
-        """Bytes of a KV block in all layers, what is left over at the ends of pages included."""
+        """Bytes of a KV block in all layers, unused page ends included."""
         if self.page_bytes is None:
             return part.kv_bytes_per_token * self.block_tokens_for(part)
         return 2 * part.layers * self.page_bytes

@@ -9,7 +9,7 @@ Two layouts are known by their header:
   milliseconds. Prompts are taken from rows of batch size 1; the mean decode step of a row is put
   at the context that its requests have halfway.
 
-What was measured several times counts with its (lower) median.
+Repeated measurements count with their (lower) median.
 """
 
 from bisect import bisect_right
@@ -34,8 +34,8 @@ CHOICES = ("model", "hardware", "tensor_parallel")
 class Curve:
     """Whole points (x, y) joined by straight lines, rounded down.
 
-    Flat before the first point; after the last it goes on as it came, but never falls.
-    Raises ValueError when there is no point, or `xs` do not ascend.
+    Flat before the first point; the last segment is extended, but never falls. Raises ValueError
+    when there is no point, or `xs` do not ascend.
     """
 
     xs: tuple[int, ...]
@@ -43,7 +43,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if not self.xs or len(self.xs) != len(self.ys):
-            raise ValueError("a curve has as many xs as ys, and one at least")
+            raise ValueError("a curve needs as many xs as ys, and at least one")
         if any(after <= before for before, after in pairwise(self.xs)):
             raise ValueError("the xs of a curve must ascend")
 
@@ -63,9 +63,9 @@ class Curve:
 class TableCosts:
     """A CostModel through the points of a table, rising wherever the table does.
 
-    `decode` has a curve over the context for each of `batch_sizes`; a batch in between lies
-    between its neighbours' curves. `prefill` runs over the length of a prompt computed at once;
-    a chunk costs what it makes its prompt longer by, and the intercept is paid once a step.
+    `decode` has a curve over the context for each of `batch_sizes`; a batch in between is
+    interpolated between its neighbours' curves. `prefill` runs over the length of a prompt computed
+    at once; a chunk costs what it adds to its prompt, and the intercept is paid once per step.
     """
 
     batch_sizes: tuple[int, ...]
@@ -130,7 +130,7 @@ def read_table(
     """Read a table of costs; `where` keeps the rows with these values in these columns.
 
     Raises ValueError, naming file, line and column, for an unreadable file, a header of neither
-    layout, a malformed row, rows of several models or machines, and when none are left.
+    layout, a malformed row, rows of several models or machines, and when no rows are left.
     """
     try:
         rows = list(csv_rows(path))
@@ -179,7 +179,7 @@ def _our_point(row: Row) -> Point:
     prompt = _whole(row, "prompt_tokens") if row.text("prompt_tokens") else 0
     batch, context = _whole(row, "batch_size"), _whole(row, "context_tokens")
     if prompt and (batch or context):
-        row.refuse("prompt_tokens", "0 beside a batch: prompts are measured by themselves")
+        row.refuse("prompt_tokens", "0 beside a batch: prompts are measured alone")
     if not prompt and not batch:
         row.refuse("batch_size", "1 or more, where there is no prompt")
     return Point(batch, prompt or context, _time_ns(row, "time_ms"))
@@ -211,7 +211,7 @@ def _table(path: Path, points: list[Point], overhead_ns: int) -> TableCosts:
 
 
 def _from_zero(prompts: Curve) -> Curve:
-    """Lengthen the curve of prompts to no token at all, straight, but not below 0."""
+    """Extend the prompt curve to zero tokens, in a straight line, but not below 0."""
     if prompts.xs[0] == 0:
         return prompts
     intercept = 0

@@ -9,7 +9,7 @@ from simulator.engine.prefix import Prefix
 
 
 class Place(enum.Enum):
-    """Where a request stands in its engine."""
+    """Where a request is in its engine."""
 
     QUEUED = "queued"
     BATCH = "batch"
@@ -23,7 +23,7 @@ class EngineRequest:
 
     KV exists for the first `kv_tokens` of prompt + outputs. The last output token's KV is written
     when it is the input of the next step, so a decoding request has KV for all tokens but one.
-    `prefix` is what other requests may share of it, where there is a prefix cache; KV of its first
+    `prefix` is the part other requests may share, where there is a prefix cache; KV of its first
     `cached_tokens` was found there when it was last admitted.
     """
 
@@ -73,7 +73,7 @@ class PrefillChunk:
 class StepPlan:
     """What one step computes, and how long it takes. The blocks it writes are allocated.
 
-    `draft_tokens` are computed for each of the decodes beside its usual one.
+    `draft_tokens` are computed for each decode beside its regular one.
     """
 
     decodes: tuple[EngineRequest, ...]
@@ -97,13 +97,13 @@ class StepResult:
 
 
 class EngineHost(Protocol):
-    """What an engine asks of and tells whoever drives it; token values are the host's affair.
+    """The engine's callbacks to its driver; token values are the host's business.
 
     All are called synchronously, from within `plan_step` and `complete_step`.
     """
 
     def produced(self, request: EngineRequest) -> bool:
-        """A request got one more token, already counted; say whether it is finished by it.
+        """A request got one more token, already counted; return whether that finishes it.
 
         Must not call the engine back: the step is only half counted.
         """
@@ -112,4 +112,4 @@ class EngineHost(Protocol):
         """A request lost its blocks, and waits to compute everything again."""
 
     def detached(self, request: EngineRequest) -> None:
-        """A request that was asked to detach has left the batch, at a step boundary."""
+        """A request to be detached has left the batch, at a step boundary."""

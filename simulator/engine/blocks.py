@@ -12,19 +12,19 @@ class _Use(enum.IntEnum):
 
 
 class FreeBlocks(Protocol):
-    """The blocks nobody has, in the order in which they are handed out."""
+    """The free blocks, in the order in which they are handed out."""
 
     def __len__(self) -> int: ...
 
     def take(self, n_blocks: int) -> list[int]:
-        """Take so many of those there are."""
+        """Take this many of the free blocks."""
 
     def put(self, blocks: Sequence[int]) -> None:
         """Take a request's blocks back, in the order it had them."""
 
 
 class FreeStack:
-    """The block freed last is handed out first, while it may still be in a cache."""
+    """The block freed last is handed out first, while it may still be in a CPU cache."""
 
     def __init__(self, total_blocks: int) -> None:
         self._stack = list(range(total_blocks - 1, -1, -1))
@@ -45,7 +45,7 @@ class BlockAllocator:
     """Hands out block ids: allocated to requests, or reserved for requests migrating in.
 
     INV-3 holds after every call: allocated + reserved + free = total. All operations cost O(1) per
-    block. Giving back a block that is not held that way raises RuntimeError.
+    block. Freeing a block that is not held that way raises RuntimeError.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class BlockAllocator:
         return self._take(n_blocks, _Use.RESERVED)
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Give allocated blocks back."""
+        """Free allocated blocks."""
         self._give_back(blocks, _Use.ALLOCATED)
 
     def unreserve(self, blocks: Sequence[int]) -> None:
-        """Give reserved blocks back."""
+        """Free reserved blocks."""
         self._give_back(blocks, _Use.RESERVED)
 
     def commit(self, blocks: Sequence[int]) -> None:

@@ -7,15 +7,16 @@ counts the tokens it yields. In between, the host lets time pass. The rules:
 - admission is first come, first served within a class, the most urgent class first; a request is
   admitted when a batch slot and blocks for all its tokens are free, and none overtakes it;
 - a decode that needs a block when none is free preempts the least urgent running request (lowest
-  class, then latest arrival), which goes to the head of its class's queue and later computes
-  prompt and outputs again; nothing is admitted in a step that preempted.
+  class, then latest arrival), which goes to the head of its class's queue and later recomputes
+  prompt and outputs; nothing is admitted in a step that preempted.
 
-With speculation (`speculation.py`), a decode computes and may yield more than one token a step; all
-it computes counts towards the budget, and needs blocks. With prefix caching (`prefix_cache.py`), an
-admitted request takes over the KV that is found of it; prompts of one step find each other's too.
+With speculation (`speculation.py`), a decode computes and may yield more than one token per step;
+all it computes counts towards the budget, and needs blocks. With prefix caching
+(`prefix_cache.py`), an admitted request reuses the KV found of it; prompts of one step find each
+other's too.
 
-vLLM takes the blocks of a long prompt chunk by chunk. Here admission takes them at once: the load
-shows them from the start, and two half-computed prompts can never starve each other.
+vLLM allocates the blocks of a long prompt chunk by chunk. Here admission allocates them at once:
+the load shows them from the start, and two half-computed prompts can never starve each other.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Engine(Roster):
 
         The host must complete the step before it plans another.
         """
-        assert self._in_flight is None, "the step in flight was never completed"
+        assert self._in_flight is None, "the step in flight was not completed"
         self._settle_detaching()
         preempted: list[EngineRequest] = []
         decodes = self._plan_decodes(preempted)
@@ -101,11 +102,11 @@ class Engine(Roster):
         return StepResult(tuple(produced), tuple(finished))
 
     def decodes_ns(self, decodes: Sequence[EngineRequest]) -> int:
-        """Cost of a step that computes nothing but these."""
+        """Cost of a step that computes only these."""
         return self._cost_ns(decodes, ())
 
     def _keep_guesses(self, request: EngineRequest, guesses: Guesses, *, ended: bool) -> bool:
-        """Count the tokens guessed right after a first one; True when one of all was the last."""
+        """Count the right guesses after a first token; True when one of these was the last."""
         right = 0 if ended else guesses.right(request.request_id, request.output_tokens - 1)
         while right and not ended:
             right -= 1
@@ -153,7 +154,7 @@ class Engine(Roster):
         return True
 
     def _past_the_end(self, request: EngineRequest, needed: int) -> int:
-        """Count the blocks wanted for guesses which, past all memory, are past the last token."""
+        """Count the blocks wanted for guesses that, past all memory, are past the last token."""
         if self.blocks.blocks_for(request.total_tokens) > self.blocks.total_blocks:
             raise RuntimeError(
                 f"{request.request_id} grew to {request.total_tokens} tokens: no preemption can "

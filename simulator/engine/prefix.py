@@ -1,4 +1,4 @@
-"""What a prompt begins with: a key for every full block, by which equal beginnings are known."""
+"""Prompt prefixes: a key for every full block, by which equal beginnings are recognised."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ _KEY_BYTES = 16
 class Prefix:
     """The keys of a request's full blocks, made when they are asked for.
 
-    `kept` counts the blocks whose content is noted already.
+    `kept` counts the blocks whose content is already recorded.
     """
 
     __slots__ = ("_block_tokens", "_keys", "_owner", "_prompt", "_shared_tokens", "kept")
@@ -27,7 +27,7 @@ class Prefix:
         self._keys: list[Key] = []
 
     def keys(self, first: int, end: int) -> list[Key]:
-        """Give the keys of blocks `first` to `end`, which is left out."""
+        """Return the keys of blocks `first` to `end`, exclusive."""
         while len(self._keys) < end:
             number = len(self._keys)
             before = self._keys[-1] if number else b"%d tokens" % self._prompt.block_tokens

@@ -1,9 +1,9 @@
-"""Prompts that begin alike share their KV: what vLLM V1 calls prefix caching.
+"""Prompts with a common prefix share its KV: what vLLM V1 calls prefix caching.
 
-Only full blocks are shared. A block is known by its content and that of all blocks before it, from
-the step on that computes it; a request admitted later takes over what it finds, and computes the
-rest, at least one token. What a trace does not tell of a prompt, and all outputs, are nobody
-else's: only the request itself finds them again, after a preemption.
+Only full blocks are shared. A block is identified by its content and that of all blocks before it,
+from the step that computes it; a request admitted later reuses what it finds, and computes the
+rest, at least one token. Parts of a prompt that a trace does not describe, and all outputs, are
+never shared: only the request itself finds them again, after a preemption.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class NoSharing:
         self.blocks = blocks
 
     def prefix(self, _request: EngineRequest, _prompt: PromptBlocks | None) -> Prefix | None:
-        """Make the keys of a request; None where nothing of it can be shared."""
+        """Make the keys of a request; None where it can share nothing."""
         return None
 
     def start(self, request: EngineRequest) -> list[int] | None:
@@ -30,10 +30,10 @@ class NoSharing:
         return self.blocks.allocate(self.blocks.blocks_for(request.total_tokens))
 
     def note(self, request: EngineRequest, kv_tokens: int) -> None:
-        """Be told that a request will have KV of so many tokens after this step."""
+        """Note that a request will have KV of so many tokens after this step."""
 
     def leave(self, request: EngineRequest) -> None:
-        """Be told that a request is about to lose its blocks."""
+        """Note that a request is about to lose its blocks."""
 
     def demand_blocks(self, requests: Iterable[EngineRequest]) -> int:
         """Count the blocks that queued requests will need to start."""
@@ -72,7 +72,7 @@ class PrefixCache(NoSharing):
         return found + fresh
 
     def note(self, request: EngineRequest, kv_tokens: int) -> None:
-        """See NoSharing; what its full blocks hold is found from now on."""
+        """See NoSharing; the content of its full blocks can be found from now on."""
         prefix = request.prefix
         full = kv_tokens // self.blocks.block_tokens
         if prefix is not None and prefix.kept < full:
@@ -81,13 +81,13 @@ class PrefixCache(NoSharing):
             prefix.kept = full
 
     def leave(self, request: EngineRequest) -> None:
-        """See NoSharing; what the blocks hold is found for as long as they are free."""
+        """See NoSharing; the blocks' content can be found as long as they are free."""
         if request.prefix is not None:
             self.note(request, request.kv_tokens)
             request.prefix.kept = 0
 
     def demand_blocks(self, requests: Iterable[EngineRequest]) -> int:
-        """See NoSharing; blocks in use are not counted, those asked for twice once."""
+        """See NoSharing; blocks in use are not counted, those asked for twice count once."""
         blocks, asked = 0, set[Key]()
         for request in requests:
             blocks += self._shared.blocks_for(request.total_tokens)
@@ -116,7 +116,7 @@ class PrefixCache(NoSharing):
         return self._shared.find(request.prefix.keys(0, self._findable(request)))
 
     def _findable(self, request: EngineRequest) -> int:
-        """The last token is computed in any case: it yields the next one."""
+        """The last token is always computed: it yields the next one."""
         return (request.total_tokens - 1) // self.blocks.block_tokens
 
     def _in_use(self, blocks: Iterable[int]) -> int:

@@ -1,4 +1,4 @@
-"""Who is on an engine, where each request stands, and which blocks it holds."""
+"""The requests on an engine, the state of each, and the blocks it holds."""
 
 import bisect
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class EngineLimits:
             )
 
     def check_decodes(self, tokens: int) -> None:
-        """Raise ValueError where a full batch that computes so many tokens each is too much."""
+        """Raise ValueError where a full batch exceeds the budget at so many tokens per request."""
         if self.token_budget < self.max_num_seqs * tokens:
             raise ValueError(
                 f"token_budget {self.token_budget} is below max_num_seqs {self.max_num_seqs} "
@@ -50,8 +50,8 @@ class EngineLimits:
 class Roster:
     """The requests of an engine, its batch, its queues, its blocks and its reservations.
 
-    Nothing here knows of steps: that is `Engine`. INV-3 (blocks) and the batch's order by urgency
-    hold after every call.
+    This class does not know steps: they are `Engine`'s. INV-3 (blocks) and the batch's order by
+    urgency hold after every call.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
@@ -79,7 +79,7 @@ class Roster:
         output_tokens: int = 0,
         prompt_blocks: PromptBlocks | None = None,
     ) -> EngineRequest:
-        """Queue a request; `output_tokens` it already has are computed again, like its prompt.
+        """Queue a request; `output_tokens` it already has are recomputed, like its prompt.
 
         Raises ValueError for an id in use, a class out of range, or more tokens than fit.
         """
@@ -90,7 +90,7 @@ class Roster:
         return request
 
     def cancel(self, request_id: RequestId) -> bool:
-        """Forget a request wherever it stands and free its blocks at once; False if unknown.
+        """Forget a request in whatever state, and free its blocks at once; False if unknown.
 
         This is also how a detached request is released once it runs elsewhere.
         """
@@ -115,15 +115,15 @@ class Roster:
 
     @property
     def free_slots(self) -> int:
-        """Places left in the batch; detached requests and reservations hold theirs."""
+        """Free places in the batch; detached requests and reservations hold theirs."""
         taken = len(self._batch) + self._detached_requests + len(self._reservations)
         return self.limits.max_num_seqs - taken
 
     def load(self, instance_id: InstanceId, *, terminating: bool = False) -> InstanceLoad:
         """Report the load. Detached requests still count as running: they hold memory.
 
-        `prefill_backlog_tokens` counts what running and waiting requests must still compute
-        before their next token comes out, decodes left out.
+        `prefill_backlog_tokens` counts what running and waiting requests must still compute before
+        their next token, decodes left out.
         """
         running = [0] * self.limits.classes
         backlog = 0
@@ -188,7 +188,7 @@ class Roster:
     # --- the batch -------------------------------------------------------------------------
 
     def _admit_one(self) -> EngineRequest | None:
-        """Move the head of the line into the batch if a slot and all its blocks are free."""
+        """Admit the head of the line if a slot and all its blocks are free."""
         request = self._waiting.head()
         if request is None or self.free_slots <= 0:
             return None
@@ -221,7 +221,7 @@ class Roster:
     # --- migration -------------------------------------------------------------------------
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
-        """Grow a migration's reservation to `n_blocks` in all; False when memory is short.
+        """Grow a migration's reservation to `n_blocks` in total; False when memory is short.
 
         A reservation also holds a slot of the batch, so that its request can always be attached.
         """
@@ -239,7 +239,7 @@ class Roster:
         return self._reservations.get(migration_id, [])
 
     def free_reservation(self, migration_id: MigrationId) -> None:
-        """Give a reservation back; unknown ids are ignored."""
+        """Free a reservation; unknown ids are ignored."""
         self.blocks.unreserve(self._reservations.pop(migration_id, []))
 
     def attach(
@@ -254,9 +254,9 @@ class Roster:
     ) -> EngineRequest | None:
         """Turn a reservation into a running request, computed from the next step on.
 
-        The first `kv_tokens` are not computed again; what is missing, beyond the one token every
-        decode computes, is computed like a prompt. None, with the reservation freed, when it is
-        unknown or too small, the request not acceptable, or memory for the rest short.
+        The first `kv_tokens` are not recomputed; what is missing, beyond the one token every decode
+        computes, is computed like a prompt. None, with the reservation freed, when it is unknown or
+        too small, the request not acceptable, or memory for the rest short.
         """
         total = prompt_tokens + output_tokens
         needed = self.blocks.blocks_for(kv_tokens if kv_tokens == total - 1 else total)
@@ -282,7 +282,7 @@ class Roster:
         return None
 
     def detach(self, request_id: RequestId) -> bool:
-        """Ask a decoding request to leave the batch at the next step boundary, blocks kept.
+        """Detach a decoding request at the next step boundary; it keeps its blocks.
 
         False when no request of that id is decoding here.
         """
@@ -293,9 +293,9 @@ class Roster:
         return True
 
     def reattach(self, request_id: RequestId) -> bool:
-        """Put a detached request back into the batch, or drop the wish to detach it.
+        """Put a detached request back into the batch, or cancel a pending detach.
 
-        False when neither is the case.
+        False when neither applies.
         """
         request = self._requests.get(request_id)
         if request is None:

@@ -1,8 +1,8 @@
-"""Paged KV memory with a prefix cache: blocks that are shared, and keep content when they are free.
+"""Paged KV memory with a prefix cache: shared blocks that keep their content when free.
 
 The rules are those of vLLM's `BlockPool` (`vllm/v1/core/block_pool.py`, 0.32): a block with content
-that nobody uses any more is free, but goes to the far end of the queue of free blocks, its content
-lost only when it comes to the front and is handed out. Blocks without content are handed out first.
+and no user is free, but goes to the far end of the queue of free blocks; its content is lost only
+when it reaches the front and is handed out. Blocks without content are handed out first.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ Key = bytes
 
 
 class FreeQueue:
-    """Free blocks in the order in which they lose their content: the longest unused ones first."""
+    """Free blocks in the order in which they lose their content: least recently used first."""
 
     def __init__(self, blocks: Iterable[int], with_content: Container[int]) -> None:
         self._queue: OrderedDict[int, None] = OrderedDict.fromkeys(blocks)
@@ -29,9 +29,10 @@ class FreeQueue:
         return [self._queue.popitem(last=False)[0] for _ in range(n_blocks)]
 
     def put(self, blocks: Sequence[int]) -> None:
-        """Take a request's blocks back: its last ones are to go first, for fewer begin with them.
+        """Take a request's blocks back: its last ones are reused first, for fewer prompts share
+        them.
 
-        What has no content goes to the front, before all others.
+        Blocks without content go to the front, before all others.
         """
         for block in reversed(blocks):
             if block in self._with_content:
@@ -49,13 +50,13 @@ class FreeQueue:
 class SharedBlocks(BlockAllocator):
     """Blocks that several requests may hold at once; they count as allocated once (INV-3).
 
-    `find`, `share` and `keep` are the cache: what is kept under a key is found by it until the
+    `find`, `share` and `keep` are the cache: content kept under a key is found by it until the
     block is handed out for something else.
     """
 
     def __init__(self, total_blocks: int, block_tokens: int) -> None:
         self._key_of: dict[int, Key] = {}
-        # Requests that compute the same content at the same time keep a block each.
+        # Requests that compute the same content at the same time keep one block each.
         self._blocks_of: dict[Key, list[int]] = {}
         self._holders = [0] * max(0, total_blocks)
         super().__init__(
@@ -68,7 +69,7 @@ class SharedBlocks(BlockAllocator):
         return self._holders[block]
 
     def find(self, keys: Iterable[Key]) -> list[int]:
-        """Find the blocks with the longest beginning of this content."""
+        """Find the blocks with the longest prefix of this content."""
         found = []
         for key in keys:
             blocks = self._blocks_of.get(key)
@@ -78,7 +79,7 @@ class SharedBlocks(BlockAllocator):
         return found
 
     def share(self, blocks: Sequence[int]) -> None:
-        """Let one more request hold blocks that were just found; free ones stop being free."""
+        """Add a holder to blocks that were just found; free ones are no longer free."""
         idle = [block for block in blocks if not self._holders[block]]
         for block in idle:
             self._queue.remove(block)
@@ -87,15 +88,15 @@ class SharedBlocks(BlockAllocator):
             self._holders[block] += 1
 
     def keep(self, blocks: Sequence[int], keys: Sequence[Key]) -> None:
-        """Note the content of blocks that are held; each has one content while it is held."""
+        """Record the content of held blocks; each has one content while it is held."""
         for block, key in zip(blocks, keys, strict=True):
-            assert self._holders[block], f"block {block} is nobody's: it has no content to keep"
+            assert self._holders[block], f"block {block} is not held: it has no content to keep"
             if block not in self._key_of:
                 self._key_of[block] = key
                 self._blocks_of.setdefault(key, []).append(block)
 
     def allocate(self, n_blocks: int) -> list[int] | None:
-        """See BlockAllocator; whatever content the blocks had is lost."""
+        """See BlockAllocator; any content of the blocks is lost."""
         taken = super().allocate(n_blocks)
         self._forget(taken or ())
         for block in taken or ():
@@ -104,7 +105,7 @@ class SharedBlocks(BlockAllocator):
         return taken
 
     def reserve(self, n_blocks: int) -> list[int] | None:
-        """See BlockAllocator; whatever content the blocks had is lost."""
+        """See BlockAllocator; any content of the blocks is lost."""
         taken = super().reserve(n_blocks)
         self._forget(taken or ())
         return taken
@@ -116,11 +117,11 @@ class SharedBlocks(BlockAllocator):
             self._holders[block] = 1
 
     def free(self, blocks: Sequence[int]) -> None:
-        """One holder less for each; what nobody holds is free, its content not yet lost."""
+        """Remove a holder from each; an unheld block is free, its content not yet lost."""
         idle = []
         for block in blocks:
             if self._holders[block] <= 0:
-                raise RuntimeError(f"block {block} is given back, but nobody holds it")
+                raise RuntimeError(f"block {block} is freed, but not held")
             self._holders[block] -= 1
             if not self._holders[block]:
                 idle.append(block)

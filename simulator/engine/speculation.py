@@ -1,9 +1,9 @@
 """Speculative decoding: a step yields as many tokens as were guessed right, and one more.
 
-Beside the usual token of every decoding request, a step computes some that a small model (or a look
-at what came before) guessed to follow. It keeps those before the first wrong one, and the token the
-model itself puts there. If each guess is right with probability a, k of them make a step yield
-(1 - a^(k+1)) / (1 - a) tokens on average.
+Beside the regular token of every decoding request, a step computes some that a small model (or a
+lookup in the earlier text) guessed to follow. It keeps those before the first wrong one, and the
+token the model itself puts there. If each guess is right with probability a, k of them make a step
+yield (1 - a^(k+1)) / (1 - a) tokens on average.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from simulator.streams import stream
 _DRAWN_AT_ONCE = 256
 _COUNTED_AT_ONCE = 1 << 20
 MOST_GUESSES = 255
-"""How many `Guesses.all_right` counts: in a byte each."""
+"""The largest count of `Guesses.all_right`: each takes a byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """How many tokens are guessed, how often a guess is right, and what guessing takes.
+    """How many tokens are guessed, how often a guess is right, and the cost of guessing.
 
     `draft_ns` is the time in which one token is guessed for each request of a batch; tokens are
-    guessed one after the other. Raises ValueError for what makes no sense.
+    guessed one after the other. Raises ValueError for inconsistent values.
     """
 
     draft_tokens: int
@@ -35,18 +35,18 @@ class Speculation:
 
     def __post_init__(self) -> None:
         if self.draft_tokens < 1 or self.draft_ns < 0:
-            raise ValueError("speculation guesses one token or more, in no negative time")
+            raise ValueError("speculation needs at least one draft token and a time of 0 or more")
         if not 0.0 <= self.acceptance <= 1.0:
             raise ValueError(f"acceptance must be within [0, 1], not {self.acceptance}")
 
     @property
     def tokens_per_step(self) -> float:
-        """How many tokens a step yields for a request, on average."""
+        """Return how many tokens a step yields per request, on average."""
         return sum(self.acceptance**guessed for guessed in range(self.draft_tokens + 1))
 
     @property
     def drafting_ns(self) -> int:
-        """What guessing takes in a step."""
+        """Return the time for guessing in a step."""
         return self.draft_ns * self.draft_tokens
 
     def step_ns(
@@ -67,10 +67,10 @@ class Speculation:
 
 
 class Guesses:
-    """Says which guesses are right, for all instances of a fleet.
+    """Decides which guesses are right, for all instances of a fleet.
 
-    That is drawn once for each position of each request's output, from a stream of its own: it
-    depends neither on where a request runs, nor on what else runs there.
+    That is drawn once per position of each request's output, from a separate stream: it depends
+    neither on where a request runs, nor on what else runs there.
     """
 
     def __init__(self, speculation: Speculation, seed: int) -> None:
@@ -87,9 +87,9 @@ class Guesses:
         return most
 
     def all_right(self, outputs: Iterable[tuple[RequestId, int]]) -> bytearray:
-        """Say what `right` says of every position of requests' outputs, of so many tokens each.
+        """Return `right` for every position of requests' outputs, of so many tokens each.
 
-        One byte a token, one request after the other; no guess past the end of its output counts.
+        One byte per token, one request after the other; no guess past the end of its output counts.
         Raises ValueError where a count would not fit in a byte.
         """
         most = self.speculation.draft_tokens
@@ -104,7 +104,7 @@ class Guesses:
         return right
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop what was drawn for a request; drawn again, it would be the same."""
+        """Drop the draws of a request; drawn again, they would be the same."""
         self._drawn.pop(request_id, None)
 
     def _is_right(self, request_id: RequestId, position: int) -> bool:
@@ -120,9 +120,9 @@ class Guesses:
 
 
 def _count_in_a_row(right: np.ndarray[tuple[int], np.dtype[np.uint8]], most: int) -> None:
-    """Put in the place of each 1 how many there are in a row from there on, or `most`.
+    """Replace each 1 by the number of consecutive 1s from there on, or `most`.
 
-    The last must be a 0. Part by part, for there may be hundreds of millions.
+    The last must be a 0. Done in parts, since there may be hundreds of millions.
     """
     for _ in range(most - 1):
         for start in range(0, len(right) - 1, _COUNTED_AT_ONCE):

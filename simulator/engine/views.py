@@ -1,4 +1,4 @@
-"""An engine model as llumlets see it: what both emulated and simulated instances show of theirs."""
+"""An engine model as llumlets see it, for emulated and simulated instances alike."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from simulator.engine.roster import Roster
 def request_views(
     roster: Roster, stays: Callable[[RequestId], bool] = lambda _: False
 ) -> Sequence[RequestView]:
-    """List the requests here. Those that `stays` names, or that are about to leave, do not move."""
+    """List the requests here. Those that `stays` names, or that are about to leave, cannot move."""
     return [
         RequestView(
             request_id=request.request_id,
@@ -35,9 +35,9 @@ def decoded_kv_tokens(roster: Roster, request_id: RequestId) -> int | None:
 
 
 def requeueable(roster: Roster, request_id: RequestId) -> bool:
-    """Say whether a request could still begin elsewhere: it is queued, and has no output.
+    """Whether a request could still start elsewhere: it is queued, and has no output.
 
-    A preempted request waits on: it has outputs, and is migrated once it runs again.
+    A preempted request keeps waiting: it has outputs, and is migrated once it runs again.
     """
     request = roster.get(request_id)
     return request is not None and request.place is Place.QUEUED and not request.output_tokens

@@ -1,4 +1,4 @@
-"""Who waits for an engine: one first-come-first-served queue a class, most urgent class first."""
+"""The waiting requests of an engine: one FIFO queue per class, most urgent class first."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class WaitingLine:
             yield from queue.values()
 
     def counts(self) -> tuple[int, ...]:
-        """How many wait in each class."""
+        """The number waiting in each class."""
         return tuple(len(queue) for queue in self._queues)
 
     def head(self) -> EngineRequest | None:
@@ -40,5 +40,5 @@ class WaitingLine:
         self._queues[request.class_index].move_to_end(request.request_id, last=False)
 
     def remove(self, request: EngineRequest) -> None:
-        """Take a request out; raises KeyError when it does not wait."""
+        """Remove a request; raises KeyError when it does not wait."""
         del self._queues[request.class_index][request.request_id]

@@ -1,8 +1,8 @@
-"""A fleet in virtual time: requests come in at the front, and everything else follows.
+"""A fleet in virtual time: requests arrive at the front, and everything else follows.
 
 What the real fleet does between its frontend and its llumlets (`llumnix/fleet/fleet.py`) is done
-here in the same order: requests wait in the same queue, reports come at an interval, the queue is
-offered to the scheduler whenever one came in, and now and then there is a rebalance. Every decision
+here in the same order: requests wait in the same queue, reports arrive at an interval, the queue is
+offered to the scheduler after each report, and the fleet is rebalanced periodically. Every decision
 is the scheduler's, and every migration is carried out by the llumlets.
 """
 
@@ -32,10 +32,10 @@ from simulator.workload.request import TraceRequest
 
 
 def check_prefixes(config: SimulatorConfig, requests: Sequence[TraceRequest]) -> None:
-    """Raise ValueError for a prefix cache where nothing is known of any prompt."""
+    """Raise ValueError for a prefix cache where the workload tells nothing about its prompts."""
     if config.prefix_caching and not any(one.prompt_blocks for one in requests):
         raise ValueError(
-            "prefix_caching has no effect: this workload does not tell which prompts begin "
+            "prefix_caching has no effect: this workload does not say which prompts begin "
             "alike (traces of Mooncake and Qwen-Bailian do)"
         )
 
@@ -78,7 +78,7 @@ class SimulatedFleet(VirtualFleet[SimulatedInstance]):
         while self._open and self.events.advance():
             if progress is not None and not self.events.done % 4096:
                 progress(len(lives) - self._open)
-        assert not self._open, f"{self._open} requests never ended: nothing is left to happen"
+        assert not self._open, f"{self._open} requests never ended: no event is left"
         return lives
 
     @property
@@ -123,7 +123,7 @@ class SimulatedFleet(VirtualFleet[SimulatedInstance]):
         return life
 
     def _requeue(self, life: Life) -> None:
-        """Have a request wait at the front door again."""
+        """Put a request back in the queue at the front door."""
         self.scheduler.forget(RequestId(life.request_id))
         life.fate = Fate.WAITING
         life.instance_id = None

@@ -1,7 +1,7 @@
-"""The front door of a simulated fleet: requests come in, wait in the queue, and are placed.
+"""The front door of a simulated fleet: requests arrive, wait in the queue, and are placed.
 
-One door for both fleets in virtual time. `policies.queue` says who is served next; whether an
-instance has room, and what sending a request there takes, is the fleet's to say.
+One door for both fleets in virtual time. `policies.queue` decides who is served next; the fleet
+decides whether an instance has room, and carries out the placement.
 """
 
 from typing import Generic, Protocol, TypeVar
@@ -20,19 +20,19 @@ class DoorHost(Protocol[Asked, Placement]):
     """The fleet behind the door."""
 
     def dispatch_request(self, request: Asked) -> DispatchRequest:
-        """Say what the scheduler may know of a request now."""
+        """Return what the scheduler may know of a request now."""
 
     def number(self, request: Asked) -> int:
-        """Give its number in the workload, which decides between requests of one moment."""
+        """Return its number in the workload, which orders requests that arrive at once."""
 
     def tokens_at_end(self, request: Asked) -> int:
         """Count the tokens of its prompt and all of its output."""
 
     def place(self, request: Asked) -> Placement | None:
-        """Decide where it goes; None while it has to wait."""
+        """Decide where it goes; None while it must wait."""
 
     def settle(self, request: Asked, placement: Placement) -> None:
-        """Carry out what was decided."""
+        """Carry out the decision."""
 
     def reject(self, request: Asked, why: Rejection, reason: str) -> None:
         """End a request that is not served."""
@@ -56,7 +56,7 @@ class FrontDoor(Generic[Request, Placement]):
         self._host = host
 
     def arrive(self, request: Request) -> None:
-        """Take in a newcomer: place it, let it wait, or turn it away."""
+        """Take in a new request: place it, let it wait, or reject it."""
         needed = self._host.tokens_at_end(request)
         if needed > self._capacity_tokens:
             reason = f"{needed} tokens never fit in {self._capacity_tokens}"
@@ -69,12 +69,12 @@ class FrontDoor(Generic[Request, Placement]):
         self._queue.offer(self._host.place, self._host.settle)
         if self._queue.turns_away(ticket):
             self._queue.leave(ticket)
-            reason = f"{self._queue.limit} requests are waiting already"
+            reason = f"{self._queue.limit} requests are already waiting"
             self._host.reject(request, Rejection.QUEUE_FULL, reason)
         self.end(ticket)
 
     def requeue(self, request: Request) -> None:
-        """Have a request wait again that was admitted long ago, and is never turned away."""
+        """Queue a request again that was admitted before, and is never rejected."""
         self.begin()
         ticket = self._queue.join(
             request, self._host.dispatch_request(request), self._host.number(request)
@@ -99,7 +99,7 @@ class FrontDoor(Generic[Request, Placement]):
         return [ticket.request.prompt_tokens for ticket in self._queue.first(count) or ()]
 
     def begin(self) -> None:
-        """Learn what happened to the queue elsewhere; here, nothing does."""
+        """Note what happened to the queue elsewhere; here, nothing does."""
 
     def end(self, joined: Ticket[Request] | None = None) -> None:
-        """Tell others how the queue stands, of which one may have joined; here, none ask."""
+        """Publish the queue's state, which one request may have joined; here, nobody asks."""

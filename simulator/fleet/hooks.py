@@ -17,8 +17,8 @@ class SimulatedHooks(DirectMemory):
     """`migration.engine.EngineHooks` over an engine model.
 
     `changed` is called when there may be something to compute again; `requeued` for a queued
-    request sent back to the frontend; `attached` for one that has moved here. `prompt_blocks` tells
-    what its prompt is made of.
+    request sent back to the frontend; `attached` for one that has moved here. `prompt_blocks`
+    returns what its prompt is made of.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SimulatedHooks(DirectMemory):
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
-        raise AssertionError("a simulated network asks for no bytes")
+        raise AssertionError("a simulated network needs no bytes")
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
         """See EngineHooks."""
@@ -118,7 +118,7 @@ class SimulatedHooks(DirectMemory):
 
 
 def state_of(request: EngineRequest) -> RequestState:
-    """Sum a detached request up; of its tokens, only how many there are is true."""
+    """Summarise a detached request; of its tokens, only the number is true."""
     return RequestState(
         request_id=request.request_id,
         class_index=request.class_index,

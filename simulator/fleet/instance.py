@@ -25,9 +25,9 @@ PER_MILLE = 1000
 class InstanceShape:
     """What every instance of a fleet is like. `slowdown_per_mille`: of a step beside a copy.
 
-    `guesses` is shared by all: with it, instances decode speculatively. With `schedules_ahead`, a
-    step is made up when the one before begins: who arrives later is not in it. Raises ValueError
-    where a full batch with its guesses is more than a step computes.
+    All instances share `guesses`; with it, they decode speculatively. With `schedules_ahead`, a
+    step is planned when the one before begins: later arrivals are not in it. Raises ValueError
+    where a full batch with its guesses exceeds a step's budget.
     """
 
     limits: EngineLimits
@@ -43,10 +43,10 @@ class InstanceShape:
 
 
 class InstanceOwner(Protocol):
-    """Whom an instance tells what becomes of its requests: the fleet."""
+    """The fleet, which an instance tells what becomes of its requests."""
 
     def life(self, request_id: RequestId) -> Life:
-        """Look a request up."""
+        """Look up a request."""
 
     def ended(self, life: Life) -> None:
         """A request finished."""
@@ -55,7 +55,7 @@ class InstanceOwner(Protocol):
         """A queued request was sent back to the frontend."""
 
     def pump(self, instance: "SimulatedInstance") -> None:
-        """Carry out what the instance's llumlet wants."""
+        """Carry out the effects of the instance's llumlet."""
 
 
 class SimulatedInstance:
@@ -67,7 +67,7 @@ class SimulatedInstance:
         shape: InstanceShape,
         migration: MigrationConfig,
         events: EventQueue,
-        ward: InstanceOwner,
+        owner: InstanceOwner,
     ) -> None:
         self.instance_id = instance_id
         self.shape = shape
@@ -81,14 +81,14 @@ class SimulatedInstance:
             instance_id,
             shape.layout,
             self.wake,
-            ward.requeued,
+            owner.requeued,
             self._attached,
-            lambda request_id: ward.life(request_id).request.prompt_blocks,
+            lambda request_id: owner.life(request_id).request.prompt_blocks,
         )
         self.llumlet = Llumlet(self.hooks, migration, instance_id, lambda: events.now_s)
         self.new_ids: list[RequestId] = []
         self._events = events
-        self._ward = ward
+        self._owner = owner
         self._step: Event | None = None
         self._woken = False
         self._just_come: list[Life] = []
@@ -97,9 +97,9 @@ class SimulatedInstance:
         self._detached: list[EngineRequest] = []
 
     def submit(self, life: Life) -> None:
-        """Queue a request; one that has tokens already computes them again."""
+        """Queue a request; one that has tokens already recomputes them."""
         request_id = RequestId(life.request_id)
-        if self.engine.cancel(request_id):  # left over from a migration nobody answered
+        if self.engine.cancel(request_id):  # left over from a migration that was never answered
             self.llumlet.gone(request_id, Gone.CANCELLED)
         life.instance_id = self.instance_id
         self._just_come.append(life)
@@ -108,28 +108,28 @@ class SimulatedInstance:
             self.wake()
 
     def load_at(self, now_s: float) -> InstanceLoad:
-        """Report the load, as of a moment."""
+        """Report the load, as of a given time."""
         return replace(self.llumlet.load(), reported_at_s=now_s)
 
     def wake(self) -> None:
-        """Go on computing, if there is anything to compute and no step is under way."""
+        """Resume computing, if there is anything to compute and no step is under way."""
         if self.alive and self._step is None and not self._woken:
             self._woken = True
             self._events.after(0, Priority.STEP, self._begin_step)
 
     def die(self) -> list[Life]:
-        """Stop at once; gives the requests that were here."""
+        """Stop at once; return the requests that were here."""
         self.alive = False
         if self._step is not None:
             self._step.cancel()
-        here = [self._ward.life(request.request_id) for request in self.engine.requests()]
+        here = [self._owner.life(request.request_id) for request in self.engine.requests()]
         return [*here, *self._just_come]
 
     # --- EngineHost ---
 
     def produced(self, request: EngineRequest) -> bool:
         """See EngineHost."""
-        life = self._ward.life(request.request_id)
+        life = self._owner.life(request.request_id)
         ended = life.token(self._events.now_ns)
         if ended:
             self._finished.append(life)
@@ -137,7 +137,7 @@ class SimulatedInstance:
 
     def preempted(self, request: EngineRequest) -> None:
         """See EngineHost."""
-        life = self._ward.life(request.request_id)
+        life = self._owner.life(request.request_id)
         life.preemptions += 1
         life.preempted_ns = self._events.now_ns
         self._gone.append((request.request_id, Gone.PREEMPTED))
@@ -175,7 +175,7 @@ class SimulatedInstance:
         self._tell()
 
     def _queue_who_came(self) -> None:
-        """Queue those who came since, in order; from now on reports know of them."""
+        """Queue the requests that arrived since, in order; from now on reports include them."""
         for life in self._just_come:
             request, request_id = life.request, RequestId(life.request_id)
             self.new_ids.append(request_id)
@@ -189,25 +189,25 @@ class SimulatedInstance:
         self._just_come = []
 
     def _cost_ns(self, plan: StepPlan) -> int:
-        """What a step costs; while KV is copied from or to here, a little more."""
+        """The cost of a step; while KV is copied from or to here, a little more."""
         if not self.copies:
             return plan.cost_ns
         return plan.cost_ns + plan.cost_ns * self.shape.slowdown_per_mille // PER_MILLE
 
     def _note_admissions(self, plan: StepPlan, cost_ns: int) -> None:
         for chunk in plan.prefills:
-            life = self._ward.life(chunk.request.request_id)
+            life = self._owner.life(chunk.request.request_id)
             if not life.admitted_ns:
                 life.admitted_ns = self._events.now_ns
                 life.cached_tokens = chunk.request.cached_tokens
         if plan.prefills and plan.decodes:
             alone_ns = self.engine.decodes_ns(plan.decodes)
             for request in plan.decodes:
-                life = self._ward.life(request.request_id)
+                life = self._owner.life(request.request_id)
                 life.prefill_interference_ns += cost_ns - alone_ns
 
     def _tell(self) -> None:
-        """Pass on what the engine said meanwhile; it may not be called back while it says it."""
+        """Pass on the engine's notices once it has returned: it must not be called back earlier."""
         gone, self._gone = self._gone, []
         detached, self._detached = self._detached, []
         finished, self._finished = self._finished, []
@@ -216,11 +216,11 @@ class SimulatedInstance:
         for request in detached:
             self.llumlet.detached(request.request_id, state_of(request))
         for life in finished:
-            self._ward.ended(life)
-        self._ward.pump(self)
+            self._owner.ended(life)
+        self._owner.pump(self)
 
     def _attached(self, request_id: RequestId, migration_id: MigrationId) -> None:
-        life = self._ward.life(request_id)
+        life = self._owner.life(request_id)
         life.instance_id = self.instance_id
         self.new_ids.append(request_id)
         move = life.moves[-1] if life.moves else None

@@ -1,4 +1,4 @@
-"""The life of one simulated request: when what happened, and what delayed it. Times are in ns."""
+"""The life of one simulated request: what happened when, and what delayed it. Times are in ns."""
 
 import enum
 from dataclasses import dataclass, field

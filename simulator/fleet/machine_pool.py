@@ -1,4 +1,4 @@
-"""The machines of a fleet that is scaled: how many there are to be, and what becomes of each."""
+"""The machines of a scaled fleet: the target number, and what becomes of each."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from simulator.fleet.options import Outage, SimulatorConfig
 class MachinePool:
     """All machines there ever were, in the order in which they were ordered.
 
-    Those `starting` take no requests yet, those `draining` none any more; times are in ns. One
-    whose instance dies is held on where the instance will be back, and returned otherwise.
+    Those `starting` accept no requests yet, those `draining` no longer; times are in ns. A machine
+    whose instance dies is kept if the instance will be back, and returned otherwise.
     """
 
     def __init__(self, config: SimulatorConfig, scheduler: SchedulerConfig) -> None:
@@ -34,7 +34,7 @@ class MachinePool:
     def decide(
         self, snapshot: FleetSnapshot, held_requests: int, held_tokens: int, now_s: float
     ) -> ScalingDecision | None:
-        """Say whether to order a machine or to drain one; the snapshot's ledger is filled in."""
+        """Decide whether to order or drain a machine; the snapshot's ledger is filled in."""
         view = ScalingView(
             snapshot, self._headroom_tokens, len(self.starting), held_requests, held_tokens
         )
@@ -55,13 +55,13 @@ class MachinePool:
         return machine
 
     def give_back(self, name: InstanceId, now_ns: int) -> None:
-        """Enter that a machine is returned."""
+        """Record that a machine is returned."""
         self.draining.discard(name)
         machine = next(one for one in self.machines if one.instance_id == name)
         machine.returned_ns = now_ns
 
     def died(self, outage: Outage, now_ns: int) -> Outage:
-        """Enter that an instance dies; one that was to go anyway does not come back."""
+        """Record that an instance died; one that was to go anyway does not come back."""
         name = outage.instance_id
         if name in self.draining:
             outage = dataclasses.replace(outage, down_s=None)

@@ -11,7 +11,7 @@ from policies.types import InstanceId
 class Machine:
     """What an instance runs on: held from its order on, until it is returned (never, if None).
 
-    `ready_ns` is when it took requests first; None while it is starting. Times are in ns.
+    `ready_ns` is when it first accepted requests; None while it is starting. Times are in ns.
     """
 
     instance_id: InstanceId
@@ -20,14 +20,14 @@ class Machine:
     returned_ns: int | None = None
 
     def held_ns(self, end_ns: int) -> int:
-        """Say for how long it was held, until some moment."""
+        """Return for how long it was held, up to a given time."""
         until_ns = end_ns if self.returned_ns is None else min(self.returned_ns, end_ns)
         return max(0, until_ns - self.ordered_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A fleet's size from a moment on: machines held, and those of them that have started."""
+    """A fleet's size from a given time on: machines held, and those of them that have started."""
 
     at_ns: int
     held: int
@@ -35,7 +35,7 @@ class Size:
 
 
 def sizes(machines: Sequence[Machine], end_ns: int) -> list[Size]:
-    """List the sizes a fleet had, one for each moment at which it changed, until some moment."""
+    """List the sizes a fleet had, one per change, up to a given time."""
     steps: Counter[int] = Counter()
     starts: Counter[int] = Counter()
     for machine in machines:
@@ -56,5 +56,5 @@ def sizes(machines: Sequence[Machine], end_ns: int) -> list[Size]:
 
 
 def held_ns(machines: Sequence[Machine], end_ns: int) -> int:
-    """Sum up for how long machines were held, until some moment."""
+    """Sum up for how long machines were held, up to a given time."""
     return sum(machine.held_ns(end_ns) for machine in machines)

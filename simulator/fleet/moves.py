@@ -1,4 +1,4 @@
-"""The books of migrations: what was ordered, what the llumlets said of it, whose life it is in."""
+"""The records of migrations: what was ordered, and what the llumlets reported."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from simulator.events import EventQueue
 from simulator.fleet.life import Fate, Life, MoveRecord
 
 _PORT = 1
-"""Peers need an address; in virtual time nobody looks at it."""
+"""Peers need an address; virtual time never uses it."""
 
 
 class Moves:
@@ -27,7 +27,7 @@ class Moves:
         self._given = 0
 
     def order(self, order: MigrateOrder) -> MigrateOut:
-        """Enter an order of the scheduler; gives what the source's llumlet is to be told."""
+        """Enter an order of the scheduler; return the order for the source's llumlet."""
         self._given += 1
         migration_id = MigrationId(f"migration-{self._given}")
         self._orders[migration_id] = order
@@ -35,7 +35,7 @@ class Moves:
         return MigrateOut(migration_id, destination, None, order.max_context_tokens, order.reason)
 
     def heard(self, event: MigrationEvent) -> Life | None:
-        """Take in what a llumlet tells; gives the request that nobody has any more, if any."""
+        """Take in a llumlet's event; return the request that no instance has any more, if any."""
         now_ns = self._events.now_ns
         self.log.append((now_ns, event))
         life = self._lives.get(RequestId(event.request_id))
@@ -69,7 +69,7 @@ class Moves:
 
 
 def _settle(life: Life, event: MigrationEvent) -> None:
-    """Keep the moves that came to something, with what they took."""
+    """Keep the completed moves, with their durations."""
     move = next((one for one in life.moves if one.migration_id == event.migration_id), None)
     if move is None:
         return

@@ -1,7 +1,7 @@
-"""Links between instances: bytes take time, and whoever sends at once shares the bandwidth.
+"""Links between instances: bytes take time, and concurrent senders share the bandwidth.
 
-Every instance has one port, of equal speed in both directions. A flow goes at its fair share of the
-fuller of its two ports; whenever a flow begins or ends, the others' speeds are set anew. All
+Every instance has one port, of equal speed in both directions. A flow gets its fair share of the
+busier of its two ports; whenever a flow begins or ends, the others' speeds are recomputed. All
 arithmetic is in integers (billionths of a byte), so nothing is lost when a flow is cut in pieces.
 """
 
@@ -28,11 +28,11 @@ class Flow:
 
 
 class Network:
-    """All flows of a fleet. `latency_ns` is what any message takes, however small."""
+    """All flows of a fleet. `latency_ns` is the delay of any message, however small."""
 
     def __init__(self, events: EventQueue, bytes_per_s: int, latency_ns: int) -> None:
         if bytes_per_s < 1 or latency_ns < 0:
-            raise ValueError("a link needs a speed of 1 byte/s or more, and no negative latency")
+            raise ValueError("a link needs a speed of at least 1 byte/s and a latency of 0 or more")
         self._events = events
         self._bytes_per_s = bytes_per_s
         self._latency_ns = latency_ns
@@ -56,7 +56,7 @@ class Network:
         return flow
 
     def cut(self, flow: Flow) -> None:
-        """Send no more of a flow; one that has arrived is left alone."""
+        """Stop sending a flow; one that has arrived is left alone."""
         if flow in self._flows:
             self._drop(flow)
             self._share()

@@ -1,9 +1,9 @@
 """A fleet in virtual time whose size follows its load.
 
-When a machine is ordered or given back is decided by `policies.scaling`, at every rebalance. What
-that takes is done here: a new instance takes requests only when it has started; one to be given
-back is drained by its llumlet, as any instance is (what is queued there goes back to the front, the
-rebalance moves what runs), and stops when it is empty.
+`policies.scaling` decides when a machine is ordered or given back, at every rebalance. The decision
+is carried out here: a new instance accepts requests only when it has started; one to be given back
+is drained by its llumlet, as any instance is (queued requests go back to the front, the rebalance
+moves the running ones), and stops when it is empty.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class ScaledFleet(SimulatedFleet):
 
     @property
     def machines(self) -> Sequence[Machine]:
-        """List all there ever were."""
+        """List every instance there ever was."""
         return self.pool.machines
 
     def _rebalance(self) -> None:
@@ -72,7 +72,7 @@ class ScaledFleet(SimulatedFleet):
                 self._drain(instance_id)
 
     def _drain(self, name: InstanceId) -> None:
-        """Have an instance empty itself; from now on the scheduler sends it nothing."""
+        """Drain an instance; from now on the scheduler sends no request to it."""
         self.pool.draining.add(name)
         self._loads[name] = dataclasses.replace(self._loads[name], terminating=True)
         self._snapshot = None
@@ -82,6 +82,6 @@ class ScaledFleet(SimulatedFleet):
 
 
 def _empty(instance: SimulatedInstance) -> bool:
-    """Say whether nobody is here, on the way here, or on the way out."""
+    """Whether no request is here, on the way here, or on the way out."""
     llumlet = instance.llumlet
     return not (instance.engine.requests() or len(llumlet.departures) or len(llumlet.arrivals))

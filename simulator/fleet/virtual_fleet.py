@@ -1,4 +1,4 @@
-"""What every fleet in virtual time is made of, however it walks its steps.
+"""What every fleet in virtual time consists of, however it advances its engines.
 
 A scheduler, instances with llumlets, the network between them, and outages. `fleet` walks engines
 step by step; `simulator.kernel` keeps them in columns.
@@ -28,7 +28,7 @@ Kind = TypeVar("Kind", bound=Wired)
 
 @dataclass(frozen=True, slots=True)
 class FleetSample:
-    """The fleet at a moment: freeness in decode steps and KV in use, by instance."""
+    """The fleet at one time: freeness in decode steps and KV in use, by instance."""
 
     at_s: float
     ids: tuple[InstanceId, ...]
@@ -39,9 +39,9 @@ class FleetSample:
 class VirtualFleet(ABC, Generic[Kind]):
     """Serves one workload; make a new one for another run. Equal arguments give equal lives.
 
-    `looks` may be set to a list before the run, which is then filled at every rebalance.
+    `looks` may be set to a list before the run, which then gets a sample at every rebalance.
     `walked_instead` says why the faster kernels refused this fleet, if they were asked. Raises
-    ValueError for an outage of an instance that is not there.
+    ValueError for an outage of an unknown instance.
     """
 
     moves: Moves
@@ -71,10 +71,11 @@ class VirtualFleet(ABC, Generic[Kind]):
     def run(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> list[Life]:
-        """Serve a workload to its end; gives the requests' lives in the workload's order.
+        """Serve a workload to its end; return the requests' lives in the workload's order.
 
-        `progress` is told now and then how many requests have ended. Raises ValueError for a
-        request of an unknown class, and for a prefix cache where nothing is known of any prompt.
+        `progress` is called periodically with the number of requests that have ended. Raises
+        ValueError for a request of an unknown class, and for a prefix cache where nothing is known
+        of any prompt.
         """
 
     @property
@@ -83,17 +84,17 @@ class VirtualFleet(ABC, Generic[Kind]):
         """Count the requests that are at an instance now."""
 
     def instances(self) -> dict[InstanceId, Kind]:
-        """List the instances alive."""
+        """List the live instances."""
         return self.wiring.instances
 
     @abstractmethod
     def _restart(self, life: Life) -> None:
-        """Have a request computed anew somewhere, its outputs included."""
+        """Recompute a request at some instance, its outputs included."""
 
     # --- migrations ---
 
     def _move(self, fleet: FleetSnapshot) -> None:
-        """Have the scheduler order migrations, and tell their sources of them."""
+        """Let the scheduler order migrations, and send the orders to their sources."""
         if self.looks is not None:
             freeness = self.scheduler.freeness(fleet).tolist()
             kv_tokens = fleet.physical_tokens.tolist()
@@ -134,7 +135,7 @@ class VirtualFleet(ABC, Generic[Kind]):
 
     @abstractmethod
     def _take_down(self, instance: Kind) -> list[Life]:
-        """Have an instance exist no longer; gives the requests that were running there."""
+        """Remove an instance; return the requests that were running there."""
 
     @abstractmethod
     def _start(self, name: InstanceId, after_ns: int = 0) -> None:

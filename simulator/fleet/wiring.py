@@ -51,13 +51,13 @@ class Shipment:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Names the connection a question came by: only its asker hears the answer."""
+    """Identifies the connection a question came by: only its asker gets the answer."""
 
     asker: InstanceId
 
 
 class Wiring(Generic[W]):
-    """Carries out what llumlets want. `announced` is told of migrations that start or end."""
+    """Carries out the llumlets' effects. `announced` is called for migrations that start or end."""
 
     def __init__(
         self, events: EventQueue, network: Network, announced: Callable[[MigrationEvent], None]
@@ -70,7 +70,7 @@ class Wiring(Generic[W]):
         self._shipments: list[Shipment] = []
 
     def pump(self, instance: Wired) -> None:
-        """Carry out all that an instance's llumlet wants now."""
+        """Carry out all pending effects of an instance's llumlet."""
         for effect in instance.llumlet.take_effects():
             self._carry_out(instance, effect)
         for shipment in [each for each in self._shipments if each.source is instance]:
@@ -78,7 +78,7 @@ class Wiring(Generic[W]):
                 self._end(shipment)
 
     def lose(self, instance: Wired) -> None:
-        """Take a dead instance off the network: its links break."""
+        """Remove a dead instance from the network: its links break."""
         for key in [key for key in self._timers if key[0] == instance.instance_id]:
             self._timers.pop(key).cancel()
         for shipment in list(self._shipments):

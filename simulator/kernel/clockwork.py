@@ -1,8 +1,8 @@
-"""The loop: what happens next, in a fleet that lies in columns.
+"""The event loop of a fleet laid out in columns.
 
-At one moment, as in `simulator.events`: steps, then the network and failures (which are Python's),
-arrivals, reports, decisions. Instances are brought to a moment only when something is asked of
-them; those a llumlet watches are walked step by step, so that it hears of things in their order.
+Events at one time are ordered as in `simulator.events`: steps, then the network and failures
+(handled in Python), arrivals, reports, decisions. Instances are advanced only when something is
+asked of them; those a llumlet watches are stepped one by one, so that it sees events in order.
 """
 
 from simulator.kernel.deciding import find_pairs
@@ -58,11 +58,11 @@ OF_PYTHON, STEP, ARRIVAL, REPORT, DECISION = -1, 0, 3, 4, 5
 """As in `simulator.events.Priority`."""
 
 DONE, EVENT, TELL, REBALANCE, ARRIVE, OFFER, SUBMIT, PAUSE, SCALE, DRAIN = range(10)
-"""Why `run` comes back: what Python is to do."""
+"""Why `run` returned: what Python must do next."""
 
 
 def run(s: State, python_at: int, python_priority: int) -> int:
-    """Go on until all have ended, or Python's turn comes: its next event is at `python_at`."""
+    """Run until every request has ended or Python must act: its next event is at `python_at`."""
     now = s.fleet
     for _ in range(s.fleet[PATIENCE]):
         if now[WOKEN_COUNT]:
@@ -82,7 +82,7 @@ def run(s: State, python_at: int, python_priority: int) -> int:
 
 
 def begin(s: State) -> None:
-    """Have all that were woken begin a step."""
+    """Let every instance that was woken begin a step."""
     now = s.fleet
     for at in range(now[WOKEN_COUNT]):
         i = s.ins[TO_WAKE][at]
@@ -95,7 +95,7 @@ def begin(s: State) -> None:
 
 
 def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int]:
-    """Give when the next thing happens, what it is, and which instance's step ends, or -1."""
+    """Return when the next event happens, its kind, and the instance whose step ends, or -1."""
     now = s.fleet
     at_ns, priority, what, who = python_at, python_priority, OF_PYTHON, -1
     arrived = now[ARRIVALS_DONE]
@@ -120,7 +120,7 @@ def _next(s: State, python_at: int, python_priority: int) -> tuple[int, int, int
 
 
 def _happen(s: State, at_ns: int, what: int, who: int) -> int:
-    """Do the next thing; says what Python is to do about it, or -1."""
+    """Process the next event; return what Python must do about it, or -1."""
     now = s.fleet
     if what == OF_PYTHON:
         return EVENT
@@ -144,7 +144,7 @@ def _happen(s: State, at_ns: int, what: int, who: int) -> int:
 
 
 def take_report(s: State, i: int, at_ns: int) -> int:
-    """Take in an instance's report, and place what can be placed now; says as `place` does."""
+    """Take in an instance's report, and place what now fits; return as `place` does."""
     report(s, i, at_ns)
     s.ins[REPORT_AT][i] = at_ns + s.fleet[REPORT_EVERY]
     next_report(s)
@@ -152,7 +152,7 @@ def take_report(s: State, i: int, at_ns: int) -> int:
 
 
 def rebalance(s: State, at_ns: int) -> int:
-    """Note who is to give requests away; REBALANCE if the scheduler is to be asked, or -1."""
+    """Mark the migration sources; return REBALANCE if the scheduler must be asked, or -1."""
     pairs = s.fleet[MIGRATION] and find_pairs(s, at_ns)
     return REBALANCE if pairs or s.fleet[ORDERS] or s.fleet[LOOKING] else -1
 
@@ -164,7 +164,7 @@ def _asked(code: int) -> int:
 
 
 def next_report(s: State) -> None:
-    """Find out who reports next: of several at a moment, whoever stands first."""
+    """Find which instance reports next; ties go to the first in order."""
     when, rows = s.ins[REPORT_AT], s.ins[ROW]
     best_ns, best = NEVER, -1
     for i in range(len(when)):
@@ -175,6 +175,6 @@ def next_report(s: State) -> None:
 
 
 def _end_all_by(s: State, at_ns: int) -> None:
-    """Nothing more comes in: see whether all have ended by then."""
+    """Note that nothing more arrives, and check whether every request has ended."""
     for i in range(len(s.ins[ALIVE])):
         catch_up(s, i, at_ns)

@@ -1,7 +1,7 @@
 """The columns' functions compiled by numba, where it is installed (`pip install …[fast]`).
 
-The source is the same; only the memory differs (arrays instead of lists). What was compiled is kept
-on disk, in a folder named after everything it was made of, so that no stale code is ever run.
+The source is the same, on arrays instead of lists. Compiled code is cached on disk in a folder
+named after all its inputs, so that stale code is never run.
 """
 
 import hashlib
@@ -54,11 +54,11 @@ _MODULES: tuple[ModuleType, ...] = (
     front,
     clockwork,
 )
-"""In the order in which they build on each other."""
+"""In dependency order."""
 _MAKE_ARRAYS = (columns, deciding)
-"""In all others numba need not count references, which would take longer than the work."""
+"""All others are compiled without reference counting, which would cost more than the work."""
 _INLINE = (roster, cohort, pace)
-"""Whose functions do so little that to call them would take longer."""
+"""Modules whose functions are so small that calling them would cost more than the work."""
 
 
 _DONE = "complete"
@@ -66,7 +66,7 @@ _DONE = "complete"
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What Python calls; the rest is called from these."""
+    """The entry points that Python calls; the other functions are called from these."""
 
     run: Callable[[State, int, int], int]
     place: Callable[[State, int], int]
@@ -111,13 +111,13 @@ PLAIN = Kernel(
 
 
 def available() -> bool:
-    """Say whether numba is installed."""
+    """Whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
 @cache
 def compiled() -> Kernel:
-    """Compile (a minute), or load what was compiled before. Raises ImportError without numba."""
+    """Compile (about a minute), or load from the cache. Raises ImportError without numba."""
     import numba
     from numba.extending import register_jitable
 
@@ -141,7 +141,7 @@ def compiled() -> Kernel:
 
 
 def is_compiled() -> bool:
-    """Say whether that was done before on this machine, so that it takes no minute now."""
+    """Whether the kernel is already in this machine's cache, so that compiling takes no time."""
     return compiled.cache_info().currsize > 0 or (_cache_folder() / _DONE).exists()
 
 

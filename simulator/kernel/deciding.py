@@ -1,4 +1,4 @@
-"""Decisions, by the arithmetic of `policies.columns` on what instances last reported."""
+"""Decisions by the arithmetic of `policies.columns` on the instances' last reports."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ NO_ROOM = np.iinfo(np.int64).min
 
 
 def takes_requests(s: State) -> bool:
-    """Say whether there is an instance that may be sent requests."""
+    """Whether any instance accepts requests."""
     row, rows = 0, s.col.shape[1]
     while row < rows and s.col[TERMINATING][row]:
         row += 1
@@ -48,10 +48,7 @@ def takes_requests(s: State) -> bool:
 
 
 def decide(s: State, r: int) -> int:
-    """Choose a row for a request, or HOLD: `GlobalScheduler.dispatch` for the policies it knows.
-
-    There must be one that takes requests.
-    """
+    """Choose a row, or HOLD: `GlobalScheduler.dispatch`; some instance must accept requests."""
     col = s.col
     tokens = s.req[PROMPT][r] + s.req[OUT][r]
     batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
@@ -80,7 +77,7 @@ def decide(s: State, r: int) -> int:
 
 
 def find_pairs(s: State, now_ns: int) -> bool:
-    """Note who is to give requests away, and say whether anybody is there to take them."""
+    """Mark the migration sources, and return whether any instance can take their requests."""
     col, now, real = s.col, s.fleet, s.real
     if col.shape[1] == 0:
         return False
@@ -103,7 +100,7 @@ def find_pairs(s: State, now_ns: int) -> bool:
     if not sources.any():
         return False
     if terminating.any():
-        return True  # what it may still hand on is the scheduler's to say
+        return True  # the scheduler decides what it may still hand on
     batch = col[RUNS] + col[WAITS] + col[SENT_REQUESTS]
     room_for_moves = columns.room_for_moves(source_room, head, owed)
     taking = columns.takes_moves(room_for_moves, batch, sources, real[HIGH_STEPS])

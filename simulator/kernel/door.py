@@ -1,8 +1,8 @@
-"""The front door of a fleet that lies in columns: `simulator.fleet.front_door`, and its line-up.
+"""The front door (`simulator.fleet.front_door`) of a fleet laid out in columns, and its line-up.
 
-The door says who is served next; the kernel serves those it has lined up as room appears, so that
-Python is not asked for each. Where a door decides more than an order, it has the kernel ask about
-everything (DOOR_ASKS).
+The door decides who is served next; the kernel serves those lined up as room appears, so that
+Python is not asked for each. A door that decides more than an order has the kernel ask about every
+arrival and every room (DOOR_ASKS).
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ from simulator.kernel.state import (
 from simulator.workload.request import TraceRequest
 
 LINE_UP_LENGTH = 64
-"""Requests the kernel may serve before it has to ask; few, for they are written anew often."""
+"""Requests the kernel may serve before it must ask; few, because the list is often rewritten."""
 
 
 class ColumnFleet(Protocol):
@@ -54,17 +54,17 @@ class ColumnFleet(Protocol):
     lives: Lives
     kernel: Kernel
     requests: Sequence[TraceRequest]
-    sites: dict[int, ColumnInstance]
+    instance_at: dict[int, ColumnInstance]
 
     def instances(self) -> dict[InstanceId, ColumnInstance]:
-        """List the instances alive."""
+        """List the live instances."""
 
     def snapshot(self) -> FleetSnapshot:
-        """Show the fleet as it was last reported."""
+        """Return the fleet as last reported."""
 
 
 class ColumnPlacer:
-    """Places requests, which are positions in the columns; see `DoorHost`."""
+    """Places requests, identified by their positions in the columns; see `DoorHost`."""
 
     def __init__(self, fleet: ColumnFleet) -> None:
         self._fleet = fleet
@@ -102,8 +102,8 @@ class ColumnPlacer:
             self.submit(request)
 
     def submit(self, request: int) -> None:
-        """Queue a request that was at an instance before, where something may be left of it."""
-        self._fleet.sites[int(self._fleet.state.req[SENT_TO][request]) - 1].submit(request)
+        """Queue a request at its former instance, which may still hold some of its KV."""
+        self._fleet.instance_at[int(self._fleet.state.req[SENT_TO][request]) - 1].submit(request)
 
     def reject(self, request: int, why: Rejection, reason: str) -> None:
         """See DoorHost."""
@@ -120,13 +120,13 @@ class ColumnPlacer:
             state.fleet[HELD_BACK], state.fleet[HELD_BACK_AT] = request, fleet.events.now_ns
             return WAITS_ON
         assert isinstance(decision, Dispatch), decision
-        fleet.scheduler.forget(asked.request_id)  # what is on its way stands in the columns
+        fleet.scheduler.forget(asked.request_id)  # requests on their way are counted in the columns
         row = int(state.ins[ROW][fleet.instances()[decision.instance_id].at])
         return fleet.kernel.send(state, request, row, fleet.events.now_ns)
 
 
 class LinedUpDoor(FrontDoor[int, int]):
-    """A front door that tells the kernel whom to serve next."""
+    """A front door that tells the kernel which requests to serve next."""
 
     def __init__(
         self, discipline: PolicySpec, limit: int, capacity_tokens: int, fleet: ColumnFleet
@@ -137,14 +137,14 @@ class LinedUpDoor(FrontDoor[int, int]):
         self._known_served = 0
 
     def begin(self) -> None:
-        """Learn whom the kernel has served."""
+        """Record which requests the kernel has served."""
         served = int(self._fleet.state.fleet[SERVED])
         for at in range(self._known_served, served):
             self._queue.leave(self._lined_up[at])
         self._known_served = served
 
     def end(self, joined: Ticket[int] | None = None) -> None:
-        """Line up whoever is served next."""
+        """Line up the requests to be served next."""
         state = self._fleet.state
         state.fleet[HELD] = len(self._queue)
         if state.fleet[DOOR_ASKS] or not len(self._queue) or self._still_lined_up(joined):
@@ -158,7 +158,7 @@ class LinedUpDoor(FrontDoor[int, int]):
         state.fleet[SERVED] = self._known_served = 0
 
     def _still_lined_up(self, joined: Ticket[int] | None) -> bool:
-        """Whether those lined up are still the next, in their order."""
+        """Whether the requests lined up are still the next, in order."""
         lined_up, at = self._lined_up, self._known_served
         if at >= len(lined_up) or not lined_up[at].queued:
             return False

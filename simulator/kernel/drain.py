@@ -1,4 +1,4 @@
-"""What draining an instance that lies in columns asks of it."""
+"""Draining an instance laid out in columns."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class DrainedHooks(ColumnHooks):
     """`ColumnHooks` of an instance that may be drained."""
 
     def requests(self) -> Sequence[RequestView]:
-        """See EngineHooks; those that wait are listed while it is drained, in order of arrival."""
+        """See EngineHooks; during a drain, waiting requests are listed too, by arrival."""
         running = super().requests()
         if not self.state.col[TERMINATING][self._get(ROW)]:
             return running
@@ -45,17 +45,17 @@ class DrainedHooks(ColumnHooks):
         return True
 
     def set_terminating(self, on: bool) -> None:
-        """See EngineHooks; the scheduler sees it from now on."""
+        """See EngineHooks; the scheduler sees the drain from now on."""
         self.state.col[TERMINATING][self._get(ROW)] = int(on)
 
     @property
     def empty(self) -> bool:
-        """Whether nobody waits, runs, or is about to leave here."""
+        """Whether no request waits, runs, or is about to leave here."""
         self.settle()
         return not (self._get(SIZE) or self._get(QUEUE_LENGTH) or self._get(DETACHED_COUNT))
 
     def _line(self) -> list[int]:
-        """List who is queued, the most urgent class first."""
+        """List the queued requests, the most urgent class first."""
         line = []
         for of_class in range(self.state.fleet[CLASSES]):
             r = int(self.state.ins[BY_CLASS + CLASS_COLUMNS * of_class + HEAD][self.at])

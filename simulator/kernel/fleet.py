@@ -1,8 +1,8 @@
-"""A fleet in virtual time, fast: `simulator.fleet.fleet`, with the same results, on columns.
+"""A fast fleet in virtual time: `simulator.fleet.fleet`, with the same results, on columns.
 
-The kernel comes back to Python for what is rare: migrations and their messages, which are the
-llumlets' own; the rebalance, which is the scheduler's; outages; and dispatch by a policy that the
-kernel does not know.
+The kernel returns to Python for rare events: migrations and their messages, which are the llumlets'
+own; the rebalance, which is the scheduler's; outages; and dispatch by a policy that the kernel does
+not know.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,12 +63,12 @@ from simulator.workload.request import TraceRequest
 
 
 class FastFleet(VirtualFleet[ColumnInstance]):
-    """Skips the steps that are alike, with the results of `simulator.fleet.fleet`.
+    """Fast-forwards equal steps, with the results of `simulator.fleet.fleet`.
 
-    `compile_it` says whether numba compiles it; None: if it is installed. With `ask_door` the front
-    door is asked about every arrival and every room that appears, as by a policy that only Python
-    knows. The fleet keeps its size; `scaled_fleet` has one that does not. Raises ValueError for a
-    fleet that cannot be put into columns (`simulator.kernel.setup.refusal`).
+    `compile_it` says whether to compile with numba; None: if it is installed. With `ask_door` the
+    front door is asked about every arrival and every room that appears, as for a policy that only
+    Python knows. The fleet keeps its size; that of `scaled_fleet` does not. Raises ValueError for a
+    fleet the kernel does not support (`simulator.kernel.setup.refusal`).
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         ask_door: bool = False,
     ) -> None:
         if why_not := refusal(config, scheduler):
-            raise ValueError(f"this fleet is to be walked step by step: {why_not}")
+            raise ValueError(f"this fleet must be walked step by step: {why_not}")
         super().__init__(config, scheduler, migration, seed, outages)
         self._compiled = available() if compile_it is None else compile_it
         self.kernel: Kernel = compiled() if self._compiled else PLAIN
         self._names = list(config.names())
-        self.sites: dict[int, ColumnInstance] = {}
+        self.instance_at: dict[int, ColumnInstance] = {}
         self._placer = ColumnPlacer(self)
         self._ask_door = ask_door
 
@@ -102,7 +102,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
     def serve(
         self, requests: Sequence[TraceRequest], progress: Callable[[int], None] | None = None
     ) -> None:
-        """Serve a workload to its end, and leave what became of it in the columns of `state`."""
+        """Serve a workload to its end, and leave the results in the columns of `state`."""
         check_prefixes(self.config, requests)
         self.state = set_up(
             self.config, self.scheduler.config, self._shape, requests, arrays=self._compiled
@@ -173,7 +173,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
                 now[ORDERS] = len(self.scheduler.orders.active())
 
     def _turns(self) -> dict[int, Callable[[], object]]:
-        """List what is done when the kernel comes back, by why it does."""
+        """List what to do when the kernel returns, by return code."""
         return {
             clockwork.EVENT: self.events.advance,
             clockwork.TELL: self._tell_llumlets,
@@ -184,22 +184,22 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         }
 
     def _tell_llumlets(self) -> None:
-        """Pass on what the engines left word of: who is gone first, then who was detached."""
+        """Pass on the engines' notes: the requests gone first, then those detached."""
         told: dict[int, ColumnInstance] = {}
         for what, position in take_notes(self.state):
-            site = self.sites[int(self.state.req[AT][position])]
-            told[site.at] = site
+            instance = self.instance_at[int(self.state.req[AT][position])]
+            told[instance.at] = instance
             request_id = self.name(position)
             if what == NOTE_DETACHED:
-                site.llumlet.detached(request_id, site.left_batch(position))
+                instance.llumlet.detached(request_id, instance.left_batch(position))
             else:
                 why = Gone.FINISHED if what == NOTE_FINISHED else Gone.PREEMPTED
-                site.llumlet.gone(request_id, why)
-        for site in told.values():
-            self.wiring.pump(site)
+                instance.llumlet.gone(request_id, why)
+        for instance in told.values():
+            self.wiring.pump(instance)
 
     def _go_on(self, code: int) -> None:
-        """Do what the kernel's `place` asks for, until all that can be placed is."""
+        """Do what the kernel's `place` asks for, until everything that fits is placed."""
         while code == front.ASK_SUBMIT:
             self._placer.submit(int(self.state.fleet[SUBJECT]))
             code = self.kernel.place(self.state, self.events.now_ns)
@@ -215,10 +215,10 @@ class FastFleet(VirtualFleet[ColumnInstance]):
     def _start(self, name: InstanceId, after_ns: int = 0) -> None:
         """See VirtualFleet."""
         state, at, kernel = self.state, self._names.index(name), self.kernel
-        site = ColumnInstance(
+        instance = ColumnInstance(
             at, name, self._shape, self._migration, state, kernel, self.events, self
         )
-        self.sites[at] = self.wiring.instances[name] = site
+        self.instance_at[at] = self.wiring.instances[name] = instance
         row = np.zeros((state.col.shape[0], 1), dtype=np.int64)
         row[CAPACITY] = self._shape.limits.usable_tokens
         row[SLOT], row[REPORTED] = at, self.events.now_ns
@@ -232,15 +232,15 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         self.kernel.next_report(self.state)
 
     def _use(self, state: State) -> None:
-        """Go on with other memory."""
+        """Continue with other memory."""
         self.state = self.lives.state = state
-        for site in self.sites.values():
-            site.state = state
+        for instance in self.instance_at.values():
+            instance.state = state
 
     def _take_down(self, instance: ColumnInstance) -> list[Life]:
         """See VirtualFleet."""
         here, req = instance.die(), self.state.req
-        del self.sites[instance.at]
+        del self.instance_at[instance.at]
         self._set_rows(self.state.col[:, self.state.col[SLOT] != instance.at])
         self.wiring.lose(instance)
         self.moves.instance_gone(instance.instance_id)
@@ -254,7 +254,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         self.requeued(position)
 
     def _rebalance(self) -> None:
-        """Have the scheduler go on where the kernel stands."""
+        """Advance the scheduler to the kernel's time."""
         state, held = self.state, None
         if state.fleet[HELD_BACK] >= 0:
             request = self._placer.dispatch_request(int(state.fleet[HELD_BACK]))

@@ -1,7 +1,7 @@
-"""What the kernel does for the front door: it places whom the door names, as room appears.
+"""Serve the front door in the kernel: place the requests the door names, as room appears.
 
-The door says who waits, in which order, and who is turned away (`simulator.fleet.front_door`). It
-lines up the next to be served in LINE_UP, and is asked when somebody has to wait. Where a request
+The door decides who waits, in which order, and who is rejected (`simulator.fleet.front_door`). It
+lines up the next to be served in LINE_UP, and is asked when a request must wait. Where a request
 goes is decided by the arithmetic of `policies.columns`.
 """
 
@@ -75,12 +75,11 @@ from simulator.kernel.state import (
 )
 
 PLACED, ASK_DOOR, ASK_SUBMIT, ASK_POLICY, WAITS_ON = range(5)
-"""All is placed that can be; the door is to serve whom it holds; Python is to queue SUBJECT at its
-instance; a policy that only Python knows is to decide; there is no room."""
+"""All placed; ask the door; queue SUBJECT at its instance; ask a policy in Python; no room."""
 
 
 def arrive(s: State, r: int, now_ns: int) -> int:
-    """Send a newcomer on where nobody waits and there is room for it; else the door takes it in."""
+    """Place a newcomer if no request waits and there is room for it; else the door takes it in."""
     s.fleet[SUBJECT] = r
     too_long = s.req[PROMPT][r] + s.req[TARGET][r] > s.fleet[TOTAL_BLOCKS] * s.fleet[BLOCK_TOKENS]
     if s.fleet[HELD] or s.fleet[DOOR_ASKS] or too_long:
@@ -89,7 +88,7 @@ def arrive(s: State, r: int, now_ns: int) -> int:
 
 
 def place(s: State, now_ns: int) -> int:
-    """Serve those whom the door has lined up, in its order, until one has to wait."""
+    """Serve the requests the door has lined up, in its order, until one has to wait."""
     now = s.fleet
     while now[HELD] and takes_requests(s):
         if now[SERVED] == now[LINED_UP]:
@@ -105,7 +104,7 @@ def place(s: State, now_ns: int) -> int:
 
 
 def try_place(s: State, r: int, now_ns: int) -> int:
-    """Send a request to an instance that has room for it, or note that it has to wait."""
+    """Send a request to an instance that has room for it, or note that it must wait."""
     if not takes_requests(s):
         return WAITS_ON
     hear_of_ends(s, now_ns)
@@ -119,7 +118,7 @@ def try_place(s: State, r: int, now_ns: int) -> int:
 
 
 def hear_of_ends(s: State, now_ns: int) -> None:
-    """Learn which requests ended that no report has seen: they are on their way no more."""
+    """Account for requests that ended before any report counted them."""
     if s.fleet[EARLIEST_OF_ALL] > now_ns:
         return
     soonest, earliest = NEVER, s.ins[EARLIEST]
@@ -131,7 +130,7 @@ def hear_of_ends(s: State, now_ns: int) -> None:
 
 
 def send(s: State, r: int, row: int, now_ns: int) -> int:
-    """Send a request to the instance of a row, and note that it is on its way."""
+    """Send a request to the instance of a row, and count it as on its way."""
     req, i = s.req, int(s.col[SLOT][row])
     s.fleet[TURN] += 1
     if s.fleet[HELD_BACK] == r:
@@ -146,7 +145,7 @@ def send(s: State, r: int, row: int, now_ns: int) -> int:
         req[DISPATCHED][r] = now_ns
     if req[RESTARTS][r]:
         s.fleet[SUBJECT] = r
-        return ASK_SUBMIT  # something of it may still be there
+        return ASK_SUBMIT  # some of its KV may still be there
     submit(s, i, r, now_ns)
     return PLACED
 
@@ -155,7 +154,7 @@ def send(s: State, r: int, row: int, now_ns: int) -> int:
 
 
 def report(s: State, i: int, now_ns: int) -> None:
-    """Take in how an instance stands, and that it has what was sent to it."""
+    """Take in an instance's report, which includes the requests that were sent to it."""
     ins, col, row, block_tokens = s.ins, s.col, s.ins[ROW][i], s.fleet[BLOCK_TOKENS]
     col[PHYSICAL][row] = blocks_at(s, i, now_ns) * block_tokens
     col[RESERVED_TOKENS][row] = ins[RESERVED][i] * block_tokens
@@ -193,7 +192,7 @@ def report(s: State, i: int, now_ns: int) -> None:
 
 
 def _backlog(s: State, i: int) -> int:
-    """Tokens to be computed before the next token comes out, decodes left out."""
+    """Tokens to compute before the next output token, decodes left out."""
     req, base, backlog = s.req, i * s.fleet[WIDTH], 0
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.batches[at]

@@ -1,4 +1,4 @@
-"""What a request holds at an instance it has not left yet, though it may be elsewhere already."""
+"""What a request still holds at an instance while it may already be elsewhere."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _COLUMNS = (FOUND, OWN, KEPT, LAST_KEPT)
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The columns that tell of a request's blocks, as they were; `shared` where any are."""
+    """The columns that describe a request's blocks, as they were; `shared` where any are."""
 
     kv_tokens: int
     fits_tokens: int
@@ -26,7 +26,7 @@ class Holding:
         )
 
     def put(self, s: State, r: int) -> None:
-        """Have the columns tell of it again."""
+        """Restore it to the columns."""
         s.req[KV][r], s.req[FITS_TOKENS][r] = self.kv_tokens, self.fits_tokens
         for column, value in zip(_COLUMNS, self.shared, strict=False):
             s.req[column][r] = value
@@ -34,7 +34,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Blocks set aside for a request on its way here: how many, and the last of their ring."""
+    """Blocks reserved for a request on its way here: how many, and the last of their ring."""
 
     blocks: int = 0
     last: int = -1

@@ -1,4 +1,4 @@
-"""What the llumlet of an instance that lies in columns sees of it, and does to it."""
+"""The engine hooks of the llumlet of an instance laid out in columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,16 +60,16 @@ from simulator.kernel.state import (
 
 
 class Names(Protocol):
-    """Who knows the requests by name, and wants to hear of those that moved: the fleet."""
+    """Knows the requests by name, and is told of those that moved: the fleet."""
 
     def position(self, request_id: RequestId) -> int:
-        """Say where a request's row is."""
+        """Return a request's row."""
 
     def name(self, position: int) -> RequestId:
-        """Say which request has this row."""
+        """Return the request of this row."""
 
     def attached(self, position: int, instance_id: InstanceId, migration_id: MigrationId) -> None:
-        """Note that a request has moved."""
+        """Record that a request has moved."""
 
     def requeued(self, position: int) -> None:
         """Hold a queued request that was sent back to the front."""
@@ -111,11 +111,11 @@ class ColumnHooks(DirectMemory):
         return bool(self.state.fleet[SHARES])
 
     def settle(self) -> None:
-        """Bring the columns to this moment."""
+        """Advance the columns to the present."""
         self._kernel.single_out(self.state, self.at, self._events.now_ns)
 
     def wake(self) -> None:
-        """Go on computing, if there is anything to compute."""
+        """Resume computing, if there is anything to compute."""
         self._kernel.wake(self.state, self.at)
 
     # --- EngineHooks ---
@@ -126,10 +126,10 @@ class ColumnHooks(DirectMemory):
 
     def load(self) -> InstanceLoad:
         """See EngineHooks; reports are read off the columns."""
-        raise AssertionError("nobody asks a simulated llumlet for its load")
+        raise AssertionError("a simulated llumlet is never asked for its load")
 
     def requests(self) -> Sequence[RequestView]:
-        """See EngineHooks; those that wait are left out, they cannot move."""
+        """See EngineHooks; waiting requests are left out, they cannot move."""
         self.settle()
         return [self._view(r) for r in self._batch()]
 
@@ -143,7 +143,7 @@ class ColumnHooks(DirectMemory):
 
     def gather(self, _id: RequestId, _first: int, _n: int) -> list[memoryview]:
         """See EngineHooks; there are no bytes here."""
-        raise AssertionError("a simulated network asks for no bytes")
+        raise AssertionError("a simulated network needs no bytes")
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
         """See EngineHooks."""
@@ -243,7 +243,7 @@ class ColumnHooks(DirectMemory):
             self.wake()
 
     def departing(self, request_id: RequestId, _redirect: str) -> None:
-        """See EngineHooks: from now on, the llumlet hears of each of the request's steps."""
+        """See EngineHooks: from now on, the llumlet is told of each of the request's steps."""
         self.settle()
         self._departing.add(request_id)
         self._watch(request_id, 1)
@@ -265,7 +265,7 @@ class ColumnHooks(DirectMemory):
         req = self.state.req
         if kept is None:
             r = self._names.position(request_id)
-            assert not self._here(r), f"{request_id} was let go before it left the batch"
+            assert not self._here(r), f"{request_id} was released before it left the batch"
             return False
         r = kept.position
         self._add(DETACHED_COUNT, -1)

@@ -1,4 +1,4 @@
-"""An instance that lies in columns, as the fleet and its network see it."""
+"""An instance laid out in columns, as its fleet and network see it."""
 
 from migration.config import MigrationConfig
 from migration.engine import Gone, RequestState
@@ -38,15 +38,15 @@ NO_PARAMS: dict[str, object] = {}
 class ReadSteps(StepTime):
     """The duration of a step, from the columns."""
 
-    __slots__ = ("_site",)
+    __slots__ = ("_instance",)
 
-    def __init__(self, site: "ColumnInstance") -> None:
+    def __init__(self, instance: "ColumnInstance") -> None:
         super().__init__()
-        self._site = site
+        self._instance = instance
 
     def value_s(self) -> float:
         """See StepTime."""
-        ends = step_ends(self._site.state, self._site.at)
+        ends = step_ends(self._instance.state, self._instance.at)
         return mean_step_s([at_ns / NS_PER_S for at_ns in ends])
 
 
@@ -75,7 +75,7 @@ class ColumnInstance(DrainedHooks):
 
     @property
     def alive(self) -> bool:
-        """Whether it has not died."""
+        """Whether it is alive."""
         return bool(self._get(ALIVE))
 
     @property
@@ -85,22 +85,22 @@ class ColumnInstance(DrainedHooks):
 
     @property
     def busy_ns(self) -> int:
-        """Sum up what they cost."""
+        """Sum up their cost."""
         return self._get(BUSY)
 
     @property
     def copies(self) -> int:
-        """How many stages are under way from or to here."""
+        """Count the stages under way from or to here."""
         return self._get(COPIES)
 
     @copies.setter
     def copies(self, number: int) -> None:
-        if self.alive:  # else the row is blank, for whoever comes after
+        if self.alive:  # else the row is blank, for its next user
             self.settle()
             self._put(COPIES, number)
 
     def submit(self, position: int) -> None:
-        """Queue a request; what is left of it from before goes."""
+        """Queue a request; what is left of an earlier stay is dropped."""
         request_id = self._names.name(position)
         self.settle()
         if self._cancel(request_id):
@@ -108,7 +108,7 @@ class ColumnInstance(DrainedHooks):
         self._kernel.submit(self.state, self.at, position, self._events.now_ns)
 
     def left_batch(self, position: int) -> RequestState:
-        """Keep a request that has left the batch; sums it up. Of its tokens, the number is true."""
+        """Keep a request that left the batch; return its summary: only the count is true."""
         req = self.state.req
         request_id = self._names.name(position)
         kept = Kept(position, int(req[ORDER][position]), Holding.of(self.state, position))
@@ -123,7 +123,7 @@ class ColumnInstance(DrainedHooks):
         )
 
     def die(self) -> list[int]:
-        """Stop at once; gives the requests that were here, in order of arrival."""
+        """Stop at once; return the requests that were here, in order of arrival."""
         self.settle()
         req, batch = self.state.req, self._batch()
         for position in batch:

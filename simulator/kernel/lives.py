@@ -1,4 +1,4 @@
-"""Requests as columns hold them, told as the lives that the rest of the simulator knows."""
+"""Requests held in columns, presented as the lives the rest of the simulator uses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -63,12 +63,12 @@ _TOLD = (
 
 
 def name_of(request: TraceRequest) -> RequestId:
-    """Name a request."""
+    """Return the name of a request."""
     return RequestId(f"{_PREFIX}{request.index}")
 
 
 class Lives(Mapping[RequestId, Life]):
-    """Every request's life, brought up to date whenever it is asked for."""
+    """Every request's life, brought up to date on each access."""
 
     def __init__(
         self,
@@ -91,13 +91,13 @@ class Lives(Mapping[RequestId, Life]):
         return self.at(self.position(request_id))
 
     def name(self, position: int) -> RequestId:
-        """Say which request has this row."""
+        """Return the request of this row."""
         return name_of(self._requests[position])
 
     def position(self, request_id: RequestId) -> int:
-        """Say where a request's row is; raises KeyError for an unknown one."""
+        """Return a request's row; raises KeyError for an unknown one."""
         if not request_id.startswith(_PREFIX):
-            raise KeyError(request_id)  # such as "", of an order that found nobody to move
+            raise KeyError(request_id)  # such as "", of an order that found no request to move
         index = int(request_id.removeprefix(_PREFIX))
         if index < len(self._requests) and self._requests[index].index == index:
             return index
@@ -106,7 +106,7 @@ class Lives(Mapping[RequestId, Life]):
         return self._positions[index]
 
     def at(self, r: int) -> Life:
-        """Tell the life of the request of a row."""
+        """Return the life of the request of a row."""
         life = self._told.get(r)
         if life is None:
             life = self._told[r] = self._new(r)
@@ -118,7 +118,7 @@ class Lives(Mapping[RequestId, Life]):
         return Life(self._requests[r], self.name(r), int(req[CLASS][r]), int(req[ARRIVED][r]))
 
     def all(self) -> list[Life]:
-        """Tell all lives, in the order of their rows."""
+        """Return all lives, in the order of their rows."""
         req, n = self.state.req, len(self._requests)
         columns = [_whole(req[column])[:n] for column in _TOLD]
         told, names = self._told, self._names
@@ -163,6 +163,6 @@ class Lives(Mapping[RequestId, Life]):
 
 
 def _whole(column: Any) -> list[int]:
-    """Read a column as Python's numbers."""
+    """Read a column as Python numbers."""
     whole: list[int] = column.tolist() if isinstance(column, np.ndarray) else column
     return whole

@@ -1,4 +1,4 @@
-"""What instances last reported, from the columns, as the scheduler's snapshot."""
+"""The instances' last reports, from the columns, as the scheduler's snapshot."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from simulator.kernel.state import (
 
 
 def snapshot(s: State, names: Sequence[InstanceId], now_s: float) -> FleetSnapshot:
-    """Tell the fleet as it was last reported, and what was sent since."""
+    """Return the fleet as last reported, and what was sent since."""
     col = s.col
     return FleetSnapshot(
         ids=tuple(names[int(i)] for i in col[SLOT]),

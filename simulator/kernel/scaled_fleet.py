@@ -1,7 +1,7 @@
-"""A fleet whose size follows its load, fast: `simulator.fleet.scaled_fleet`, on columns.
+"""A fast fleet whose size follows its load: `simulator.fleet.scaled_fleet`, on columns.
 
-The kernel comes back to Python for every decision about the fleet's size, and for every report of
-an instance that is drained.
+The kernel returns to Python for every decision about the fleet's size, and for every report of an
+instance that is drained.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class ScaledFastFleet(FastFleet):
 
     @property
     def machines(self) -> Sequence[Machine]:
-        """List all there ever were."""
+        """List every instance there ever was."""
         return self.pool.machines
 
     def _turns(self) -> dict[int, Callable[[], object]]:
@@ -62,24 +62,26 @@ class ScaledFastFleet(FastFleet):
             self._rebalance()
 
     def _drain(self, name: InstanceId) -> None:
-        """Have an instance empty itself; from now on it is sent nothing."""
+        """Drain an instance; from now on no request is sent to it."""
         self.pool.draining.add(name)
-        site = self.wiring.instances[name]
-        site.llumlet.drain(on=True)
-        self.wiring.pump(site)
+        instance = self.wiring.instances[name]
+        instance.llumlet.drain(on=True)
+        self.wiring.pump(instance)
 
     def _report_of_drained(self) -> None:
-        """Send back what is queued; then give the machine back, or take the report in."""
-        site = self.sites[int(self.state.fleet[SUBJECT])]
-        site.llumlet.bounce_queued()
-        self.wiring.pump(site)
-        if _empty(site):
-            self._take_down(site)
-            self.pool.give_back(site.instance_id, self.events.now_ns)
+        """Send back the queued requests; then return the machine, or take in the report."""
+        instance = self.instance_at[int(self.state.fleet[SUBJECT])]
+        instance.llumlet.bounce_queued()
+        self.wiring.pump(instance)
+        if _empty(instance):
+            self._take_down(instance)
+            self.pool.give_back(instance.instance_id, self.events.now_ns)
         else:
-            self._go_on(self.kernel.take_report(self.state, site.at, self.events.now_ns))
+            self._go_on(self.kernel.take_report(self.state, instance.at, self.events.now_ns))
 
 
-def _empty(site: ColumnInstance) -> bool:
-    """Say whether nobody is here, on the way here, or on the way out."""
-    return site.empty and not (len(site.llumlet.departures) or len(site.llumlet.arrivals))
+def _empty(instance: ColumnInstance) -> bool:
+    """Whether no request is here, on the way here, or on the way out."""
+    return instance.empty and not (
+        len(instance.llumlet.departures) or len(instance.llumlet.arrivals)
+    )

@@ -1,4 +1,4 @@
-"""A fleet's settings and workload, put into columns; and what cannot be."""
+"""Put a fleet's settings and workload into columns; refuse what the kernel does not support."""
 
 from collections.abc import Sequence
 
@@ -59,23 +59,23 @@ PLAIN_TURNS, COMPILED_TURNS = 4_000, 100_000
 
 
 def refusal(config: SimulatorConfig, scheduler: SchedulerConfig) -> str | None:
-    """Say why this fleet has to be walked step by step; None when it need not be."""
+    """Return why this fleet must be walked step by step; None if it need not be."""
     shape = config.shape(len(scheduler.classes))
     if type(shape.costs) not in KNOWN_COSTS:
-        return f"nothing is known here of how {type(shape.costs).__name__} grow"
+        return f"the kernel cannot price {type(shape.costs).__name__}"
     if config.report_interval_s > min(scheduler.ledger_timeout_s, scheduler.max_age_s):
-        return "its reports come too late to be trusted"
+        return "its reports come too late for the scheduler's timeouts"
     if shape.schedules_ahead and _longest_wait_s(config, shape) > scheduler.ledger_timeout_s:
-        return "it schedules ahead, and what it was sent may be forgotten before it is reported"
+        return "it schedules ahead, and the ledger may forget a request before a report counts it"
     if scheduler.moves != DEFAULT_MOVES:
-        return "moves are proposed by others than drain and rebalance"
+        return "its moves are not the default ones (drain and rebalance)"
     if config.draft_tokens > MOST_GUESSES:
-        return f"it guesses more than {MOST_GUESSES} tokens ahead"
+        return f"it speculates more than {MOST_GUESSES} tokens ahead"
     return None
 
 
 def _longest_wait_s(config: SimulatorConfig, shape: InstanceShape) -> float:
-    """Give how long a request scheduled ahead is not reported: a step, beside a copy, and more."""
+    """Bound how long a request scheduled ahead stays unreported: a step, a copy, and more."""
     speculation = None if shape.guesses is None else shape.guesses.speculation
     step_ns = longest_step_ns(shape.costs, shape.limits, speculation)
     step_ns += step_ns * shape.slowdown_per_mille // PER_MILLE
@@ -129,7 +129,7 @@ def set_up(
 
 
 def _draw_guesses(state: State, shape: InstanceShape, requests: Sequence[TraceRequest]) -> State:
-    """Say beforehand which guesses are right; nobody guesses for those that never fit."""
+    """Draw beforehand which guesses are right; requests that never fit get none."""
     guesses = shape.guesses
     assert guesses is not None
     state.fleet[COHORTS] = 0

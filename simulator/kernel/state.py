@@ -1,9 +1,9 @@
-"""How a fleet lies in columns: the names of the columns, and their memory.
+"""The layout of a fleet in columns: the names of the columns, and their memory.
 
-A table is a list of columns, with one number a request (`State.req`), an instance (`State.ins`) or
-a row of the last reports (`State.col`). In plain Python a column is a list; compiled, it is a row
-of a 2-D array. Both are read and written as `table[COLUMN][row]`. The names are module constants,
-which numba takes in. Times are in ns.
+A table is a list of columns, with one number per request (`State.req`), instance (`State.ins`) or
+row of the last reports (`State.col`). In plain Python a column is a list; compiled, it is a row of
+a 2-D array. Both are read and written as `table[COLUMN][row]`. The names are module constants,
+which numba inlines. Times are in ns.
 """
 
 from array import array
@@ -17,25 +17,25 @@ from simulator.engine.roster import EngineLimits
 
 NEVER = 1 << 62
 
-# --- a request; what every step looks at comes first, and so lies together ---
+# --- a request; what every step reads comes first, and so is contiguous ---
 (
     PROMPT,
     TARGET,  # output tokens it will have
     OUT,  # output tokens so far
     KV,
     FITS_TOKENS,  # tokens that fit in its blocks
-    CHUNK,  # tokens the step under way computes for it
+    CHUNK,  # tokens the current step computes for it
     LAST,
     LONGEST,
     WAITS_FOR,  # what the gap before its next token comes after
     CLASS,
     ARRIVED,
     FATE,
-    AT,  # the instance it is at, or was last
+    AT,  # its present or last instance
     PLACE,
     ORDER,  # how many came to that instance before it
     LEAVING,  # 1: to be detached at the next boundary
-    MOVING,  # 1: a llumlet wants to hear what becomes of it
+    MOVING,  # 1: a llumlet watches this request
     NEXT,
     PREV,
     FIRST,
@@ -43,36 +43,36 @@ NEVER = 1 << 62
     PREEMPTED,
     PREEMPTION_LOSS_NS,
     INTERFERENCE,
-    INTERFERENCE_AT_JOIN_NS,  # what its instance's decodes had suffered when it became one of them
+    INTERFERENCE_AT_JOIN_NS,  # what its instance's decodes had suffered when it joined them
     ADMITTED,
     DISPATCHED,
     RESTARTS,
     MOVE_GAP,
     SENT_TO,  # the instance it was sent to, plus 1
     SENT_SIZE,  # tokens it had then
-    SENT_WHEN,  # how many reports there had been
-    IN_COHORT,  # 1: what changes with every step is counted for all of the cohort
+    SENT_WHEN,  # the number of reports at that time
+    IN_COHORT,  # 1: what changes with every step is counted for the whole cohort
     OFFSET,  # its output tokens less the ticks of its instance
     JOINED,  # the tick at which it joined
     GUESSED,  # the byte of `State.prompt_keys` with how many guesses before an output are right
-    # Not of the request of this row, but of all by themselves:
+    # Not of the request of this row, but of all together:
     BY_ARRIVAL,  # the request that comes after so many others
-    LINE_UP,  # those whom the front door holds, the next to be served first; never all of them
+    LINE_UP,  # those the front door holds, the next to be served first; never all of them
 ) = range(38)
 FIRST_SHARED = 38
 
-# --- a request, where instances share prefixes: columns that are not there otherwise ---
+# --- a request, where instances share prefixes: columns that are absent otherwise ---
 (
     CACHED,  # tokens found when it was first admitted
-    FOUND,  # blocks found when it was admitted last
+    FOUND,  # blocks found when it was last admitted
     OWN,  # the last of the blocks it did not find, which form a ring; or -1
     KEPT,  # how many of its blocks have their content noted
     LAST_KEPT,  # the last of its own among these, or -1
     KEY_TOKENS,  # tokens of its prompt to an entry of `State.prompt_keys`; 0: nothing is known
     KEYS_AT,  # its first entry there
-    ALIKE,  # how many of its blocks others may have too
-    OWN_KEYS,  # the key its first block would have if it were nobody else's
-    PROMPT_TURN,  # its place among the prompts of the step under way, from 1; 0: it is not there
+    ALIKE,  # how many of its blocks may be shared
+    OWN_KEYS,  # the key its first block would have if it were not shared
+    PROMPT_TURN,  # its place among the prompts of the current step, from 1; 0: it is not there
 ) = range(FIRST_SHARED, FIRST_SHARED + 10)
 REQ_COLUMNS = FIRST_SHARED + 10
 
@@ -104,10 +104,10 @@ AFTER_MOVE, AFTER_PREEMPTION = 1, 2  # WAITS_FOR
     WATCHED,  # requests that are MOVING
     WOKEN,
     REPORT_AT,
-    EARLIEST,  # when a request no report has seen could be over
+    EARLIEST,  # when a request that no report has counted could be over
     STEPS,
     BUSY,
-    SEEN,  # how many reports there had been at its last
+    SEEN,  # the number of reports at its last
     INTERFERENCE_NS,  # by how much prompts have lengthened the steps of its decodes
     RUN_START,  # the last long run: its beginning, steps, decodes and contexts
     RUN_STEPS,
@@ -136,7 +136,7 @@ HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how man
 # --- a block, where instances share prefixes ---
 (
     HOLDERS,
-    CONTENT,  # the key of what is in it, or -1
+    CONTENT,  # the key of its content, or -1
     AFTER,  # in its ring: that of the free blocks, of a request or of a reservation
     BEFORE,
     AFTER_ALIKE,  # among those with content that lie in one bucket; -1 behind the last
@@ -145,7 +145,7 @@ HEAD, TAIL, LINE, HERE = range(CLASS_COLUMNS)  # first and last in line, how man
 ) = range(7)
 BLOCK_COLUMNS = 7
 
-# --- what was last reported, and what has been sent since; one row a living instance ---
+# --- what was last reported, and what was sent since; one row per live instance ---
 (
     CAPACITY,
     PHYSICAL,
@@ -175,14 +175,14 @@ COL_BY_CLASS = 15
     SLOWDOWN,  # per mille
     REPORT_EVERY,
     REBALANCE_EVERY,
-    DOOR_ASKS,  # 1: whatever comes or may be placed, the front door is asked
+    DOOR_ASKS,  # 1: the front door is asked about every arrival and placement
     POLICY,
     LATE_BINDING,
     MIGRATION,
     LOOKING,
-    PATIENCE,  # turns of the loop before Python gets a word in
+    PATIENCE,  # turns of the loop before it returns to Python
     LEAST_STEP,  # divided by the most tokens it may yield
-    AHEAD,  # 1: a step is made up when the one before begins
+    AHEAD,  # 1: a step is planned when the one before begins
     DRAFT_TOKENS,  # guessed for each decode of a step
     DRAFTING_NS,  # what guessing takes in a step
     COHORTS,  # 1: there may be some
@@ -222,19 +222,18 @@ GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `St
     DEMANDS,  # how often the demand of a line was summed up
 ) = range(20)
 
-# --- notes: what a llumlet is to be told, in pairs (what, request) ---
+# --- notes for a llumlet, in pairs (what, request) ---
 NOTE_FINISHED, NOTE_PREEMPTED, NOTE_DETACHED = range(3)
 
 
 class State(NamedTuple):
     """A whole fleet.
 
-    `fleet` has the moment, the parameters, and the notes. `batches` has a part for every instance:
-    its batch in MAX_SEQS places, most urgent first; those of it who are in no cohort, in as many
-    places and the same order; then the `crossings` and the `gaps` of `engine.cohort`.
-    `prompt_keys` is what the workload told beforehand, by KEYS_AT and GUESSED, and notes on it.
-    Compiled functions hand a State on array by array, which takes longer than much of what they
-    do: the fewer, the better.
+    `fleet` has the time, the parameters, and the notes. `batches` has a part per instance: its
+    batch in MAX_SEQS places, most urgent first; those of it outside any cohort, in as many places
+    and the same order; then the `crossings` and the `gaps` of `engine.cohort`. `prompt_keys` is
+    what the workload gave beforehand, by KEYS_AT and GUESSED, and notes on it. Compiled functions
+    pass a State array by array, which costs more than much of their work: the fewer, the better.
     """
 
     req: Any
@@ -256,7 +255,7 @@ def new_state(
     *,
     arrays: bool,
 ) -> State:
-    """Make a fleet yet to be started; `columns` has prompt, target, class, arrival of requests."""
+    """Return a fleet that has not started; `columns` has prompt, target, class, arrival."""
     prompt, _, _, arrived = columns
     n, classes = len(prompt), limits.classes
     by_arrival = np.argsort(np.array(arrived, dtype=np.int64), kind="stable").tolist()
@@ -296,17 +295,17 @@ def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
 
 
 def tell(s: State, numbers: NDArray[np.int64]) -> tuple[State, int]:
-    """Note what the workload tells beforehand; says where in `prompt_keys` it begins."""
+    """Record what the workload gives beforehand; return where in `prompt_keys` it begins."""
     begins = len(s.prompt_keys)
     if isinstance(s.prompt_keys, np.ndarray):
         return s._replace(prompt_keys=np.concatenate([s.prompt_keys, numbers])), begins
-    # Millions of numbers, maybe: a list would take four times the memory.
+    # Possibly millions of numbers: a list would take four times the memory.
     s.prompt_keys.frombytes(numbers.tobytes())
     return s, begins
 
 
 def take_notes(s: State) -> list[tuple[int, int]]:
-    """Take the notes that were left: of those that are gone, then of those detached."""
+    """Take the notes that were left: of the requests gone, then of those detached."""
     left = int(s.fleet[NOTES])
     s.fleet[NOTES] = 0
     first = s.fleet[NOTES_AT]
@@ -321,7 +320,7 @@ def _vector(values: Sequence[int], arrays: bool) -> Any:
 
 def _table(columns: int, rows: int, arrays: bool) -> Any:
     if arrays:
-        # A row lies together, in few cache lines. Two rows at least: compiled code is for arrays
-        # that lie this way, and those of one row could lie either way.
+        # A row is contiguous, in few cache lines. Two rows at least: compiled code expects arrays
+        # laid out this way, and the layout of one row is ambiguous.
         return np.zeros((max(2, rows), columns), dtype=np.int64).T
     return [[0] * rows for _ in range(columns)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from policies.types import FloatColumn, IntColumn
 
-# Below this a gap's spread is noise: gaps are drawn all equal.
+# Below this a gap's spread is noise: all gaps are drawn equal.
 REGULAR_CV = 1e-3
 
 
@@ -33,7 +33,7 @@ def gap_cv(times_s: FloatColumn) -> float:
 
 
 def counts_per(window_s: float, times_s: FloatColumn, span_s: float) -> IntColumn:
-    """Count the arrivals in each window of `[0, span_s]`; the last window may be a short one."""
+    """Count the arrivals in each window of `[0, span_s]`; the last window may be shorter."""
     windows = max(1, int(np.ceil(span_s / window_s)))
     slots = np.minimum((times_s // window_s).astype(np.int64), windows - 1)
     return np.bincount(slots, minlength=windows).astype(np.int64)
@@ -43,9 +43,9 @@ def counts_per(window_s: float, times_s: FloatColumn, span_s: float) -> IntColum
 class RateCurve:
     """A rate over time: how many requests arrived in each slot of `slot_s` within `span_s`.
 
-    It stretches time into *operational time*, in which one request is due per unit; whatever
-    burstiness is left there is a plain renewal process's. That keeps bursts and silences longer
-    than a slot where they were, and redraws everything finer.
+    It maps time to *operational time*, in which one request is due per unit; the burstiness left
+    there is that of a plain renewal process. That keeps bursts and silences longer than a slot
+    where they were, and redraws everything finer.
     """
 
     slot_s: float
@@ -58,11 +58,11 @@ class RateCurve:
         return int(self.counts.sum())
 
     def operational(self, times_s: FloatColumn) -> FloatColumn:
-        """Operational time of moments in `[0, span_s]`."""
+        """Operational time of given times in `[0, span_s]`."""
         return np.interp(times_s, self._edges_s(), self._due())
 
     def moments_s(self, operational: FloatColumn) -> FloatColumn:
-        """The moments of operational times; past the end the curve begins anew."""
+        """The times of given operational times; past the end the curve repeats."""
         due, edges_s = self._due(), self._edges_s()
         cycle, within = np.divmod(operational, self.total)
         # "right" steps over empty slots: no operational time passes in them.

@@ -1,4 +1,4 @@
-"""How long requests are: the paper's power-law lattice, quantile tables, and their correlation."""
+"""Request lengths: the paper's power-law lattice, quantile tables, and their correlation."""
 
 import math
 
@@ -13,7 +13,7 @@ POWER_LAW_CAP_TOKENS = 6144
 # sample, because a dozen draws of so heavy a tail say nothing about its mean.
 POWER_LAW_SAMPLE = 10_000
 
-# Where a quantile table is taken: every per cent, and finer in the tail, which P99s hang on.
+# Where a quantile table is sampled: every per cent, and finer in the tail, which decides P99s.
 PROBABILITIES = np.concatenate(
     [np.arange(0, 99) / 100, np.arange(990, 1000) / 1000, [0.9995, 1.0]]
 ).round(4)

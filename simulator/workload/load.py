@@ -1,4 +1,4 @@
-"""One door to every workload: a trace, a profile, a ServeGen folder, or a generator's word."""
+"""The single entry to every workload: a trace, a profile, a ServeGen folder, or a generator."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def load(
     format_name: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> list[TraceRequest]:
-    """Load `requests` requests of a trace, a profile, a ServeGen folder or a generator's word.
+    """Load `requests` requests of a trace, a profile, a ServeGen folder or a generator.
 
-    All of a trace, one pass over a profile or a ServeGen folder, or 1,000 from a generator when no
-    number is given. `rate` is the mean rate wanted, in requests per second; `high_share` the
-    probability of a request to be of class `high`. `format_name` is a trace's format where its
-    looks do not tell. With `bad_rows`, malformed rows are skipped and counted there. Raises
+    Without a number: all of a trace, one pass over a profile or a ServeGen folder, or 1,000 from a
+    generator. `rate` is the mean rate wanted, in requests per second; `high_share` the probability
+    that a request is of class `high`. `format_name` is a trace's format, for files it cannot be
+    recognised from. With `bad_rows`, malformed rows are skipped and counted there. Raises
     WorkloadError saying what is wrong with the source.
     """
     if requests is not None and requests < 1:
@@ -50,7 +50,7 @@ def load(
 
 
 def is_profile(path: Path) -> bool:
-    """Tell a profile from a trace by its first lines."""
+    """Distinguish a profile from a trace by its first lines."""
     if path.is_dir():
         return False
     with open_text(path) as file:

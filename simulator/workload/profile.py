@@ -1,6 +1,6 @@
-"""Workload profiles: a small JSON summary of a trace, from which a trace like it is generated.
+"""Workload profiles: a small JSON summary of a trace, from which a similar one is generated.
 
-A profile keeps what a scheduler can feel: the rate over time in slots as narrow as the trace's
+A profile keeps what affects a scheduler: the rate over time in slots as narrow as the trace's
 bursts need, the burstiness left inside a slot, the quantiles of both lengths and their rank
 correlation. It holds no request of the trace.
 """
@@ -21,7 +21,7 @@ from simulator.workload.request import TraceRequest, WorkloadError
 
 SCHEMA = "llumnix-workload-profile/1"
 
-# Minutes will do for a smooth trace. Where the gaps inside a slot still vary more than this, the
+# A minute suffices for a smooth trace. Where the gaps inside a slot still vary more than this, the
 # slots are made narrower: one number cannot describe an on/off process (Azure code, CV 13).
 SLOTS_S = (60.0, 30.0, 10.0, 5.0, 2.0)
 SMOOTH_CV = 1.5
@@ -34,7 +34,7 @@ DISPERSION_WINDOWS_S = (1.0, 10.0, 60.0)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a profile comes from, and what its licence asks to be said."""
+    """Where a profile comes from, and the attribution its licence requires."""
 
     name: str
     source: str = ""
@@ -44,7 +44,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A trace summed up. `residual_cv` is the CV of gaps in operational time (see RateCurve).
+    """A trace summarised. `residual_cv` is the CV of gaps in operational time (see RateCurve).
 
     `interarrival_cv` and `dispersion` (variance over mean of the counts in windows of 1, 10 and
     60 s) describe the trace as a whole; generation does not use them, tests compare with them.
@@ -68,7 +68,7 @@ class Profile:
 
 
 def measure(requests: Sequence[TraceRequest], origin: Origin) -> Profile:
-    """Sum up a trace; raises WorkloadError for one too short to have a rate."""
+    """Summarise a trace; raises WorkloadError for one too short to have a rate."""
     times_s = np.array([request.arrival_s for request in requests])
     if len(requests) < 3 or times_s[-1] <= 0.0:
         raise WorkloadError("a profile needs at least three requests that do not arrive at once")
@@ -112,7 +112,7 @@ def _fit_curve(times_s: FloatColumn) -> tuple[RateCurve, float]:
 
 
 def to_json(profile: Profile) -> str:
-    """Write a profile: JSON, one key a line."""
+    """Write a profile: JSON, one key per line."""
     curve = profile.curve
     data: dict[str, object] = {
         "schema": SCHEMA,
@@ -143,7 +143,9 @@ def from_json(text: str, where: str) -> Profile:
         if data["schema"] != SCHEMA:
             raise WorkloadError(f"{where} is a {data['schema']!r}; this version reads {SCHEMA}")
         if data["probabilities"] != PROBABILITIES.tolist():
-            raise WorkloadError(f"{where}: its quantiles are not taken where {SCHEMA} takes them")
+            raise WorkloadError(
+                f"{where}: its quantiles are not at the probabilities that {SCHEMA} expects"
+            )
         profile = Profile(
             origin=Origin(data["name"], data["source"], data["licence"], data["attribution"]),
             curve=RateCurve(
@@ -178,7 +180,7 @@ def _validate(profile: Profile, where: str) -> None:
     tables = (profile.prompt_tokens, profile.output_tokens)
     sound = {
         "slot_s and span_s must be above 0": curve.slot_s > 0 and curve.span_s > 0,
-        "counts must be one of 0 or more for each slot of the span": (
+        "counts must have one number, 0 or more, for each slot of the span": (
             curve.counts.ndim == 1
             and len(curve.counts) == max(1, int(np.ceil(curve.span_s / curve.slot_s)))
             and bool((curve.counts >= 0).all())

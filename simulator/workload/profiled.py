@@ -1,4 +1,4 @@
-"""Generating a workload from a profile: like the trace it was made of, and never the trace."""
+"""Generating a workload from a profile: similar to its trace, never the trace itself."""
 
 import numpy as np
 
@@ -21,10 +21,10 @@ def generate(
 ) -> list[TraceRequest]:
     """Generate a number of requests, or a duration's; one pass over the profile if neither.
 
-    Seed 0 begins where the trace began; another seed begins anywhere in it, so that short
-    workloads differ in their part of the day too. `rate` stretches time to a mean rate in
-    requests per second, burstiness unchanged. Past its end the profile begins anew. Equal
-    arguments give equal requests. Raises WorkloadError for arguments that make no workload.
+    Seed 0 begins where the trace began; another seed begins anywhere in it, so that short workloads
+    also differ in their time of day. `rate` stretches time to a mean rate in requests per second,
+    burstiness unchanged. Past its end the profile repeats. Equal arguments give equal requests.
+    Raises WorkloadError for invalid arguments.
     """
     if requests is not None and duration_s is not None:
         raise WorkloadError("give a number of requests or a duration, not both")

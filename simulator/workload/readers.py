@@ -14,7 +14,7 @@ from simulator.workload.rows import BadRows, Row, RowError, csv_rows, first_line
 
 @dataclass(frozen=True, slots=True)
 class TraceArrival:
-    """A request as a trace tells it: `time_s` from any origin, in any order."""
+    """A request as recorded in a trace: `time_s` from any origin, in any order."""
 
     time_s: float
     prompt_tokens: int
@@ -24,7 +24,7 @@ class TraceArrival:
     prompt_blocks: PromptBlocks | None = None
 
 
-# Yields the rows of a file; passes over those that are none, or raises (see BadRows).
+# Yields the rows of a file; skips malformed lines, or raises (see BadRows).
 RowSource = Callable[[Path, BadRows | None], Iterator[Row]]
 # Reads one row. None: the row is well-formed, but holds no request that was served.
 RowReader = Callable[[Row], TraceArrival | None]
@@ -32,7 +32,7 @@ RowReader = Callable[[Row], TraceArrival | None]
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """A registered format: `recognises` is asked about the first line of an unknown file.
+    """A registered format: `recognises` is called with the first line of an unknown file.
 
     `together` sees all arrivals at once, for what no row can tell by itself.
     """
@@ -44,7 +44,7 @@ class TraceFormat:
     together: Callable[[list[TraceArrival]], list[TraceArrival]] | None = None
 
     def read(self, path: Path, bad_rows: BadRows | None = None) -> list[TraceArrival]:
-        """Read a whole file, as its rows come; bad rows are counted in `bad_rows`, or raised."""
+        """Read a whole file row by row; bad rows are counted in `bad_rows`, or raised."""
         arrivals = []
         for row in self.rows(path, bad_rows):
             try:
@@ -98,7 +98,7 @@ def known_formats() -> Mapping[str, TraceFormat]:
 
 
 def sniff(path: Path) -> TraceFormat:
-    """Tell a file's format by its first line; raises WorkloadError naming the known ones."""
+    """Detect a file's format by its first line; raises WorkloadError naming the known ones."""
     line = first_line(path)
     for candidate in known_formats().values():
         if candidate.recognises(line):
@@ -132,7 +132,7 @@ def read_trace(
     return [
         TraceRequest(
             index,
-            # To the microsecond: what lies below it is noise of the subtraction.
+            # To the microsecond: anything below is noise of the subtraction.
             round(arrival.time_s - origin_s, 6),
             arrival.prompt_tokens,
             arrival.output_tokens,

@@ -8,7 +8,7 @@ ID_BYTES = 8
 
 
 class WorkloadError(Exception):
-    """A trace, profile or generator cannot be used; the text says where and what to do."""
+    """A trace, profile or generator cannot be used; the message says where and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PromptBlocks:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of the prompt they stand for, at most."""
+        """The most tokens of the prompt they stand for."""
         return len(self.packed) // ID_BYTES * self.block_tokens
 
 
@@ -47,9 +47,9 @@ class PromptBlocks:
 class TraceRequest:
     """A request to come: `arrival_s` after the start of the workload, lengths in tokens.
 
-    `class_name` is its priority class, `tenant` who pays (empty: nobody in particular).
-    `prompt_blocks` tells which prompts begin alike, where that is known.
-    Raises ValueError for a negative or non-finite arrival and for lengths below one.
+    `class_name` is its priority class, `tenant` who pays (empty: unknown). `prompt_blocks` tells
+    which prompts begin alike, where that is known. Raises ValueError for a negative or non-finite
+    arrival and for lengths below one.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""The rows of a trace file, read one by one; what is wrong is named by file, line and column."""
+"""The rows of a trace file, read one by one; errors name file, line and column."""
 
 import csv
 import gzip
@@ -13,7 +13,7 @@ from typing import NoReturn
 from simulator.workload.request import PromptBlocks, WorkloadError
 
 GZIP_MAGIC = b"\x1f\x8b"
-# A length from here on is none.
+# Lengths from here on are invalid.
 MAX_TOKENS = 10**9
 
 
@@ -23,10 +23,10 @@ class RowError(WorkloadError):
 
 @dataclass(slots=True)
 class BadRows:
-    """Rows passed over while traces were read: how many, and what was wrong with the first.
+    """Rows skipped while reading traces: how many, and what was wrong with the first.
 
-    Whoever hands one to a reader wants bad rows skipped and counted; without one, the first bad
-    row is raised.
+    A caller that passes one to a reader wants bad rows skipped and counted; without one, the first
+    bad row is raised.
     """
 
     count: int = 0
@@ -39,7 +39,7 @@ class BadRows:
 
 
 def pass_over(error: RowError, bad_rows: BadRows | None) -> None:
-    """Count a bad row, or raise it where nobody counts."""
+    """Count a bad row, or raise it where nothing counts them."""
     if bad_rows is None:
         raise error
     bad_rows.add(error)
@@ -47,7 +47,7 @@ def pass_over(error: RowError, bad_rows: BadRows | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; its readers raise RowError naming file, line, column and what was expected."""
+    """One row; its methods raise RowError naming file, line, column and what was expected."""
 
     path: Path
     line: int
@@ -79,7 +79,7 @@ class Row:
     def moment_s(self, column: str) -> float:
         """Read a date and time, ISO 8601 like `2023-11-16 18:15:46.6805900` (UTC unless it says).
 
-        Gives seconds since 1970.
+        Returns seconds since 1970.
         """
         try:
             moment = datetime.fromisoformat(str(self.cells.get(column)))
@@ -88,7 +88,7 @@ class Row:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
     def text(self, column: str, default: str = "") -> str:
-        """Read a text that may be absent."""
+        """Read a string that may be absent."""
         value = self.cells.get(column, default)
         return value if isinstance(value, str) else self.refuse(column, "a text")
 
@@ -105,7 +105,7 @@ class Row:
             self.refuse(column, "a list of whole numbers, 0 or more (below 2^64)")
 
     def refuse(self, column: str, expected: str) -> NoReturn:
-        """Raise RowError: `column` holds something else than what was expected."""
+        """Raise RowError: `column` holds something other than what was expected."""
         value = self.cells.get(column)
         found = "nothing" if value in (None, "") else repr(value)
         if len(found) > 60:
@@ -118,7 +118,7 @@ class Row:
 def open_text(path: Path) -> io.TextIOBase:
     """Open a plain or gzipped text file, whatever its name ends in.
 
-    A byte that is not UTF-8 becomes a lone surrogate, so that it spoils its row and no other.
+    A byte that is not UTF-8 becomes a lone surrogate, so that it spoils only its own row.
     """
     try:
         with path.open("rb") as file:
@@ -156,7 +156,7 @@ def csv_rows(
 
 
 def json_rows(path: Path, bad_rows: BadRows | None = None) -> Iterator[Row]:
-    """Yield the rows of a file with one JSON object a line; blank lines are skipped."""
+    """Yield the rows of a file with one JSON object per line; blank lines are skipped."""
     for number, line in _lines(path, bad_rows):
         try:
             cells = json.loads(line.rstrip())

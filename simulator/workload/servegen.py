@@ -1,17 +1,17 @@
 """ServeGen: a folder that describes clients, from which a workload is generated.
 
-`chunk-N-trace.csv` says, for every ten minutes of client N, how many requests it sent and which
+`chunk-N-trace.csv` gives, for every ten minutes of client N, how many requests it sent and which
 distribution fitted the gaps between them; `chunk-N-dataset.json` holds histograms of its lengths,
-one for every six hours. It holds no requests. What is made of it:
+one for every six hours. It holds no requests. The workload is generated as follows:
 
 - each window has the number of requests it had, at gaps of the fitted distribution (Gamma or
   Weibull), stretched to fill the window; the fitted scale is not needed for that;
-- prompt and output lengths are drawn independently, from the latest histogram that is not empty
-  (or the first, before there is one); reasoning is part of the output;
-- each client is a tenant, `client-N`, with random streams of its own.
+- prompt and output lengths are drawn independently, from the latest histogram that is not empty (or
+  the first, before there is one); reasoning is part of the output;
+- each client is a tenant, `client-N`, with separate random streams.
 
-Generation begins with the first window that has requests, whatever the seed. Folders of
-multimodal requests are refused: their prompts are not only text.
+Generation begins with the first window that has requests, whatever the seed. Folders of multimodal
+requests are refused: their prompts are not only text.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from simulator.workload.servegen_clients import Client, Window, read_clients
 # About a minute of work and a gigabyte; a folder may describe a thousand times as many.
 MOST_REQUESTS = 5_000_000
 
-# Of requests: when, whose (a client's place), prompt and output length.
+# Of requests: when, whose (a client's index), prompt and output length.
 Columns = tuple[FloatColumn, IntColumn, IntColumn, IntColumn]
 
 
@@ -38,8 +38,8 @@ def generate(
 ) -> list[TraceRequest]:
     """Generate the first `requests` requests, or all that the folder describes.
 
-    Fewer requests are the beginning of more. Raises WorkloadError for a folder that cannot be
-    read, or describes too few requests or too many; with `bad_rows`, windows and clients that
+    A smaller number gives a prefix of a larger one's. Raises WorkloadError for a folder that cannot
+    be read, or describes too few requests or too many; with `bad_rows`, windows and clients that
     cannot be read are left out and counted there instead.
     """
     clients = read_clients(folder, bad_rows)

@@ -62,7 +62,7 @@ class Client:
     lengths: Sequence[tuple[Histogram, Histogram]]
 
     def lengths_at(self, time_s: float) -> tuple[Histogram, Histogram]:
-        """The histograms of prompts and outputs in force at a time."""
+        """Return the histograms of prompts and outputs in force at a time."""
         return self.lengths[max(0, bisect_right(self.lengths_from_s, time_s) - 1)]
 
 
@@ -72,7 +72,7 @@ def read_clients(folder: Path, bad_rows: BadRows | None = None) -> list[Client]:
         match[1]: path for path in folder.iterdir() if (match := TRACE_NAME.fullmatch(path.name))
     }
     if not traces:
-        raise WorkloadError(f"{folder} is no ServeGen folder: it holds no chunk-N-trace.csv")
+        raise WorkloadError(f"{folder} is not a ServeGen folder: it has no chunk-N-trace.csv")
     clients = []
     for name, path in sorted(traces.items(), key=lambda item: (len(item[0]), item[0])):
         windows = _read_windows(path, bad_rows)

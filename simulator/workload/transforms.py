@@ -1,4 +1,4 @@
-"""Changing a workload: a part of it, another rate, other lengths or classes; joining several."""
+"""Transforming a workload: a slice, another rate, other lengths or classes; joining several."""
 
 import dataclasses
 import heapq
@@ -13,8 +13,8 @@ from simulator.workload.rows import MAX_TOKENS
 def take(requests: Sequence[TraceRequest], count: int, seed: int) -> list[TraceRequest]:
     """A window of `count` consecutive requests, its first at 0, renumbered from 0.
 
-    Seed 0 takes the start of the workload; any other seed chooses where the window begins.
-    Lengths are left as they are. Raises WorkloadError when there are too few requests.
+    Seed 0 takes the start of the workload; any other seed chooses where the window begins. Lengths
+    are unchanged. Raises WorkloadError when there are too few requests.
     """
     if not 0 < count <= len(requests):
         raise WorkloadError(
@@ -58,7 +58,7 @@ def numbered(
 ) -> list[TraceRequest]:
     """The requests from number `first` on and before number `end`, the first of them at 0.
 
-    Raises WorkloadError when there are none, or the workload has no so high a number.
+    Raises WorkloadError when there are none, or the workload has no such number.
     """
     end = len(requests) if end is None else end
     if not 0 <= first < end <= len(requests):
@@ -80,7 +80,7 @@ def merged(workloads: Iterable[Sequence[TraceRequest]]) -> list[TraceRequest]:
 
 
 def _apart(workloads: Iterable[Sequence[TraceRequest]]) -> Iterator[list[TraceRequest]]:
-    """Number the blocks of prompts on from workload to workload."""
+    """Continue the numbering of prompt blocks from workload to workload."""
     next_id = 0
     for workload in workloads:
         first_id = next_id
@@ -104,7 +104,7 @@ def mean_rate_rps(requests: Sequence[TraceRequest]) -> float:
 def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> list[TraceRequest]:
     """The same requests with time stretched or squeezed to a mean rate.
 
-    All gaps change by one factor, so that burstiness (the CV of the gaps) stays as it was.
+    All gaps change by one factor, so that burstiness (the CV of the gaps) is unchanged.
     """
     if not 0.0 < rate_rps < math.inf:
         raise WorkloadError(f"a rate must be above 0 requests per second, not {rate_rps}")
@@ -125,11 +125,11 @@ def with_lengths(
 ) -> list[TraceRequest]:
     """The same requests with lengths multiplied: rounded to whole tokens, at least one.
 
-    Of prompts with other lengths it is not known any more which begin alike.
+    Which prompts of the new lengths begin alike is no longer known.
     """
     for factor in (prompt_factor, output_factor):
         if not 0.0 < factor < math.inf:
-            raise WorkloadError(f"a factor of lengths must be a number above 0, not {factor}")
+            raise WorkloadError(f"a length factor must be above 0, not {factor}")
 
     def times(tokens: int, factor: float) -> int:
         if tokens * factor >= MAX_TOKENS:
@@ -152,7 +152,9 @@ def with_high_class(
 ) -> list[TraceRequest]:
     """Make each request `high` with a probability (the paper's priority runs: 0.1)."""
     if not 0.0 <= share <= 1.0:
-        raise WorkloadError(f"the share of high-class requests must be 0 to 1, not {share}")
+        raise WorkloadError(
+            f"the share of high-class requests must be between 0 and 1, not {share}"
+        )
     if share == 0.0:
         return list(requests)
     draws = stream(seed, "workload/class").random(len(requests))

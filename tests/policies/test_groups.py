@@ -132,7 +132,7 @@ def test_an_order_across_groups_is_vetoed() -> None:
     snapshot = fleet_of([FULL, FREER], [SMALL, LARGE])
 
     assert order_veto(order, snapshot, brain.orders, 0.0) == (
-        "full and freer are of different groups"
+        "full and freer belong to different groups"
     )
     alike = fleet_of([FULL, FREER], [SMALL, SMALL])
     assert order_veto(order, alike, brain.orders, 0.0) is None

@@ -73,7 +73,7 @@ def test_a_policy_that_answers_nonsense_is_an_error_not_a_guess() -> None:
     snapshot = fleet(load("a"), load("b"))
     for nonsense in ([1.0], [1.0, float("nan")], [1.0, 2.0, 3.0]):
         brain._policy = lambda view, scores=nonsense: Proposal(scores)  # type: ignore[misc]
-        with pytest.raises(ValueError, match="must give one number an instance"):
+        with pytest.raises(ValueError, match="must give one number per instance"):
             brain.dispatch(request(), snapshot, 0.0)
     brain._policy = lambda view: Proposal([0.0, 1.0])
     assert chosen(brain.dispatch(request(), snapshot, 0.0)) == "b"

@@ -53,7 +53,7 @@ def test_given_params_replace_defaults(
 
 
 def test_a_duplicate_name_is_refused(registry: Registry[int, float]) -> None:
-    with pytest.raises(DuplicatePolicyError, match="toy policy 'echo' is registered already"):
+    with pytest.raises(DuplicatePolicyError, match="toy policy 'echo' is already registered"):
         registry.register("echo", NoParams)(lambda view, _: view)
 
 

@@ -130,8 +130,8 @@ def test_what_no_policy_may_order(
     ("config", "reason"),
     [
         (RebalanceConfig(max_concurrent=1), "1 migrations are under way"),
-        (RebalanceConfig(max_concurrent_in=5), "full is giving away"),
-        (RebalanceConfig(max_concurrent_in=1, max_concurrent_out=5), "free is taking in"),
+        (RebalanceConfig(max_concurrent_in=5), "full is already moving away"),
+        (RebalanceConfig(max_concurrent_in=1, max_concurrent_out=5), "free is already taking in"),
     ],
 )
 def test_caps_are_kept_whatever_the_policy(config: RebalanceConfig, reason: str) -> None:
@@ -164,7 +164,7 @@ def test_a_pair_whose_order_came_to_nothing_is_left_alone_for_a_while() -> None:
     brain.order_ended(A, B, 0.5, moved=False)
 
     assert brain.rebalance(fleet(FULL, FREE), 1.0) == []
-    assert "came to nothing" in brain.vetoed[0].reason
+    assert "failed a moment ago" in brain.vetoed[0].reason
     assert len(brain.rebalance(fleet(FULL, FREE), 2.6)) == 1
 
 

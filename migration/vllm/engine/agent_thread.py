@@ -28,7 +28,7 @@ STOP_TIMEOUT_S = 2.0
 
 
 def fitted(config: MigrationConfig, layout: Layout, slots: int) -> MigrationConfig:
-    """Bound frames by the staging memory: two at a time must find room, and one block must pass."""
+    """Bound frames by the staging memory: two at once must fit, and one block must."""
     most_blocks = max(1, slots // 2)
     return replace(
         config,
@@ -40,7 +40,7 @@ def fitted(config: MigrationConfig, layout: Layout, slots: int) -> MigrationConf
 
 
 def listen(engine: EngineSide, bridge: Bridge, hooks: VllmHooks, agent: LlumletAgent) -> None:
-    """Have the agent told what happens in the engine."""
+    """Forward engine events to the agent."""
 
     def detached(state: RequestState, tail_slots: dict[int, int]) -> None:
         if hooks.leaves(state, tail_slots):
@@ -90,7 +90,7 @@ class AgentThread:
         self._thread = threading.Thread(target=self._run, name="llumlet", daemon=True)
 
     def start(self) -> int:
-        """Start; returns the control port. Raises OSError when it cannot be listened on."""
+        """Start; return the control port. Raises OSError when it cannot be listened on."""
         self._thread.start()
         if not self._started.wait(START_TIMEOUT_S):
             raise OSError(f"the llumlet did not start within {START_TIMEOUT_S:g} s")
@@ -99,7 +99,7 @@ class AgentThread:
         return self._port
 
     def stop(self) -> None:
-        """Tell the peers, end, and take the announcement back; does not wait long."""
+        """Tell the peers, stop, and remove the announcement; does not wait long."""
         self._bridge.to_agent(self._over.set)
         self._thread.join(STOP_TIMEOUT_S)
         withdraw(self._engine_id)

@@ -12,10 +12,10 @@ from policies.types import MigrationId
 class Arriving:
     """One request on its way into the batch.
 
-    `bound`: all tokens it will start from are its outputs now; `committed`: by the source's word.
-    Blocks before `first_block` were in the prefix cache here. `over`: the stop reason it is to end
-    with. `received`: vLLM was told that its KV is complete. `foreign`: what came in is not this
-    request's, after all.
+    `bound`: all tokens it will start from are its outputs now; `committed`: by the source. Blocks
+    before `first_block` were in the prefix cache here. `over`: the stop reason to end it with.
+    `received`: vLLM was told that its KV is complete. `foreign`: what came in turned out not to be
+    this request's.
     """
 
     tracked: Tracked
@@ -41,7 +41,7 @@ class Arriving:
         return self.tracked.request
 
     def first_gap(self) -> int:
-        """Say which is the first block, from `first_block` on, that has not come in."""
+        """Return the first block, from `first_block` on, that has not arrived."""
         block = self.first_block
         while block in self.in_flight or block in self.in_place:
             block += 1

@@ -12,9 +12,9 @@ _SLICE_S = 0.0005
 
 
 class Bridge:
-    """Two letterboxes. Letters to the engine are read when vLLM next calls a hook of ours.
+    """Two mailboxes. Messages to the engine are read when vLLM next calls a hook of ours.
 
-    An idle engine calls none: nothing may be sent there that must happen without a request.
+    An idle engine calls none: never send it anything that must happen without a request.
     """
 
     def __init__(self) -> None:
@@ -23,23 +23,23 @@ class Bridge:
         self._news = threading.Event()
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Name the agent's event loop; until then what is sent there is dropped."""
+        """Set the agent's event loop; until then what is sent there is dropped."""
         self._loop = loop
 
     def to_engine(self, work: Callable[[], None]) -> None:
-        """Have this done on the engine's thread, in the order sent."""
+        """Call this on the engine's thread, in the order sent."""
         self._to_engine.append(work)
         self._news.set()
 
     def read(self) -> None:
-        """Do what was sent to the engine; called on its thread."""
+        """Run what was sent to the engine; called on its thread."""
         while self._to_engine:
             self._to_engine.popleft()()
 
     def linger(self, longest_s: float, has_input: Callable[[], bool]) -> None:
         """Wait on the engine's thread for news from the agent's, or until vLLM itself has some.
 
-        An engine that only waits for KV would otherwise turn over as fast as it can.
+        An engine that only waits for KV would otherwise spin.
         """
         until_s = time.monotonic() + longest_s
         while not (self._news.wait(_SLICE_S) or has_input() or time.monotonic() > until_s):
@@ -51,7 +51,7 @@ class Bridge:
         self._news.set()
 
     def to_agent(self, work: Callable[..., None], *args: Any) -> None:
-        """Have this done on the agent's thread, soon and in order; nothing if that has ended."""
+        """Call this on the agent's thread, soon and in order; nothing if that has ended."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(work, *args)

@@ -19,7 +19,7 @@ class Copies:
 
     @property
     def pending(self) -> bool:
-        """Say whether any job is not done yet."""
+        """Whether any job is not done yet."""
         return bool(self._done)
 
     def add(
@@ -37,7 +37,7 @@ class Copies:
         self._done[job.job_id] = done
 
     def take(self) -> tuple[CopyJob, ...]:
-        """Give the jobs that are new since the last step."""
+        """Return the jobs that are new since the last step."""
         jobs, self._new = tuple(self._new), []
         return jobs
 

@@ -1,4 +1,4 @@
-"""The engine core as the plugin uses it: every private call to vLLM's scheduler stands here.
+"""The engine core as the plugin uses it: every private call to vLLM's scheduler is here.
 
 All methods must be called on the engine's thread, from within a connector hook, unless they say
 otherwise. Paths in docstrings are relative to `site-packages/vllm`.
@@ -47,10 +47,10 @@ class EngineCore:
             )
         return cls(scheduler, core)
 
-    # --- what may be read from any thread ---
+    # --- may be read from any thread ---
 
     def requests(self) -> list[Request]:
-        """List all requests, as of some moment of this call."""
+        """List all requests, as of some moment during this call."""
         return list(self._scheduler.requests.values())
 
     def free_blocks(self) -> int:
@@ -59,11 +59,11 @@ class EngineCore:
 
     @property
     def computing(self) -> bool:
-        """Say whether any request is in the batch."""
+        """Whether any request is in the batch."""
         return bool(self._scheduler.running)
 
     def has_input(self) -> bool:
-        """Say whether the API server has sent something the engine has not looked at yet."""
+        """Whether the API server has sent something the engine has not read yet."""
         return not self._core.input_queue.empty()
 
     @property
@@ -73,7 +73,7 @@ class EngineCore:
 
     @property
     def total_blocks(self) -> int:
-        """Count KV blocks that requests can have (vLLM keeps one for itself)."""
+        """Count KV blocks available to requests (vLLM keeps one for itself)."""
         return int(self._scheduler.kv_cache_manager.block_pool.num_gpu_blocks) - 1
 
     @property
@@ -89,7 +89,7 @@ class EngineCore:
         return ids
 
     def append(self, request: Request, token_ids: list[int]) -> None:
-        """Make tokens outputs of a request, without telling anybody (v1/request.py).
+        """Make tokens outputs of a request, without notifying anyone (v1/request.py).
 
         `prefill_stats` must go: its bookkeeping asserts that only prompt tokens were cached.
         """
@@ -104,7 +104,8 @@ class EngineCore:
         return bool(manager.accept_tokens(request, list(token_ids)))
 
     def grow(self, request: Request, tokens: int) -> bool:
-        """Give a request that waits for its KV blocks for more tokens; False when there are none.
+        """Allocate blocks for more tokens to a request that waits for its KV; False if there are
+        none.
 
         `KVCacheManager.allocate_slots(..., delay_cache_blocks=True)`, as the scheduler does itself
         for requests whose KV is on its way.
@@ -113,9 +114,9 @@ class EngineCore:
         return manager.allocate_slots(request, tokens, delay_cache_blocks=True) is not None
 
     def start_from(self, request: Request, tokens: int) -> None:
-        """Have a request that waits for its KV start from that of so many tokens.
+        """Make a request that waits for its KV start from that of so many tokens.
 
-        From none at all it starts like any newcomer, who has no blocks either.
+        From none at all it starts like any new request, which has no blocks either.
         """
         request.num_computed_tokens = tokens
         if not tokens:
@@ -129,7 +130,7 @@ class EngineCore:
     def end(self, request: Request, stop_reason: str) -> None:
         """End a request here and now; its stream ends with this stop reason.
 
-        `Scheduler.finish_requests` alone tells the API server nothing, and it would wait for ever.
+        `Scheduler.finish_requests` alone does not notify the API server, which would wait forever.
         """
         self._scheduler.finish_requests(request.request_id, RequestStatus.FINISHED_ABORTED)
         self._put(
@@ -145,10 +146,10 @@ class EngineCore:
         )
 
     def replay(self, request: Request, token_ids: Sequence[int], *, step_by_step: bool) -> None:
-        """Let the API server see tokens as if they had just been computed.
+        """Show tokens to the API server as if they had just been computed.
 
         `step_by_step` keeps them apart, for parsers whose result depends on how text is cut. Their
-        logprobs are not known here and stand as zeros: the frontend has the true ones.
+        logprobs are not known here and are reported as zeros: the frontend has the true ones.
         """
         if not token_ids:
             return

@@ -23,11 +23,11 @@ from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
 REFUSED = "llumnix:refused:"
 LINGER_S = 0.005
-"""So long an engine that has nothing but requests waiting for KV stands still at a time."""
+"""How long an engine that has only requests waiting for KV pauses at a time."""
 
 
 class AgentCallbacks:
-    """Whom the engine's side tells, on the agent's thread; until there is one, nobody."""
+    """Who is notified of engine events, on the agent's thread; until there is one, nobody."""
 
     def __init__(self) -> None:
         self.stepped: Callable[[], None] = lambda: None
@@ -64,13 +64,13 @@ class EngineSide:
         self.incoming = Incoming(core, self._copies, self.shelf, clock, settings.hold_s, self.count)
 
     def count(self, what: str) -> None:
-        """Count something out of the ordinary."""
+        """Count an event out of the ordinary."""
         self.counts[what] += 1
 
     # --- vLLM's hooks, in the order of a request's life ---
 
     def new_request(self, request: Request) -> None:
-        """See `on_new_request`: enter a request that came through a frontend, as what it is."""
+        """See `on_new_request`: enter a request that came through a frontend, by its kind."""
         self._bridge.read()
         params = request.kv_transfer_params
         tag = tags.read_tag(params)
@@ -90,7 +90,7 @@ class EngineSide:
     def _refusal(
         self, request: Request, resume: tags.Resume | tags.Unacceptable | None
     ) -> str | None:
-        """Give the stop reason of a request that is not taken in; None for one that is."""
+        """Return the stop reason of a request that is refused; None for one that is accepted."""
         if resume is None:
             return tags.REQUEUE if self.terminating else None
         if isinstance(resume, tags.Unacceptable):
@@ -115,7 +115,7 @@ class EngineSide:
             self.incoming.allocated(request, external_tokens)
 
     def plan(self, scheduler_output: Any) -> StepOrders:
-        """See `build_connector_meta`: what the workers are to do with this step."""
+        """See `build_connector_meta`: the workers' orders for this step."""
         self._bridge.read()
         scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
         received: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ class EngineSide:
 
     @property
     def must_step(self) -> bool:
-        """Say whether vLLM must go on stepping though it has no request: copies are under way."""
+        """Whether vLLM must keep stepping without requests: copies are under way."""
         return self._copies.pending
 
     # --- from the agent's thread ---
@@ -170,7 +170,7 @@ class EngineSide:
         return sum(len(slots) - slots.free for slots in self._slots)
 
     def has_room(self, migration_id: MigrationId, n_blocks: int) -> bool:
-        """Say whether a request of so many blocks may move in; asked on the agent's thread."""
+        """Whether a request of so many blocks may move in; asked on the agent's thread."""
         if any(
             tracked.arriving and self._is_for(tracked, migration_id)
             for tracked in self.register.all()
@@ -181,7 +181,7 @@ class EngineSide:
     def load(self, instance_id: InstanceId) -> InstanceLoad:
         """Report the instance's load; asked on the agent's thread."""
         core, tracked = self._core, {t.request.request_id: t for t in self.register.all()}
-        # By class; under None those without our tag, whose class only the fleet can say.
+        # By class; under None those without our tag, whose class only the fleet knows.
         running: Counter[int | None] = Counter()
         waiting: Counter[int | None] = Counter()
         queued: list[tuple[float, int]] = []
@@ -223,7 +223,7 @@ class EngineSide:
         return arriving is not None and arriving.migration_id == migration_id
 
     def _sensible(self, request: Request, token_ids: tuple[int, ...]) -> bool:
-        """Say whether a request can have these outputs and still need another."""
+        """Whether a request can have these outputs and still need another."""
         fits = request.num_tokens + len(token_ids) < self._core.max_model_len
         return fits and len(token_ids) < request.max_tokens
 

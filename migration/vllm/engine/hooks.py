@@ -1,7 +1,7 @@
 """What a llumlet sees of a vLLM engine: `EngineHooks`, on the agent's thread.
 
-Nothing here waits for the engine: what must happen there is sent over the bridge, and what it has
-to say comes back as calls of the llumlet's agent.
+Nothing here waits for the engine: calls to it are sent over the bridge, and its answers come back
+as calls of the llumlet's agent.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _LOOK_AGAIN_S = 0.05
 
 @dataclass(slots=True, eq=False)
 class StagedDeparture:
-    """A request on its way out: where its staged blocks lie, and how far staging has come."""
+    """A request on its way out: where its staged blocks are, and how far staging has come."""
 
     slots: dict[int, int] = field(default_factory=dict)
     staged_until: int = 0
@@ -174,7 +174,7 @@ class VllmHooks:
         return slots
 
     async def _slots_come_free(self) -> None:
-        """Wait until slots were given back; the engine's thread does not always say so."""
+        """Wait until slots were given back; the engine's thread does not always notify."""
         self._freed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_AGAIN_S):
@@ -188,7 +188,7 @@ class VllmHooks:
             self._bridge.to_engine(lambda: self._engine.outgoing.end(request_id, tail))
 
     def leaves(self, state: RequestState, tail_slots: dict[int, int]) -> bool:
-        """Take over the last blocks of a request that has ended here; False: nobody wants them."""
+        """Take over the last blocks of a request that has ended here; False: not wanted."""
         departure = self._departures.get(state.request_id)
         if departure is None:
             self._slots.release(list(tail_slots.values()))
@@ -224,13 +224,13 @@ class VllmHooks:
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> bool:
         if n_blocks > self._engine.shelf.capacity:
-            raise LinkError(f"{n_blocks} blocks in a frame are more than the staging memory holds")
+            raise LinkError(f"{n_blocks} blocks in a frame exceed the staging memory")
         try:
             async with asyncio.timeout(self._wait_s):
                 while not self._engine.shelf.place(migration_id, first_block, n_blocks):
                     await self._slots_come_free()
         except TimeoutError:
-            raise LinkError("no staging memory came free in time") from None
+            raise LinkError("no staging memory was freed in time") from None
         return True
 
     def slots_freed(self) -> None:
@@ -250,7 +250,7 @@ class VllmHooks:
         self._bridge.ring()
 
     def free_reservation(self, migration_id: MigrationId) -> None:
-        """See EngineHooks; what has come in is kept a while, for a claim that may follow."""
+        """See EngineHooks; received KV is kept for a while, for a claim that may follow."""
         self._engine.shelf.drop(migration_id, "aborted")
         self._expire_later(migration_id)
 
@@ -280,7 +280,7 @@ class VllmHooks:
         return True
 
     def set_terminating(self, on: bool) -> None:
-        """See EngineHooks; newcomers are sent back by their streams, as vLLM has no other way."""
+        """See EngineHooks; new requests are sent back by ending their streams, vLLM's only way."""
         self._engine.terminating = on
 
     def _views(self, slots: Sequence[int]) -> list[memoryview]:

@@ -1,7 +1,7 @@
-"""Requests that began elsewhere, as the engine sees them, from their arrival to their first step.
+"""Requests that began elsewhere, as the engine sees them, from arrival to first step.
 
-An early claim waits here while its request still decodes at the source: its blocks are allocated
-at once, KV is put in place as it comes, and the tokens made meanwhile are bound at commit. In
+An early claim waits here while its request still decodes at the source: its blocks are allocated at
+once, KV is copied in as it arrives, and the tokens generated meanwhile are bound at commit. In
 vLLM's terms it loads external KV (WAITING_FOR_REMOTE_KVS, v1/core/sched/scheduler.py). All methods
 run on the engine's thread.
 """
@@ -22,7 +22,7 @@ from migration.vllm.tags import Resume
 
 
 class Incoming:
-    """`count` is told of everything out of the ordinary, by a word for the metrics."""
+    """`count` is called for everything out of the ordinary, with a word for the metrics."""
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class Incoming:
         return self._arriving.get(request.request_id)
 
     def begin(self, tracked: Tracked, resume: Resume) -> None:
-        """Take a resumed request in: its tokens become outputs again, and are replayed at once.
+        """Admit a resumed request: its tokens become outputs again, and are replayed at once.
 
-        A request to be recomputed passes by here too: `matched` is where its grammar is ready. Of
-        several claims of one migration the newest is meant, but a final one before an early one.
+        A request to be recomputed passes through here too: `matched` is where its grammar is ready.
+        Of several claims of one migration the newest counts, but a final one before an early one.
         """
         self._extend(tracked.request, list(resume.output_token_ids))
         tracked.arriving = True
@@ -66,7 +66,7 @@ class Incoming:
             rival.over = rival.over or tags.REQUEUE
 
     def send_back(self, tracked: Tracked) -> None:
-        """End a request that waits to begin, at the next step, so that it begins elsewhere."""
+        """End a waiting request at the next step, so that it is started elsewhere."""
         tracked.arriving = True
         self._arriving[tracked.request.request_id] = Arriving(
             tracked, None, early=False, since_s=self._clock(), bound=True, over=tags.REQUEUE
@@ -75,7 +75,7 @@ class Incoming:
     def matched(self, request: Request, local_tokens: int) -> tuple[int | None, bool]:
         """Answer `get_num_new_matched_tokens`: how many tokens' KV comes from elsewhere.
 
-        (None, False) is to ask again at the next step.
+        (None, False) means: ask again at the next step.
         """
         arriving = self._arriving[request.request_id]
         record = self._shelf.claim(arriving.migration_id)
@@ -84,7 +84,7 @@ class Incoming:
         self._feed_grammar(arriving)
         unknown = arriving.early and not arriving.bound and record is None
         if arriving.over is not None or unknown or self._rivals(arriving):
-            return None, False  # `plan` ends it, or its rivals, or waiting for a reservation
+            return None, False  # `plan` ends it or its rivals, or it waits for a reservation
         arriving.first_block = local_tokens // self._core.block_tokens
         tokens = self._loadable(arriving, record)
         if tokens > local_tokens:
@@ -97,7 +97,7 @@ class Incoming:
         return 0, False
 
     def _loadable(self, arriving: Arriving, record: Staged | None) -> int:
-        """Say of how many tokens the KV is here or, for a request still to be bound, will be."""
+        """Count the tokens whose KV is here or, for a request still to be bound, will be."""
         tokens, block_tokens = arriving.request.num_tokens - 1, self._core.block_tokens
         if not arriving.bound:
             return tokens
@@ -114,7 +114,7 @@ class Incoming:
             arriving.allocated = True
 
     def plan(self, scheduled: Mapping[str, int]) -> tuple[str, ...]:
-        """Go on with every request; gives those whose KV is complete once all copies are done."""
+        """Advance every request; return those whose KV is complete once all copies are done."""
         received: list[str] = []
         for arriving in list(self._arriving.values()):
             record = self._shelf.claim(arriving.migration_id)
@@ -136,7 +136,7 @@ class Incoming:
         return tuple(received)
 
     def results(self, received: set[str]) -> None:
-        """Take note of requests whose KV vLLM now knows to be complete (or given up)."""
+        """Note the requests whose KV vLLM now knows to be complete (or given up)."""
         for name in received:
             arriving = self._arriving.get(name)
             if arriving is None:
@@ -148,7 +148,7 @@ class Incoming:
                 self._enter(arriving)
 
     def finished(self, request: Request) -> None:
-        """Note that a request ended; one that has blocks is let go when no copy needs them."""
+        """Note that a request ended; one that has blocks is released when no copy needs them."""
         arriving = self._arriving.get(request.request_id)
         if arriving is None:
             return
@@ -160,7 +160,7 @@ class Incoming:
     # --- within ---
 
     def _look_after(self, arriving: Arriving, record: Staged | None) -> None:
-        """Bind the tokens of a commit; give up what nobody brings any more."""
+        """Bind the tokens of a commit; give up a request whose KV will not come any more."""
         if arriving.over is not None:
             return
         if record is not None and record.commit is not None:
@@ -186,7 +186,7 @@ class Incoming:
         ]
 
     def _bind(self, arriving: Arriving, commit: RequestState) -> None:
-        """Make the tokens the source made meanwhile outputs of the request; once."""
+        """Make the tokens the source generated meanwhile outputs of the request; once."""
         if arriving.committed or arriving.received:
             return
         request = arriving.request
@@ -204,9 +204,9 @@ class Incoming:
             self._aim_for(arriving, min(commit.kv_tokens, request.num_tokens - 1))
 
     def _aim_for(self, arriving: Arriving, tokens: int) -> None:
-        """Have a request that has blocks start from the KV of so many tokens, and compute the rest.
+        """Make a request that has blocks start from the KV of so many tokens, and compute the rest.
 
-        Blocks found in the prefix cache are in place whatever has come in.
+        Blocks found in the prefix cache are in place whatever has arrived.
         """
         request = arriving.request
         tokens = max(tokens, arriving.first_block * self._core.block_tokens)
@@ -233,7 +233,7 @@ class Incoming:
             arriving.over = arriving.over or tags.REQUEUE
 
     def _put_in_place(self, arriving: Arriving, record: Staged | None) -> bool:
-        """Order copies of what has come in; True when, after them, all KV is in place."""
+        """Order copies of the KV that arrived; True when, after them, all KV is in place."""
         request, block_tokens = arriving.request, self._core.block_tokens
         block_ids = self._core.block_ids(request)
         until = len(block_ids)
@@ -252,7 +252,7 @@ class Incoming:
         if not arriving.bound:
             return False
         gap = arriving.first_gap()
-        if gap < until:  # a rival took it: nobody brings it again
+        if gap < until:  # a rival took it: it will not come again
             self._count("incomplete")
             if not gap and arriving.in_flight:
                 return False
@@ -265,7 +265,7 @@ class Incoming:
         self._shelf.give_back(taken)
 
     def _salvage(self, arriving: Arriving) -> None:
-        """Leave KV that came in for a request which does not go on to the prefix cache."""
+        """Leave KV that arrived for a request which does not continue to the prefix cache."""
         block = arriving.first_gap()
         tokens = min(block * self._core.block_tokens, arriving.request.num_tokens - 1)
         if block > arriving.first_block and not arriving.foreign:
@@ -273,7 +273,7 @@ class Incoming:
             self._count("salvaged")
 
     def _enter(self, arriving: Arriving) -> None:
-        """The request is one like any other from here on."""
+        """The request is an ordinary one from here on."""
         arriving.tracked.arriving = False
         arriving.entered = True
         self._leave(arriving)

@@ -21,14 +21,14 @@ from migration.vllm.engine.register import Tracked
 from policies.types import RequestId
 
 Staged = Callable[[dict[int, int] | None], None]
-"""Told which slots hold which blocks, or None when they are gone."""
+"""Receives which slots hold which blocks, or None when they are gone."""
 
 
 @dataclass(slots=True, eq=False)
 class Departing:
     """One request on its way out. `tail_block`: where its last copy begins, once it is to end.
 
-    `cap`: how many outputs it ends with, `kv_tokens`: of how many tokens KV was copied then.
+    `cap`: how many outputs it ends with, `kv_tokens`: how many tokens' KV had been copied then.
     """
 
     tracked: Tracked
@@ -45,7 +45,7 @@ class Departing:
 
 
 class Outgoing:
-    """`detached` and `preempted` are called for requests that come to their end here."""
+    """`detached` and `preempted` are called for requests that end here."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class Outgoing:
         )
 
     def over(self, request_id: RequestId) -> None:
-        """Note that the migration is over: a request that is to end, but has not, goes on."""
+        """Note that the migration is over: a request that was to end, but has not, continues."""
         departing = self._by_id.pop(request_id, None)
         if departing is not None and departing.cap is not None:
             self._call_off(departing)
 
     def end(self, request_id: RequestId, tail_block: int) -> None:
-        """Have the request end here at its next step; blocks from `tail_block` on are copied."""
+        """Make the request end here at its next step; blocks from `tail_block` on are copied."""
         departing = self._by_id.get(request_id)
         if departing is not None:
             departing.tail_block = tail_block
@@ -101,7 +101,7 @@ class Outgoing:
         self._copies.add(block_ids, slots, lambda: staged(placed), gather=True)
 
     def plan(self, scheduled: dict[str, int]) -> None:
-        """Look at each request as a step is planned: `scheduled` tokens by vLLM's request id."""
+        """Check each request as a step is planned: `scheduled` tokens by vLLM's request id."""
         for departing in list(self._by_id.values()):
             request = departing.tracked.request
             if request.is_finished():
@@ -112,7 +112,7 @@ class Outgoing:
                 self._cap(departing, departing.tail_block, scheduled.get(request.request_id, 0))
 
     def finished(self, request: Request, tracked: Tracked) -> bool:
-        """Note that a request ended; True when it did because it moves on."""
+        """Note that a request ended; True when it ended because it moves away."""
         departing = self._by_id.get(tracked.request_id)
         if departing is None or departing.tracked is not tracked or departing.cap is None:
             return False
@@ -166,13 +166,13 @@ class Outgoing:
             self._detached(departing.state, departing.tail_slots)
 
     def _give_back(self, departing: Departing) -> None:
-        """Let a preempted request go on as if nothing had been."""
+        """Let a preempted request continue as if nothing had happened."""
         self._call_off(departing)
         del self._by_id[departing.tracked.request_id]
         self._preempted(departing.tracked.request_id)
 
     def _call_off(self, departing: Departing) -> None:
-        """Let a request that was to end here go on; one that has ended has."""
+        """Let a request that was to end here continue; one that has ended has."""
         request = departing.tracked.request
         if not request.is_finished():
             request.max_tokens = departing.max_tokens

@@ -11,7 +11,7 @@ from migration.vllm.tags import Tag
 from policies.types import RequestId, RequestPhase, RequestView
 
 _CHILD = re.compile(r"\d+_")
-"""How vLLM begins the names of the siblings an `n` above 1 makes (v1/engine/parallel_sampling.py).
+"""The prefix vLLM gives the siblings that an `n` above 1 creates (v1/engine/parallel_sampling.py).
 
 They have `n` = 1 and all parameters in common, the tag included.
 """
@@ -30,7 +30,7 @@ class Tracked:
 
     @property
     def phase(self) -> RequestPhase:
-        """Say how far it has come; may be read from any thread."""
+        """Return how far it has come; may be read from any thread."""
         request = self.request
         if self.arriving or request.status is not RequestStatus.RUNNING:
             return RequestPhase.QUEUED
@@ -38,12 +38,12 @@ class Tracked:
         return RequestPhase.RUNNING if computed else RequestPhase.PREFILL
 
     def kv_tokens(self) -> int:
-        """Count the tokens whose KV surely exists: steps in flight are not counted."""
+        """Count the tokens whose KV certainly exists: steps in flight are not counted."""
         request = self.request
         return max(0, min(request.num_computed_tokens, request.num_tokens - 1))
 
     def view(self) -> RequestView:
-        """Show it to the llumlet."""
+        """Present it to the llumlet."""
         return RequestView(
             request_id=self.request_id,
             class_index=self.class_index,
@@ -72,7 +72,7 @@ class Register:
         return tracked
 
     def remove(self, request: Request) -> Tracked | None:
-        """Take a request out; None when it was never in."""
+        """Remove a request; None when it was never in."""
         tracked = self._by_request.pop(request.request_id, None)
         if tracked is not None and self._by_id.get(tracked.request_id) is tracked:
             del self._by_id[tracked.request_id]
@@ -87,7 +87,7 @@ class Register:
         return self._by_request.get(request.request_id)
 
     def views(self) -> list[RequestView]:
-        """Show all; those that share a name with another cannot be moved, being hard to tell."""
+        """Present all; those that share a name with another cannot be moved."""
         tracked = self.all()
         bearers = Counter(each.request_id for each in tracked)
         views = [each.view() for each in tracked]
@@ -102,7 +102,7 @@ class Register:
 
 
 def is_movable(request: Request) -> bool:
-    """Say whether a request can be carried on elsewhere exactly.
+    """Whether a request can be resumed elsewhere exactly.
 
     Not those with images or other inputs beside tokens, adapters, or prompt logprobs (the second
     model runner does not compute them for a resumed request), nor any that vLLM starts without

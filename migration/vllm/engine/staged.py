@@ -1,7 +1,7 @@
-"""KV that has come in for a request, and what is known of that request: one record a migration.
+"""KV received for a request, and what is known of that request: one record per migration.
 
-Both threads use it: the agent's writes what the network brings, the engine's takes it on. Every
-method holds the lock for a few dictionary operations at most.
+Both threads use it: the agent's writes what the network delivers, the engine's takes it from there.
+Every method holds the lock for a few dictionary operations at most.
 """
 
 import threading
@@ -15,11 +15,11 @@ from policies.types import MigrationId
 
 @dataclass(slots=True, eq=False)
 class Staged:
-    """What is here of one migration: blocks that still land, and blocks `waiting` for a request.
+    """What is here of one migration: blocks still landing, and blocks `waiting` for a request.
 
-    `receiving` while the llumlet takes more in: until then slots in `landing` may be written to at
-    any moment and are nobody else's. `over` says why nothing of it can be had any more; `touched_s`
-    when something last came; `claimed` that a request here takes blocks of it, or is about to.
+    `receiving` while the llumlet receives more: until then slots in `landing` may be written to at
+    any moment and belong to it alone. `over` says why none of it is available any more; `touched_s`
+    when data last arrived; `claimed` that a request here takes blocks of it, or is about to.
     """
 
     migration_id: MigrationId
@@ -32,7 +32,7 @@ class Staged:
     claimed: bool = False
 
     def until(self, first_block: int) -> int:
-        """Say where the blocks that wait without a gap, beginning with this one, end."""
+        """Return the end of the contiguous waiting blocks that begin with this one."""
         while first_block in self.waiting:
             first_block += 1
         return first_block
@@ -56,7 +56,7 @@ class Shelf:
     # --- the agent's thread ---
 
     def open(self, migration_id: MigrationId) -> bool:
-        """Begin a record, or go on with one; False when requests here are done with it."""
+        """Begin or continue a record; False when requests here are done with it."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is not None and not record.receiving and not record.claimed:
@@ -67,7 +67,7 @@ class Shelf:
             return record.receiving and record.over is None
 
     def place(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> bool:
-        """Give a frame's blocks slots to land in; False when there are not enough now."""
+        """Assign a frame's blocks slots to land in; False when there are not enough now."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None or not record.receiving:
@@ -83,13 +83,13 @@ class Shelf:
     def landing_slots(
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> list[int]:
-        """Say where a frame's blocks land; `place` must have said True."""
+        """Return where a frame's blocks land; `place` must have returned True."""
         with self._lock:
             landing = self._records[migration_id].landing
             return [landing[block] for block in range(first_block, first_block + n_blocks)]
 
     def arrived(self, migration_id: MigrationId, first_block: int, n_blocks: int) -> None:
-        """Note that a frame is all here."""
+        """Note that a frame has arrived."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None or not record.receiving:
@@ -103,7 +103,7 @@ class Shelf:
                 self._give_back(here)
 
     def commit(self, migration_id: MigrationId, state: RequestState) -> bool:
-        """Note that the request is handed over; False when nobody could take it any more."""
+        """Note that the request is handed over; False when nothing here could take it any more."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None or record.over is not None or not record.receiving:
@@ -113,7 +113,7 @@ class Shelf:
             return True
 
     def drop(self, migration_id: MigrationId, reason: str) -> None:
-        """Note that no more will come; what lies in slots is kept while a request may want it."""
+        """Note that no more will arrive; what lies in slots is kept while a request may want it."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None:
@@ -122,7 +122,7 @@ class Shelf:
             self._give_back(record.landing)
 
     def expire(self, migration_id: MigrationId) -> None:
-        """Forget a record that has ended and that no request has come for."""
+        """Forget a record that has ended and that no request has claimed."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is not None and not record.claimed and not record.receiving:
@@ -152,7 +152,7 @@ class Shelf:
             return record
 
     def let_go(self, migration_id: MigrationId) -> None:
-        """Note that a request which had claimed a record ended; another may still come for it."""
+        """Note that a request which had claimed a record ended; another may still claim it."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None:
@@ -162,7 +162,7 @@ class Shelf:
                 self._forget(record)
 
     def forget(self, migration_id: MigrationId) -> None:
-        """Let nothing of a record be had any more; it goes as soon as the llumlet is done, too."""
+        """Withdraw a record; it is freed as soon as the llumlet is done, too."""
         with self._lock:
             record = self._records.get(migration_id)
             if record is None:

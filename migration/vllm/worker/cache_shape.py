@@ -1,6 +1,6 @@
 """Where one KV block's bytes lie, in all layers' tensors, whatever the attention backend.
 
-vLLM 0.30 to 0.32 register one view a layer, `[blocks, heads, tokens, content]`, into a common
+vLLM 0.30 to 0.32 register one view per layer, `[blocks, heads, tokens, content]`, into a common
 allocation. Its memory order is the backend's (`KVCacheLayout`: LBHNC on CPUs, LBNHC, LHBNC; BLHNC,
 BLNHC and BHLNC keep all layers of a block together), and where a kernel wants smaller blocks than
 the manager's, each of these is k of the view's in a row. Before, views were `[2, blocks, ...]`.
@@ -24,15 +24,15 @@ VIEW_DIMS = 4
 
 
 class LayoutUnknown(MigrationError):  # noqa: N818 (a fact about a server, no failure of ours)
-    """These KV caches cannot be copied by block; the text gives the shapes and what to do."""
+    """These KV caches cannot be copied by block; the message gives the shapes and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One strided part of every block: a layer's, or that of neighbours in memory. In bytes.
+    """One strided part of every block: that of a layer, or of neighbours in memory. In bytes.
 
     `dims` are (size, stride) in memory order, the last with stride 1. In a staging slot the same
-    bytes lie dense, in this order, from `slot_offset` on.
+    bytes are dense, in this order, from `slot_offset` on.
     """
 
     root: int
@@ -48,7 +48,7 @@ class Lane:
 
     @property
     def is_dense(self) -> bool:
-        """Say whether its bytes of one block have no gaps."""
+        """Whether its bytes of one block have no gaps."""
         return len(self.dims) == 1
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
@@ -120,12 +120,13 @@ def _check_tensor(name: str, cache: Any) -> None:
     if not isinstance(cache, torch.Tensor):
         raise LayoutUnknown(
             f"the KV cache of layer {name} is a {type(cache).__name__}, not one tensor "
-            "(a state-space layer, perhaps): such models are not moved, run them without the plugin"
+            "(a state-space layer, perhaps): such models cannot be moved, "
+            "run them without the plugin"
         )
     if cache.ndim < 2 or cache.numel() == 0 or cache.layout != torch.strided:
         raise LayoutUnknown(
             f"the KV cache of layer {name} has shape {tuple(cache.shape)}, which has no dimension "
-            "of blocks (raw storage, perhaps): such models are not moved"
+            "of blocks (raw storage, perhaps): such models cannot be moved"
         )
 
 
@@ -140,17 +141,17 @@ def _block_dim(name: str, cache: Any, num_blocks: int, given: int | None) -> int
         return 0
     where = f"the KV cache of layer {name} has shape {shape}; with {num_blocks} blocks "
     if given is not None:
-        raise LayoutUnknown(where + f"dimension {given} cannot be that of the blocks")
+        raise LayoutUnknown(where + f"dimension {given} cannot be the one of the blocks")
     if not fitting:
-        raise LayoutUnknown(where + "no dimension is a multiple of that: this layout is not known")
+        raise LayoutUnknown(where + "no dimension is a multiple of that: this layout is unknown")
     raise LayoutUnknown(
         where + f"dimensions {fitting} could each be that of the blocks: start the server with "
-        "another number of blocks (--num-gpu-blocks-override), a prime one is never in doubt"
+        "another number of blocks (--num-gpu-blocks-override), a prime number is never ambiguous"
     )
 
 
 def _root(roots: dict[int, Any], cache: Any) -> int:
-    """Find or add the allocation a tensor lies in; give its number."""
+    """Find or add the allocation a tensor lies in; return its number."""
     storage = cache.untyped_storage()
     address = storage.data_ptr()
     if address not in roots:
@@ -187,7 +188,7 @@ def _lane(name: str, cache: Any, dim: int, num_blocks: int, root: int) -> tuple[
     ):
         raise LayoutUnknown(
             f"the KV cache of layer {name} has shape {tuple(cache.shape)} and strides "
-            f"{cache.stride()}: parts of it lie on each other"
+            f"{cache.stride()}: parts of it overlap"
         )
     return lane, ",".join(f"{axis}x{size}" for _, size, axis in axes)
 
@@ -217,7 +218,7 @@ def _check_overlap(lanes: Iterable[Lane], num_blocks: int) -> None:
 
 
 def _check_cluster(pieces: Sequence[tuple[int, int, int]]) -> None:
-    """Check runs of bytes whose blocks interleave: all must repeat alike, none meet another."""
+    """Check runs of bytes whose blocks interleave: all must repeat alike, none may overlap."""
     if not pieces:
         return
     base, _, stride = pieces[0]
@@ -232,7 +233,7 @@ def _check_cluster(pieces: Sequence[tuple[int, int, int]]) -> None:
 
 
 def _merged(lanes: Iterable[Lane]) -> list[Lane]:
-    """Join lanes that follow on each other in every block: fewer, larger copies."""
+    """Join lanes that follow each other in every block: fewer, larger copies."""
     merged: list[Lane] = []
     for lane in lanes:
         last = merged[-1] if merged else None
@@ -250,7 +251,7 @@ def _merged(lanes: Iterable[Lane]) -> list[Lane]:
 
 
 def _placed(lanes: Sequence[Lane]) -> tuple[Lane, ...]:
-    """Give each lane its place in a slot, one after the other."""
+    """Assign each lane its place in a slot, one after the other."""
     starts = accumulate((lane.n_bytes for lane in lanes), initial=0)
     return tuple(
         replace(lane, slot_offset=start) for lane, start in zip(lanes, starts, strict=False)

@@ -1,7 +1,7 @@
 """Copies KV blocks between a GPU's KV caches and the staging arena, beside the forward pass.
 
-All runs on one side stream, in order. Blocks are collected on the device in a small staging
-buffer, a few kernels a chunk, and cross to the host's memory in long rows; and back likewise.
+Everything runs on one side stream, in order. Blocks are collected on the device in a small staging
+buffer, a few kernels per chunk, and cross to the host's memory in long rows; and back likewise.
 """
 
 import logging
@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 
 from migration.vllm.worker.cache_shape import CacheShape, Lane
-from migration.vllm.worker.copier import Ticket, check_numbers, count_slots, paired_runs, runs
+from migration.vllm.worker.copying import Ticket, check_numbers, count_slots, paired_runs, runs
 
 CHUNK_BYTES = 32 << 20
-"""Device memory for staging; vLLM leaves this much and more beside its KV cache."""
+"""Device memory for staging; vLLM leaves at least this much beside its KV cache."""
 
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class Streams(Protocol):
-    """What is special about a device: order of work, pinned memory."""
+    """What depends on the device: order of work, pinned memory."""
 
     def aside(self) -> Any:
-        """Give a context whose work is ordered after what was launched so far, beside the rest."""
+        """Return a context whose work is ordered after what was launched so far."""
 
     def event(self) -> Any:
         """Mark the end of the side work so far: `query()`, `synchronize()`."""
 
     def fence(self, event: Any) -> None:
-        """Have what is launched from now on wait for this event."""
+        """Make what is launched from now on wait for this event."""
 
     def on_device(self, numbers: Sequence[int]) -> Any:
-        """Bring numbers to the device; in the side context."""
+        """Copy numbers to the device; in the side context."""
 
     def pin(self, host: Any) -> bool:
         """Make the device reach this host tensor directly; False if that is not possible."""
@@ -46,7 +46,7 @@ class Streams(Protocol):
         """Undo `pin`."""
 
     def pinned(self, rows: int, n_bytes: int) -> Any:
-        """Get a host tensor of bytes that the device reaches directly."""
+        """Return a host tensor of bytes that the device reaches directly."""
 
     def drain(self) -> None:
         """Wait for all side work."""
@@ -132,7 +132,7 @@ class DeviceCopier:
         return ticket
 
     def scatter(self, slots: Sequence[int], block_ids: Sequence[int]) -> Ticket:
-        """Copy slot i to block i, once the work launched so far is through with the blocks."""
+        """Copy slot i to block i, once the work launched so far no longer needs the blocks."""
         check_numbers(self, block_ids, slots)
         if not slots:
             return Ticket()
@@ -159,7 +159,7 @@ class DeviceCopier:
         return self._streams.pinned(len(slots), self.shape.block_bytes), range(len(slots))
 
     def done(self, ticket: Ticket) -> bool:
-        """Say whether the copy, and with it every earlier one, is complete, without waiting."""
+        """Whether the copy, and with it every earlier one, is complete, without waiting."""
         if ticket.event is not None and not ticket.event.query():
             return False
         self._finish(ticket)
@@ -172,7 +172,7 @@ class DeviceCopier:
         self._finish(ticket)
 
     def _finish(self, ticket: Ticket) -> None:
-        """Do what is left of this copy and, since they come to their end in order, of earlier ones.
+        """Finish this copy on the host and, since they complete in order, earlier ones.
 
         A caller that splits a long copy need only ask for the last part.
         """
@@ -180,16 +180,16 @@ class DeviceCopier:
         while ticket.finish is not None:
             earlier = self._open.popleft()
             finish, earlier.finish, earlier.event = earlier.finish, None, None
-            assert finish is not None, "what is open has not been finished"
+            assert finish is not None, "the open copy was not finished"
             finish()
 
     def fence(self, ticket: Ticket) -> None:
-        """Have what is launched from now on wait for the copy, on the device, not here."""
+        """Make what is launched from now on wait for the copy, on the device, not here."""
         if ticket.event is not None:
             self._streams.fence(ticket.event)
 
     def close(self) -> None:
-        """Wait for all copies and let the arena go."""
+        """Wait for all copies and release the arena."""
         self._streams.drain()
         if self._pinned:
             self._streams.unpin(self._arena)
@@ -216,7 +216,7 @@ class CudaStreams:
         return self._stream.record_event()
 
     def fence(self, event: Any) -> None:
-        """Have the current stream wait for the event."""
+        """Make the current stream wait for the event."""
         torch.cuda.current_stream(self._device).wait_event(event)
 
     def on_device(self, numbers: Sequence[int]) -> Any:
@@ -225,10 +225,10 @@ class CudaStreams:
         return host.to(self._device, non_blocking=True)
 
     def pin(self, host: Any) -> bool:
-        """Register the arena's memory with CUDA: no copy through a bounce buffer then."""
+        """Register the arena's memory with CUDA, which avoids copies through a bounce buffer."""
         failed = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0).value
         if failed:
-            try:  # the next launch reports the error once more, and takes it away
+            try:  # the next launch reports the error once more, and clears it
                 torch.zeros(1, device=self._device).add_(1)
             except RuntimeError:
                 log.debug("cudaHostRegister failed with error %s", failed)

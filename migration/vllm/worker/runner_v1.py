@@ -14,13 +14,13 @@ import torch
 from migration.vllm.tags import RESUME
 
 CUDA_OFFSET = 4
-"""What one draw advances a CUDA generator by; vLLM itself rolls draws back by it."""
+"""How far one draw advances a CUDA generator; vLLM itself rolls draws back by it."""
 
 _MARK = "_llumnix_patched"
 
 
 def patch(vocab_size: int) -> None:
-    """Have resumed requests begin with the outputs they had; others are not touched. Once."""
+    """Make resumed requests begin with the outputs they had; others are not touched. Once."""
     from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
     if getattr(CachedRequestState, _MARK, False):
@@ -50,7 +50,7 @@ def resumed_outputs(state: Any) -> list[int]:
 def advance(
     generator: torch.Generator | None, tokens: int, draw: Callable[[torch.Generator], object]
 ) -> None:
-    """Bring a generator where it was after so many tokens: one draw each."""
+    """Advance a generator to where it was after so many tokens: one draw each."""
     if generator is None:
         return
     if generator.device.type == "cpu":
@@ -61,7 +61,7 @@ def advance(
 
 
 def cpu_draw(vocab_size: int) -> Callable[[torch.Generator], object]:
-    """Give one draw as this vLLM's CPU sampler makes it (v1/sample/ops/topk_topp_sampler.py).
+    """Make one draw as this vLLM's CPU sampler does (v1/sample/ops/topk_topp_sampler.py).
 
     Up to 0.30 that is exponential noise over the vocabulary, later one integer.
     """

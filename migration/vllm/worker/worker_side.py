@@ -1,6 +1,6 @@
 """The worker's side of the connector: copies KV blocks between the cache and the staging arena.
 
-vLLM calls it in the worker's own thread, once a step, after the forward pass was launched. Copies
+vLLM calls it in the worker's own thread, once per step, after the forward pass was launched. Copies
 that are not urgent are spread over steps, so that none is lengthened by more than a set share.
 """
 
@@ -19,11 +19,11 @@ from migration.vllm.worker.copier import CacheShape, Copier, Ticket, make_copier
 
 MIN_SLOTS = 8
 IDLE_BLOCKS = 64
-"""So many blocks are copied in a step without a forward pass; orders are looked at in between."""
+"""Blocks copied at a time in a step without a forward pass; orders are read in between."""
 
 
 class WorkerSide:
-    """One rank. `register_caches` comes first, once; then one `orders` and `work` a step."""
+    """One rank. `register_caches` comes first, once; then one `orders` and `work` per step."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WorkerSide:
         self._last_s = float("-inf")
 
     def register_caches(self, kv_caches: dict[str, Any], num_blocks: int) -> None:
-        """Look at the KV caches, make the arena, and prove that a block survives the round trip.
+        """Inspect the KV caches, create the arena, and prove that a block survives the round trip.
 
         Raises LayoutUnknown, ArenaError, SelfTestFailed or SettingsError; each says what to do.
         """
@@ -70,7 +70,7 @@ class WorkerSide:
         self_test(self._copier)
 
     def info(self) -> RankInfo | None:
-        """Say what the engine's side must know of this rank; None before the caches are there."""
+        """Return what the engine's side must know of this rank; None before the caches exist."""
         if self._arena is None:
             return None
         return RankInfo(
@@ -112,7 +112,7 @@ class WorkerSide:
         return taken
 
     def close(self) -> None:
-        """Let the arena go."""
+        """Release the arena."""
         if self._copier is not None:
             self._copier.close()
         if self._arena is not None:
@@ -130,7 +130,7 @@ class WorkerSide:
                 self._waiting.appendleft(rest)
 
     def _allowance(self) -> int:
-        """Say how many blocks may be copied without lengthening a step by more than its share."""
+        """Return how many blocks may be copied without exceeding a step's share."""
         step_s, block_s = self._step_s.value, self._block_s.value
         if not step_s or not block_s:
             return 1
@@ -155,7 +155,7 @@ class WorkerSide:
             self._launched.append((job.job_id, ticket))
 
     def _poll(self) -> None:
-        """Count the jobs whose copies have come to their end; they end in the order launched."""
+        """Count the jobs whose copies have completed; they complete in the order launched."""
         assert self._copier is not None
         done: Counter[int] = self._results.done
         left = []

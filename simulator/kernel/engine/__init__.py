@@ -1,1 +1,1 @@
-"""One instance in columns: its line, its batch, its blocks, its steps."""
+"""One instance in columns: its waiting line, batch, blocks and steps."""

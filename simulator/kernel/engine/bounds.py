@@ -1,4 +1,4 @@
-"""How short and how long a step can be, by its costs."""
+"""Bounds on the duration of a step, by its costs."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,10 +10,10 @@ from simulator.engine.speculation import Speculation
 
 
 def least_step_ns(costs: CostModel) -> int:
-    """Give what a step that yields a token takes at least, whoever computes what in it."""
+    """Return the least duration of a step that yields a token, whatever it computes."""
     if not isinstance(costs, TableCosts):
         return costs.decode_base_ns // 2  # not even the last token of a prompt costs less
-    # Without decodes, the last token of a prompt may be all: what the curve of prompts rises by.
+    # Without decodes, a step may compute only a prompt's last token: the least rise of the curve.
     rise_ns = _least_rise_ns(costs.prefill)
     prompts_ns = costs.prefill.at(0) + rise_ns if rise_ns >= 0 else 0
     return costs.overhead_ns + max(0, min(costs.decode_base_ns, prompts_ns))
@@ -22,7 +22,7 @@ def least_step_ns(costs: CostModel) -> int:
 def longest_step_ns(
     costs: CostModel, limits: EngineLimits, speculation: Speculation | None = None
 ) -> int:
-    """Give what no step takes more than: a full batch, full memory, and the whole budget."""
+    """Return an upper bound on any step: a full batch, full memory, and the whole token budget."""
     guesses = 0 if speculation is None else speculation.draft_tokens * limits.max_num_seqs
     drafting_ns = 0 if speculation is None else speculation.drafting_ns
     return drafting_ns + _longest_ns(costs, limits, limits.max_num_seqs + guesses)
@@ -34,8 +34,8 @@ def _longest_ns(costs: CostModel, limits: EngineLimits, most_chunks: int) -> int
         return (
             _longest_by_table_ns(costs, budget, contexts, batch) + most_chunks
         )  # each is rounded twice
-    # A token costs most at the end of the longest context, where all chunks may end: here one has
-    # all tokens, beyond that, and the others what a chunk costs without any.
+    # A token costs most at the end of the longest context, where every chunk may end: here one has
+    # all tokens, ending beyond that, and the others cost what an empty chunk does.
     chunks = [(contexts, budget), *((contexts, 0) for _ in range(most_chunks - 1))]
     return costs.step_ns(chunks, batch, contexts)
 
@@ -51,12 +51,12 @@ def _longest_by_table_ns(costs: TableCosts, budget: int, contexts: int, batch: i
 
 
 def _pieces(curve: Curve) -> Iterator[tuple[int, int]]:
-    """Give how far each piece of a curve goes, and by how much it rises."""
+    """Return the width of each piece of a curve, and its rise."""
     for (left, right), (low, high) in zip(pairwise(curve.xs), pairwise(curve.ys), strict=True):
         yield right - left, high - low
 
 
 def _least_rise_ns(curve: Curve) -> int:
-    """Give what one x more adds at least; below 0 for a curve that falls somewhere."""
+    """Return the least that one more x adds; negative for a curve that falls somewhere."""
     rises = [up // across for across, up in _pieces(curve)]
     return min(0 if curve.xs[0] > 0 else rises[0], *rises) if rises else 0

@@ -1,13 +1,13 @@
-"""Decodes in step: one count for all of a batch who get a token with every step.
+"""Decodes in lockstep: one count for all requests of a batch that get a token in every step.
 
-An instance counts its steps in ticks. Who has had its first token joins the cohort, and from then
-on has `OFFSET` more output tokens than there were ticks, its last token when the last step ended,
-and a KV block more every BLOCK_TOKENS ticks; `crossings` says how many take one at which tick. The
-columns of the request itself stand still until it leaves. Whoever wants to know them, or has to
-treat one otherwise than the rest, dissolves the cohort first. That is right at any time.
+An instance counts its steps in ticks. A request that has its first token joins the cohort; from
+then on it has `OFFSET` more output tokens than there were ticks, its last token at the end of the
+last step, and one more KV block every BLOCK_TOKENS ticks; `crossings` counts how many take a block
+at which tick. The request's own columns are not updated until it leaves. Code that reads them, or
+treats one request differently, dissolves the cohort first, which is correct at any time.
 
 Of the gaps between ticks, `gaps` keeps those that no later one reached, as (tick, ns): the longest
-since a tick is the first after it.
+gap since a tick is the first entry after it.
 """
 
 from simulator.kernel.state import (
@@ -42,14 +42,14 @@ from simulator.kernel.state import (
 
 
 def may_join(s: State, r: int) -> bool:
-    """Whether a request with a token more than its blocks were for takes one by the rule."""
+    """Whether a request with one token more than its blocks were for takes a block by the rule."""
     spare = s.req[FITS_TOKENS][r] + 1 - s.req[PROMPT][r] - s.req[OUT][r]
     rule: bool = 0 <= spare < s.fleet[BLOCK_TOKENS]
     return rule
 
 
 def join_cohort(s: State, i: int, r: int) -> None:
-    """Count a request among the cohort from this tick on; its next step is not planned yet."""
+    """Add a request to the cohort from this tick on; its next step is not planned yet."""
     ins, req, tick = s.ins, s.req, s.ins[TICKS][i]
     ahead = req[OUT][r] - tick
     req[IN_COHORT][r], req[OFFSET][r], req[JOINED][r] = 1, ahead, tick
@@ -62,7 +62,7 @@ def join_cohort(s: State, i: int, r: int) -> None:
 
 
 def _crossing(s: State, i: int, r: int) -> int:
-    """Where `crossings` counts a request."""
+    """Return the entry of `crossings` that counts a request."""
     block_tokens = s.fleet[BLOCK_TOKENS]
     tick = s.req[FITS_TOKENS][r] + 1 - s.req[PROMPT][r] - s.req[OFFSET][r]
     place: int = _crossings(s, i) + tick % block_tokens
@@ -80,7 +80,7 @@ def _gaps(s: State, i: int) -> int:
 
 
 def leave_cohort(s: State, i: int, r: int, grown: int) -> None:
-    """Write a request's own columns anew; it had blocks for the steps up to tick `grown`."""
+    """Rewrite a request's own columns; it had blocks for the steps up to tick `grown`."""
     ins, req = s.ins, s.req
     out = req[OFFSET][r] + ins[TICKS][i]
     s.batches[_crossing(s, i, r)] -= 1
@@ -95,7 +95,7 @@ def leave_cohort(s: State, i: int, r: int, grown: int) -> None:
 
 
 def dissolve(s: State, i: int) -> None:
-    """Have all of a batch apart."""
+    """Dissolve the cohort: every request of the batch is apart."""
     ins, base = s.ins, i * s.fleet[WIDTH]
     to_apart = s.fleet[MAX_SEQS]
     if ins[COHORT][i] == 0:
@@ -120,7 +120,7 @@ def due_now(s: State, i: int) -> int:
 
 
 def take_crossing(s: State, i: int, ticks: int, after: int) -> None:
-    """Take the blocks of so many ticks, `after` so many."""
+    """Take the blocks of so many ticks, `after` ticks from now."""
     blocks = crossing(s, i, ticks, after)
     s.ins[FREE][i] -= blocks
     s.ins[ALLOCATED][i] += blocks
@@ -138,7 +138,7 @@ def crossing(s: State, i: int, ticks: int, after: int) -> int:
 
 
 def keep_gap(s: State, i: int, tick: int, gap_ns: int) -> None:
-    """Keep the longest gap of the steps that end at a tick."""
+    """Record the longest gap of the steps that end at a tick."""
     ins, gaps, base = s.ins, s.batches, _gaps(s, i)
     kept = ins[GAPS][i]
     while kept and gaps[base + 2 * kept - 1] <= gap_ns:
@@ -151,7 +151,7 @@ def keep_gap(s: State, i: int, tick: int, gap_ns: int) -> None:
 
 
 def _settle_gaps(s: State, i: int) -> None:
-    """Note the longest gap of each of the cohort so far, so that the list can begin anew."""
+    """Record the longest gap of each cohort member so far, so that the list can restart."""
     req, base = s.req, i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.batches[at]

@@ -1,4 +1,4 @@
-"""What steps that are over have yielded: `Engine.complete_step` and `Life.token`, on columns."""
+"""Account for completed steps: `Engine.complete_step` and `Life.token`, on columns."""
 
 from simulator.kernel.engine.cohort import (
     join_cohort,
@@ -85,7 +85,7 @@ from simulator.kernel.state import (
 
 
 def complete(s: State, i: int) -> None:
-    """End the step or run under way: count its tokens, and let go who has all of them."""
+    """End the current step or run: count its tokens, and release the completed requests."""
     ins = s.ins
     steps, start_ns, end_ns = ins[RUN][i], ins[START][i], ins[END][i]
     if s.fleet[DRAFT_TOKENS]:
@@ -100,7 +100,7 @@ def complete(s: State, i: int) -> None:
 
 
 def split(s: State, i: int, now_ns: int) -> None:
-    """Count the steps of a run that are over by now; the rest go on."""
+    """Count the steps of a run that are over by now; the rest continue."""
     ins = s.ins
     steps, start_ns, first_ns = ins[RUN][i], ins[START][i], ins[COST][i]
     decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
@@ -159,7 +159,7 @@ def _count_apart(
     longest_of_run: int,
     joining: int,
 ) -> None:
-    """Count the tokens of each that is not of the cohort; `joining`: afterwards it may be."""
+    """Count the tokens of requests outside the cohort; `joining`: they may join it afterwards."""
     ins, req, apart = s.ins, s.req, s.batches
     base = i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]
@@ -171,7 +171,7 @@ def _count_apart(
         kept += 1
         chunk = chunks[r]
         if chunk == 0:
-            continue  # it came while the step was under way
+            continue  # it arrived during the step
         if grown:
             more = prompts[r] + outs[r] + grown - fits[r]
             if more > 0:
@@ -185,7 +185,7 @@ def _count_apart(
                     suffered  # in the next step it may be one of the decodes
                 )
             if left:
-                continue  # its prompt goes on
+                continue  # its prompt continues
         if outs[r] == 0:
             req[FIRST][r] = end_ns
         else:
@@ -209,7 +209,7 @@ def _count_apart(
 
 
 def _finish_cohort(s: State, i: int) -> None:
-    """Let go who of the cohort has all its tokens."""
+    """Release the cohort members that have all their tokens."""
     ins, req, batch, base = s.ins, s.req, s.batches, i * s.fleet[WIDTH]
     tick, soonest, kept = ins[TICKS][i], NEVER, base
     together, targets, ahead = req[IN_COHORT], req[TARGET], req[OFFSET]
@@ -240,7 +240,7 @@ def _end_waits(s: State, r: int, now_ns: int, gap_ns: int) -> None:
 
 
 def _finish(s: State, i: int, r: int) -> None:
-    """Let a request go that has left the batch."""
+    """Release a request that has left the batch."""
     s.req[INTERFERENCE][r] += s.ins[INTERFERENCE_NS][i] - s.req[INTERFERENCE_AT_JOIN_NS][r]
     free_blocks(s, i, r)
     s.req[PLACE][r] = GONE
@@ -251,12 +251,12 @@ def _finish(s: State, i: int, r: int) -> None:
 
 
 def unsend(s: State, r: int) -> None:
-    """Take a request off the books of what is on its way to an instance."""
+    """Remove a request from the count of those on their way to an instance."""
     sent = s.req[SENT_TO][r]
     if sent:
         s.req[SENT_TO][r] = 0
         if s.req[SENT_WHEN][r] < s.ins[SEEN][sent - 1]:
-            return  # a report has seen it
+            return  # a report has counted it
         row = s.ins[ROW][sent - 1]
         s.col[SENT_TOKENS][row] -= s.req[SENT_SIZE][r]
         s.col[SENT_REQUESTS][row] -= 1

@@ -1,7 +1,7 @@
-"""What prompts begin with, as numbers: the keys of `simulator.engine.prefix`, without their hashes.
+"""Prompt prefixes as numbers: the keys of `simulator.engine.prefix`, without their hashes.
 
-Prompts are told in pieces (`PromptBlocks`), so what they begin with is a tree of pieces. Two blocks
-have one key if they end at one place within one piece of it.
+Prompts are given in pieces (`PromptBlocks`), so their prefixes form a tree of pieces. Two blocks
+have one key if they end at the same offset of the same piece.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _Numbers = NDArray[np.int64]
 
 
 def with_keys(s: State, requests: Sequence[TraceRequest]) -> State:
-    """Enter what a workload tells of its prompts."""
+    """Enter what a workload says about its prompts."""
     block_tokens = int(s.fleet[BLOCK_TOKENS])
     told = [(at, one, one.prompt_blocks) for at, one in enumerate(requests) if one.prompt_blocks]
     sizes = _whole(prompt.block_tokens for _, _, prompt in told)
@@ -55,9 +55,9 @@ def _number(
     sizes: _Numbers,
     block_tokens: int,
 ) -> tuple[_Numbers, int]:
-    """Give each piece the key of a block that ends in it, less the block's number; and how many.
+    """Return, per piece, the key of a block that ends in it less the block's number; and the count.
 
-    The tree is made level by level: where the piece before and this one are alike, so are all.
+    The tree is built level by level: pieces are equal where they and their predecessors are alike.
     """
     _, content = np.unique(ids, return_inverse=True)
     _, node = np.unique(sizes, return_inverse=True)

@@ -1,7 +1,7 @@
-"""Who comes while a step is under way, where steps are scheduled ahead.
+"""Requests that arrive while a step is under way, where steps are scheduled ahead.
 
-So does `simulator.fleet.instance`: the next step was made up when this one began, so whoever
-comes is queued only when that one begins. Until then an instance's reports do not know of them.
+As in `simulator.fleet.instance`: the next step was planned when the current one began, so a request
+that arrives meanwhile is queued only when it begins, and until then it is in no report.
 """
 
 from simulator.kernel.engine.planning import plan
@@ -32,7 +32,7 @@ from simulator.kernel.state import (
 
 
 def arrive_late(s: State, i: int, r: int) -> None:
-    """Take a request; it is queued at once only if no step is under way."""
+    """Accept a request; it is queued at once only if no step is under way."""
     ins, req = s.ins, s.req
     req[AT][r], req[PLACE][r] = i, COMING
     req[CHUNK][r] = req[LEAVING][r] = 0
@@ -47,7 +47,7 @@ def arrive_late(s: State, i: int, r: int) -> None:
 
 
 def admit_late(s: State, i: int, now_ns: int) -> None:
-    """Queue those who came during the last step, now that the one after it is planned.
+    """Queue the requests that came during the last step, now that the one after it is planned.
 
     Where there was nothing to plan, they are not too late.
     """
@@ -67,7 +67,7 @@ def _queue(s: State, i: int) -> None:
 
 
 def keep_sent(s: State, i: int, now_ns: int) -> None:
-    """Go on counting as sent whom a report, just taken in, did not know of."""
+    """Keep counting as sent the requests that a report, just taken in, did not include."""
     req, ins, col, row = s.req, s.ins, s.col, s.ins[ROW][i]
     col[SENT_REQUESTS][row] = ins[CAME][i]
     r = ins[FIRST_CAME][i]
@@ -80,7 +80,7 @@ def keep_sent(s: State, i: int, now_ns: int) -> None:
 
 
 def arrived_late(s: State, i: int) -> list[int]:
-    """List those who came and are not queued, in order."""
+    """List the requests that arrived and are not queued, in order."""
     came, r = [], s.ins[FIRST_CAME][i]
     for _ in range(s.ins[CAME][i]):
         came.append(int(r))

@@ -1,6 +1,6 @@
-"""When the last few steps of an instance ended: what its llumlet takes for the length of a step.
+"""When an instance's last few steps ended, from which its llumlet estimates the step time.
 
-A long run is kept as such; what ended since, one by one. Pauses are no steps.
+A long run is kept as such; later steps, one by one. Pauses do not count as steps.
 """
 
 from simulator.kernel.engine.runs import line_at, run_ns
@@ -20,11 +20,11 @@ from simulator.kernel.state import (
 )
 
 IDLE_NS = 2_000_000_000
-"""A pause, not a step: `migration.protocol.pacing.IDLE_S`."""
+"""A longer gap is a pause, not a step: `migration.protocol.pacing.IDLE_S`."""
 
 
 def keep_ends(s: State, i: int, steps: int, end_ns: int) -> None:
-    """Keep when the last few steps ended, for `step_ends`: of a long run, the run."""
+    """Record when the last few steps ended, for `step_ends`: of a long run, the run."""
     if not s.fleet[MIGRATION]:
         return
     ins = s.ins
@@ -57,7 +57,7 @@ def _keep_end(s: State, i: int, end_ns: int) -> None:
 
 
 def step_ends(s: State, i: int) -> list[int]:
-    """When the last few steps ended, without pauses; for `migration.protocol.pacing.StepTime`."""
+    """Return when the last few steps ended, without pauses; for `pacing.StepTime`."""
     ins = s.ins
     ends = [int(ins[STEP_ENDS + at][i]) for at in range(int(ins[ENDS][i]))]
     steps = int(ins[RUN_STEPS][i])

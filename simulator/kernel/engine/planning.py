@@ -1,7 +1,7 @@
-"""What an instance computes next: `simulator.engine.engine.Engine.plan_step`, on columns.
+"""Plan an instance's next step: `simulator.engine.engine.Engine.plan_step`, on columns.
 
-When all it does is decode, and nothing else can come in between, the whole run of equal steps is
-planned, until one request ends or memory is short.
+If it only decodes and nothing else can intervene, the whole run of equal steps is planned, until a
+request ends or memory runs short.
 """
 
 from simulator.kernel.engine.cohort import crossing, dissolve, due_now
@@ -66,7 +66,7 @@ PER_MILLE = 1000
 
 
 def plan(s: State, i: int, now_ns: int) -> None:
-    """Decide the next step, or the next run of steps, which begins now; there may be none."""
+    """Plan the next step, or the next run of steps, which begins now; there may be none."""
     detach_leaving(s, i)
     ins, draft = s.ins, s.fleet[DRAFT_TOKENS]
     crowded = draft > 0 and make_room_for_guesses(s, i, now_ns)
@@ -108,10 +108,10 @@ def _cost_ns(
 
 
 def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
-    """Give every decode the block its input needs, the most urgent first; marks who computes.
+    """Give every decode the block its input needs, the most urgent first; mark who computes.
 
-    Gives how many decode, their contexts, the place of the first apart that does not, and whether
-    any was preempted. Where that could happen, all are taken one by one.
+    Return how many decode, their contexts, the place of the first apart that does not, and whether
+    any was preempted. Where preemption is possible, requests are handled one by one.
     """
     req, ins, base = s.req, s.ins, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, kvs, fits, chunk = req[PROMPT], req[OUT], req[KV], req[FITS_TOKENS], req[CHUNK]
@@ -150,9 +150,9 @@ def _plan_decodes(s: State, i: int, now_ns: int) -> tuple[int, int, int, bool]:
 def _plan_prefills(
     s: State, i: int, budget: int, at: int, admit: bool, now_ns: int
 ) -> tuple[int, int, int, int]:
-    """Spend what the decodes leave on prompts: those begun, then new ones. Sums of the chunks.
+    """Spend the budget that decodes leave on prompts: started ones, then new ones. Sums of chunks.
 
-    Those begun are looked for from place `at` of those apart on.
+    Started prompts are searched from place `at` of those apart.
     """
     req, apart, base = s.req, s.batches, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     tokens = squares = ends = chunks = 0
@@ -188,7 +188,7 @@ def _plan_prefills(
 
 
 def _admit(s: State, i: int) -> int:
-    """Move the head of the line into the batch if a slot and all its blocks are free; or -1."""
+    """Admit the head of the line if a slot and all its blocks are free; return it, or -1."""
     r = line_head(s, i)
     if r < 0 or free_slots(s, i) <= 0:
         return -1
@@ -207,7 +207,7 @@ def _admit(s: State, i: int) -> int:
 
 
 def _plan_run(s: State, i: int) -> None:
-    """Lengthen a step of decodes to the run it begins."""
+    """Extend a step of decodes to the run it begins."""
     ins, req, base = s.ins, s.req, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     targets, outs = req[TARGET], req[OUT]
     decodes, contexts = ins[DECODES][i], ins[CONTEXTS][i]
@@ -229,7 +229,7 @@ def _plan_run(s: State, i: int) -> None:
 
 
 def _steps_in_memory(s: State, i: int, steps: int) -> int:
-    """Say for how many of so many steps the free blocks last."""
+    """Return for how many of so many steps the free blocks last."""
     free, block_tokens = s.ins[FREE][i], s.fleet[BLOCK_TOKENS]
     if s.ins[SIZE][i] * (1 + (steps - 1) // block_tokens) <= free:
         return steps
@@ -246,7 +246,7 @@ def _steps_in_memory(s: State, i: int, steps: int) -> int:
 
 
 def growth(s: State, i: int, steps: int) -> int:
-    """Blocks the batch takes from now until the last of so many steps is planned."""
+    """Count the blocks the batch takes from now until the last of so many steps is planned."""
     req, base = s.req, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     prompts, outs, fits, block_tokens = (
         req[PROMPT],

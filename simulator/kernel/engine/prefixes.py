@@ -1,6 +1,6 @@
-"""Prompts that begin alike share their KV: `simulator.engine.prefix_cache.PrefixCache`, on columns.
+"""Prompts with a common prefix share KV: `simulator.engine.prefix_cache.PrefixCache`, on columns.
 
-What a request found is not written down: while it holds these blocks, it finds the same again.
+While a request holds the blocks it found, a lookup finds the same ones: they are not recorded.
 """
 
 from simulator.kernel.engine.shared_blocks import (
@@ -51,7 +51,7 @@ from simulator.kernel.state import (
 
 
 def key_of(s: State, r: int, number: int) -> int:
-    """The key of a block of a request: `simulator.engine.prefix.Prefix.keys`."""
+    """Return the key of a block of a request: `simulator.engine.prefix.Prefix.keys`."""
     sharing = s.req
     first: int
     if number >= sharing[ALIKE][r]:
@@ -63,7 +63,7 @@ def key_of(s: State, r: int, number: int) -> int:
 
 
 def findable(s: State, r: int) -> int:
-    """Blocks a request may find: its last token is computed in any case, and yields the next."""
+    """Count the blocks a request may find: its last token is always computed, to yield the next."""
     if s.req[KEY_TOKENS][r] == 0:
         return 0
     blocks: int = (s.req[PROMPT][r] + s.req[OUT][r] - 1) // s.fleet[BLOCK_TOKENS]
@@ -71,7 +71,7 @@ def findable(s: State, r: int) -> int:
 
 
 def look_up(s: State, i: int, r: int) -> tuple[int, int]:
-    """Say how many blocks a request finds, and how many of them are in use."""
+    """Return how many blocks a request finds, and how many of them are in use."""
     in_use = 0
     most = findable(s, r)
     for number in range(most):
@@ -83,7 +83,7 @@ def look_up(s: State, i: int, r: int) -> tuple[int, int]:
 
 
 def begin_anew(s: State, r: int) -> None:
-    """Have a request hold nothing."""
+    """Make a request hold nothing."""
     sharing = s.req
     sharing[FOUND][r] = sharing[KEPT][r] = sharing[PROMPT_TURN][r] = 0
     sharing[OWN][r] = sharing[LAST_KEPT][r] = -1
@@ -98,7 +98,7 @@ def take(s: State, i: int, r: int, blocks: int) -> None:
 
 
 def start(s: State, i: int, r: int) -> bool:
-    """Give a request the blocks it needs to be admitted, with what KV is found; or do nothing."""
+    """Give a request the blocks needed to admit it, reusing the KV found; or do nothing."""
     req, sharing, block_tokens, free = s.req, s.req, s.fleet[BLOCK_TOKENS], s.ins[FREE][i]
     needed = -(-(req[PROMPT][r] + req[OUT][r]) // block_tokens)
     if needed - findable(s, r) > free:
@@ -115,14 +115,14 @@ def start(s: State, i: int, r: int) -> bool:
 
 
 def note_kv(s: State, i: int, r: int, kv_tokens: int) -> None:
-    """Have what a request's full blocks hold, with KV of so many tokens, be found from now on."""
+    """Make the content of a request's full blocks, with KV of so many tokens, findable."""
     sharing, after = s.req, s.blocks[AFTER]
     number, full = sharing[KEPT][r], kv_tokens // s.fleet[BLOCK_TOKENS]
     if number >= full or sharing[KEY_TOKENS][r] == 0:
         return
     block = sharing[LAST_KEPT][r]
     if block < 0:
-        block = sharing[OWN][r]  # behind the last of the ring comes the first
+        block = sharing[OWN][r]  # the first follows the last of the ring
     while number < full:
         block = after[block]
         keep(s, i, block, key_of(s, r, number))
@@ -138,7 +138,7 @@ def move_in(s: State, i: int, r: int, last: int) -> None:
 
 
 def release_blocks(s: State, i: int, r: int, kv_tokens: int) -> None:
-    """Take all of a request's blocks; what they hold is found for as long as they are free."""
+    """Take all of a request's blocks; their content can be found as long as they are free."""
     if s.req[FITS_TOKENS][r] == 0:
         return  # they were taken already
     note_kv(s, i, r, kv_tokens)
@@ -155,10 +155,7 @@ def release_blocks(s: State, i: int, r: int, kv_tokens: int) -> None:
 
 
 def grow_all(s: State, i: int, steps: int) -> None:
-    """Give the batch the blocks that so many steps more than the next take.
-
-    They are taken before anybody who ends with the last of these steps gives any back.
-    """
+    """Give the batch its blocks of so many more steps, before ending requests free any."""
     req, base, block_tokens = s.req, i * s.fleet[WIDTH], s.fleet[BLOCK_TOKENS]
     for at in range(base, base + s.ins[SIZE][i]):
         r = s.batches[at]
@@ -168,7 +165,7 @@ def grow_all(s: State, i: int, steps: int) -> None:
 
 
 def clear_prompts(s: State, i: int) -> None:
-    """Charge the prompts of a step with nothing that its decodes suffer by them."""
+    """Charge a step's prompts with no delay to its decodes."""
     turns, base = s.req[PROMPT_TURN], i * s.fleet[WIDTH]
     for at in range(base, base + s.ins[SIZE][i]):
         if turns[s.batches[at]]:
@@ -176,9 +173,9 @@ def clear_prompts(s: State, i: int) -> None:
 
 
 def leave_in_order(s: State, i: int) -> None:
-    """Take the blocks of those who end with this step: of decodes first, then of prompts in turn.
+    """Take the blocks of the requests that end with this step: decodes first, then prompts in turn.
 
-    Their content is lost in that order, which is not that of the batch.
+    Their content is lost in that order, which is not the batch's.
     """
     req, turns, base = s.req, s.req[PROMPT_TURN], i * s.fleet[WIDTH]
     end = base + s.ins[SIZE][i]
@@ -201,9 +198,9 @@ def leave_in_order(s: State, i: int) -> None:
 
 
 def line_demand(s: State, i: int) -> tuple[int, int, int]:
-    """Blocks the first in line needs, and all; and the blocks they find, each by itself.
+    """Count the blocks the head of the line needs, and all need; and those each finds separately.
 
-    Those in use are not needed; of all together, those asked for twice are needed once.
+    Blocks in use are not needed; those several requests ask for are counted once.
     """
     s.fleet[DEMANDS] += 1
     first, all_of_them, found = -1, 0, 0
@@ -220,9 +217,9 @@ def line_demand(s: State, i: int) -> tuple[int, int, int]:
 
 
 def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
-    """Blocks a request needs beside those in use and those asked for in this turn, and finds.
+    """Count the blocks a request needs, and finds, beside those in use or asked for in this turn.
 
-    What a turn has looked up already is the beginning of what this request asks for, if anything.
+    What a turn has looked up already is a prefix of what this request asks for, if anything.
     """
     most, limit = findable(s, r), s.fleet[TOTAL_BLOCKS] + 1
     alike = min(s.req[ALIKE][r], most)
@@ -245,7 +242,7 @@ def _demand(s: State, i: int, r: int, turn: int) -> tuple[int, int]:
 
 
 def _asked(s: State, r: int, most: int, turn: int) -> int:
-    """Say how many of a request's first blocks were asked for in a turn."""
+    """Return how many of a request's first blocks were asked for in a turn."""
     fewest, limit = 0, s.fleet[TOTAL_BLOCKS] + 1
     while fewest < most:
         middle = (fewest + most) // 2
@@ -257,15 +254,15 @@ def _asked(s: State, r: int, most: int, turn: int) -> int:
 
 
 def _piece(s: State, r: int, number: int) -> int:
-    """The piece of a request's prompt in which one of its blocks ends."""
+    """Return the piece of a request's prompt in which one of its blocks ends."""
     piece: int = ((number + 1) * s.fleet[BLOCK_TOKENS] - 1) // s.req[KEY_TOKENS][r]
     return piece
 
 
 def _mark(s: State, r: int, number: int) -> int:
-    """Where in `State.prompt_keys` the blocks that end within one piece of a prompt are marked.
+    """Return where `State.prompt_keys` marks the blocks that end within one piece of a prompt.
 
-    A mark holds the turn, up to which block was asked in it, and how many were found up to there.
+    A mark holds the turn, the last block asked for in it, and how many were found up to there.
     """
     first = _piece(s, r, number) * s.req[KEY_TOKENS][r] // s.fleet[BLOCK_TOKENS]
     mark: int = s.fleet[ASKED_AT] + key_of(s, r, first)

@@ -1,4 +1,4 @@
-"""Who is on an instance: its line, its batch, its blocks. `simulator.engine.roster`, on columns."""
+"""An instance's waiting line, batch and blocks: `simulator.engine.roster`, on columns."""
 
 from simulator.kernel.engine.prefixes import begin_anew, release_blocks, take
 from simulator.kernel.state import (
@@ -62,14 +62,14 @@ from simulator.kernel.state import (
 
 
 def free_slots(s: State, i: int) -> int:
-    """Places left in the batch; detached requests and reservations hold theirs."""
+    """Free places in the batch; detached requests and reservations hold theirs."""
     ins = s.ins
     left: int = s.fleet[MAX_SEQS] - ins[SIZE][i] - ins[DETACHED_COUNT][i] - ins[RESERVATIONS][i]
     return left
 
 
 def demand_blocks(s: State, r: int) -> int:
-    """Blocks that hold a request as long as it is now."""
+    """Blocks that hold a request at its present length."""
     blocks: int = -(-(s.req[PROMPT][r] + s.req[OUT][r]) // s.fleet[BLOCK_TOKENS])
     return blocks
 
@@ -107,7 +107,7 @@ def add_to_instance(s: State, i: int, r: int) -> None:
 
 
 def clear(s: State, i: int) -> None:
-    """Make an instance as if it had never been; nothing is on its way to it any more."""
+    """Reset an instance to its initial state; nothing is on its way to it any more."""
     ins = s.ins
     for column in range(len(ins)):
         if column != TO_WAKE:
@@ -124,7 +124,7 @@ def clear(s: State, i: int) -> None:
 
 
 def line_head(s: State, i: int) -> int:
-    """The request to be admitted next, or -1."""
+    """Return the request to be admitted next, or -1."""
     ins = s.ins
     if ins[QUEUE_LENGTH][i] == 0:
         return -1
@@ -184,7 +184,7 @@ def line_remove(s: State, i: int, r: int) -> None:
 
 
 def enter_batch(s: State, i: int, r: int) -> None:
-    """Put a request in its place in the batch, apart from any cohort."""
+    """Insert a request at its place in the batch, apart from any cohort."""
     ins, base = s.ins, i * s.fleet[WIDTH]
     _put(s, base, ins[SIZE][i], r)
     _put(s, base + s.fleet[MAX_SEQS], ins[APART][i], r)
@@ -208,7 +208,7 @@ def _put(s: State, base: int, size: int, r: int) -> None:
 
 
 def leave_batch(s: State, i: int, r: int) -> None:
-    """Take a request that is apart out of the batch, wherever in it it is."""
+    """Remove a request that is apart from the batch, wherever in it it is."""
     ins, base = s.ins, i * s.fleet[WIDTH] + s.fleet[MAX_SEQS]
     _drop(s, base, ins[APART][i], r)
     ins[APART][i] -= 1
@@ -216,7 +216,7 @@ def leave_batch(s: State, i: int, r: int) -> None:
 
 
 def leave_places(s: State, i: int, r: int) -> None:
-    """Take a request out of the batch which is no longer among those apart."""
+    """Remove a request from the batch that is no longer among those apart."""
     ins = s.ins
     _drop(s, i * s.fleet[WIDTH], ins[SIZE][i], r)
     ins[SIZE][i] -= 1
@@ -241,15 +241,15 @@ def decoding(s: State, r: int) -> bool:
 
 
 def clear_up(s: State, i: int, r: int) -> None:
-    """Charge a request that decodes no longer with what decodes have suffered since it did."""
+    """Charge a request that stops decoding with what decodes have suffered since it started."""
     if decoding(s, r):
         s.req[INTERFERENCE][r] += s.ins[INTERFERENCE_NS][i] - s.req[INTERFERENCE_AT_JOIN_NS][r]
 
 
 def preempt_last(s: State, i: int) -> int:
-    """Send the least urgent of the batch back to the head of its class's line; says which.
+    """Send the least urgent of the batch back to the head of its class's line, and return it.
 
-    All of the batch must be apart.
+    The whole batch must be apart.
     """
     size = s.ins[SIZE][i]
     victim: int = s.batches[i * s.fleet[WIDTH] + size - 1]
@@ -277,7 +277,7 @@ def make_room(s: State, i: int, r: int, blocks: int, now_ns: int) -> bool:
 
 
 def note(s: State, i: int, what: int, r: int) -> None:
-    """Leave word for an instance's llumlet, if it wants to hear of this request."""
+    """Leave a note for an instance's llumlet, if it watches this request."""
     if s.ins[WATCHED][i] and s.req[MOVING][r]:
         at = s.fleet[NOTES]
         first = s.fleet[NOTES_AT] + 2 * at
@@ -286,7 +286,7 @@ def note(s: State, i: int, what: int, r: int) -> None:
 
 
 def detach_leaving(s: State, i: int) -> None:
-    """Take those that are to be detached out of the batch; they keep their blocks."""
+    """Remove the requests to be detached from the batch; they keep their blocks."""
     ins, req, base = s.ins, s.req, i * s.fleet[WIDTH]
     if not ins[WATCHED][i]:
         return

@@ -1,9 +1,9 @@
-"""What steps cost, and what a run of decode steps of one batch costs together, in closed form.
+"""The cost of a step, and of a run of decode steps of one batch, in closed form.
 
-A batch that only decodes has contexts that grow by its size with every step, and a step costs
-`extra + ceil((fixed + slope * contexts) / per)` as long as the same term of a roofline is the
-largest, or between two points of a table. So a run is an arithmetic series, or a sum of floors of
-one. All in whole numbers.
+The contexts of a batch that only decodes grow by its size with every step, and a step costs `extra
++ ceil((fixed + slope * contexts) / per)` as long as the same term of a roofline dominates, or
+between two points of a table. So a run is an arithmetic series, or a sum of floors of one. All in
+integers.
 """
 
 from math import gcd, sqrt
@@ -17,18 +17,18 @@ from simulator.kernel.engine.tables import chunk_ns, table_columns, table_line, 
 LINEAR, ROOFLINE, TABLE = range(3)
 _PARTS, _SHARE = 2, 3
 MOST_PARTS = 100
-"""Of a femtosecond: of more, a decode step has too many to count in 64 bits."""
+"""In femtoseconds; any larger, and a decode step's count would overflow 64 bits."""
 WORK = 9
 _GROUPS, _EXCHANGE = 6, 7
 _FIRST_GROUP = _EXCHANGE + WORK
 
 
 KNOWN_COSTS = (TableCosts, LinearCosts, RooflineCosts)
-"""What `cost_columns` can write; one that inherits from these may cost otherwise."""
+"""The models `cost_columns` can write; a subclass of one may cost otherwise."""
 
 
 def cost_columns(costs: CostModel) -> list[int]:
-    """Write a cost model as a row of numbers; raises TypeError for one that is not known here."""
+    """Write a cost model as a row of numbers; raises TypeError for an unknown model."""
     if isinstance(costs, TableCosts):
         return table_columns(TABLE, costs)
     if isinstance(costs, LinearCosts):
@@ -60,7 +60,7 @@ def cost_columns(costs: CostModel) -> list[int]:
 
 
 def _overlap_columns(costs: RooflineCosts) -> tuple[int, int]:
-    """Say of how many parts the overlap takes how many, in lowest terms; 0 parts: by group."""
+    """Return the overlapped share as a fraction in lowest terms; 0 parts: by group."""
     if costs.overlap == "operator":
         return 0, 0
     if isinstance(costs.overlap, str):
@@ -71,9 +71,9 @@ def _overlap_columns(costs: RooflineCosts) -> tuple[int, int]:
 
 
 def chunk_sum(cost: Any, start: int, end: int) -> int:
-    """Give what `step_ns` wants the sum of, beside tokens and ends, of a chunk of a prompt.
+    """Return the per-chunk term that `step_ns` wants summed, beside tokens and ends.
 
-    That is end² - start²; for a table, what the chunk costs.
+    That is end² - start²; for a table, the chunk's cost.
     """
     if cost[0] == TABLE:
         return chunk_ns(cost, start, end)
@@ -109,7 +109,7 @@ def roofline_fs(
     parts, share = cost[_PARTS], cost[_SHARE]
     if parts <= 1:
         return beside if share else after
-    # Part by part: the sum of all is too large for 64 bits.
+    # Part by part: the sum of all overflows 64 bits.
     whole = share * (beside // parts) + (parts - share) * (after // parts)
     rest = share * (beside % parts) + (parts - share) * (after % parts)
     fs: int = whole - (-rest // parts)
@@ -119,7 +119,7 @@ def roofline_fs(
 def _bounds(
     cost: Any, tokens: int, squares: int, ends: int, chunks: int, batch: int, contexts: int
 ) -> tuple[int, int]:
-    """Femtoseconds of a step, when all that may overlap does, and when nothing does."""
+    """Femtoseconds of a step with everything overlapped, and with nothing."""
     everything = tokens + batch
     experts = min(everything * cost[5], cost[4])
     work = (1, everything, tokens, batch, chunks + batch, squares, ends, contexts, experts)
@@ -145,7 +145,7 @@ def _times(cost: Any, at: int, work: tuple[int, int, int, int, int, int, int, in
 
 
 def line_at(cost: Any, batch: int, contexts: int) -> tuple[int, int, int, int]:
-    """Give (extra, fixed, slope, per) of decode steps about these contexts: see the module.
+    """Return (extra, fixed, slope, per) of decode steps near these contexts: see the module.
 
     Only where `straight_steps` finds two or more.
     """
@@ -168,9 +168,9 @@ def _decode_parts(cost: Any, batch: int, contexts: int) -> int:
 
 
 def straight_steps(cost: Any, batch: int, contexts: int, steps: int) -> int:
-    """Say how many of so many steps certainly lie on the line they begin on; 1 or more.
+    """Return how many of so many steps certainly lie on the line they begin on; 1 or more.
 
-    A roofline is convex: where its line still touches it at the end, it did all the way.
+    A roofline is convex: where its line still touches it at the end, it did throughout.
     """
     if cost[0] == LINEAR:
         return steps
@@ -191,7 +191,7 @@ def straight_steps(cost: Any, batch: int, contexts: int, steps: int) -> int:
 def run_ns(
     extra: int, fixed: int, slope: int, per: int, batch: int, contexts: int, steps: int
 ) -> int:
-    """Cost of so many steps on a line, the first of them at these contexts."""
+    """Return the cost of so many steps on a line, the first of them at these contexts."""
     first = fixed + slope * contexts
     if per == 1:
         return steps * (extra + first) + slope * batch * (steps * (steps - 1) // 2)
@@ -226,8 +226,8 @@ def steps_within(
     steps: int,
     elapsed_ns: int,
 ) -> int:
-    """Say how many of so many steps on a line are over after a while."""
-    # A guess by the quadratic formula, which whole numbers then put right.
+    """Return how many of so many steps on a line are over after a while."""
+    # A guess by the quadratic formula, corrected in integers.
     first = extra + (fixed + slope * contexts) / per
     growth = slope * batch / per
     if growth > 0:

@@ -1,9 +1,9 @@
-"""Blocks that are shared, and keep content when free: `simulator.engine.shared_blocks`, on columns.
+"""Shared blocks that keep their content when free: `simulator.engine.shared_blocks`, on columns.
 
-A block is a row of `State.blocks`. Those of an instance lie together, with one more row behind
-them: it closes the ring of the free ones, from the next to be handed out to the last. What was
-handed out for one request, or one reservation, forms a ring too, known by its last block. Blocks
-with content lie in buckets by their keys, those of one key in the order in which they got it.
+A block is a row of `State.blocks`. Those of an instance are contiguous, followed by one more row,
+which closes the ring of the free ones, from the next to be handed out to the last. The blocks of
+one request, or one reservation, form a ring too, identified by its last block. Blocks with content
+are in buckets by their keys, those of one key in the order in which they got it.
 """
 
 from simulator.kernel.state import (
@@ -22,7 +22,7 @@ from simulator.kernel.state import (
 
 
 def lay_out(s: State, i: int) -> None:
-    """Make all blocks of an instance free, and empty."""
+    """Make all blocks of an instance free and empty."""
     first, end = i * (s.fleet[TOTAL_BLOCKS] + 1), free_ring(s, i)
     blocks, size = s.blocks, end + 1 - first
     blocks[HOLDERS][first : end + 1] = [0] * size
@@ -33,15 +33,15 @@ def lay_out(s: State, i: int) -> None:
 
 
 def free_ring(s: State, i: int) -> int:
-    """The row between the last and the first of an instance's free blocks."""
+    """Return the row between the last and the first of an instance's free blocks."""
     row: int = i * (s.fleet[TOTAL_BLOCKS] + 1) + s.fleet[TOTAL_BLOCKS]
     return row
 
 
 def hand_out(s: State, i: int, last: int, number: int, holders: int) -> int:
-    """Take the first free blocks, whose content is lost, into a ring; gives its new last.
+    """Take the first free blocks, whose content is lost, into a ring; return its new last.
 
-    `last` is -1 for a new ring. There must be so many; the instance's counts are the caller's.
+    `last` is -1 for a new ring. There must be so many; the caller keeps the instance's counts.
     """
     after, before, ring = s.blocks[AFTER], s.blocks[BEFORE], free_ring(s, i)
     for _ in range(number):
@@ -58,7 +58,7 @@ def hand_out(s: State, i: int, last: int, number: int, holders: int) -> int:
 
 
 def hand_back(s: State, i: int, last: int, number: int) -> None:
-    """Free a ring that was reserved; the instance's counts are the caller's."""
+    """Free a ring that was reserved; the caller keeps the instance's counts."""
     after, ring = s.blocks[AFTER], free_ring(s, i)
     block = after[last] if number else -1
     for _ in range(number):
@@ -76,7 +76,7 @@ def commit(s: State, last: int, number: int) -> None:
 
 
 def share(s: State, i: int, block: int) -> None:
-    """Let one more request hold a block that was found; one that was free is so no longer."""
+    """Add a holder to a block that was found; a free one is no longer free."""
     holders = s.blocks[HOLDERS]
     if holders[block] == 0:
         _take_out(s, block)
@@ -86,7 +86,7 @@ def share(s: State, i: int, block: int) -> None:
 
 
 def drop(s: State, i: int, block: int, place: int) -> int:
-    """Let one request less hold a block; what nobody holds is free, its content not yet lost.
+    """Drop a holder of a block; an unheld block is free, its content not yet lost.
 
     With content it goes to the end; without, behind `place`: the end of the ring, or what the last
     call gave. So a request's blocks are dropped in the order in which they are to go, its last
@@ -106,7 +106,7 @@ def drop(s: State, i: int, block: int, place: int) -> int:
 
 
 def find(s: State, i: int, key: int) -> int:
-    """Find the first block with this content, or -1."""
+    """Return the first block with this content, or -1."""
     content, following = s.blocks[CONTENT], s.blocks[AFTER_ALIKE]
     block: int = s.blocks[BUCKET][_bucket(s, i, key)]
     while block >= 0 and content[block] != key:
@@ -115,7 +115,7 @@ def find(s: State, i: int, key: int) -> int:
 
 
 def keep(s: State, i: int, block: int, key: int) -> None:
-    """Note the content of a block that is held; it has one content while it is held."""
+    """Record the content of a held block; it has one content while it is held."""
     blocks = s.blocks
     if blocks[CONTENT][block] >= 0:
         return

@@ -1,4 +1,4 @@
-"""Room for instances that come later."""
+"""Room for instances that join later."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,5 +29,5 @@ def one_more(s: State, at: int) -> State:
 
 
 def _longer(table: Table, more: int) -> Table:
-    """Add rows to a table; as in `new_state`, a row lies together."""
+    """Add rows to a table, contiguous as in `new_state`."""
     return np.concatenate([table.T, np.zeros((more, len(table)), dtype=np.int64)]).T

@@ -1,7 +1,7 @@
-"""Steps that guess tokens ahead: `simulator.engine.speculation`, on columns.
+"""Speculative steps: `simulator.engine.speculation`, on columns.
 
-Which are right was drawn before the run: `State.prompt_keys`. How many tokens a step yields lies
-on no line, so such steps are planned and counted one by one.
+Which guesses are right was drawn before the run: `State.prompt_keys`. The number of tokens a step
+yields is not linear, so such steps are planned and counted one by one.
 """
 
 from simulator.kernel.engine.roster import make_room, take_blocks
@@ -29,7 +29,7 @@ from simulator.kernel.state import (
 def make_room_for_guesses(s: State, i: int, now_ns: int) -> bool:
     """Give every decode the blocks all its tokens need, the most urgent first.
 
-    Gives whether any was preempted. Guesses that no memory could hold are past the last token.
+    Return whether any was preempted. Guesses that no memory could hold are past the last token.
     """
     req, ins, base = s.req, s.ins, i * s.fleet[WIDTH]
     prompts, outs, kvs, fits = req[PROMPT], req[OUT], req[KV], req[FITS_TOKENS]
@@ -63,15 +63,15 @@ def guessing_step_ns(
 
 
 def right_guesses(s: State, byte: int) -> int:
-    """Read a byte of what was told."""
+    """Read a byte of the prompt keys."""
     guesses: int = (s.prompt_keys[byte >> 3] >> (8 * (byte & 7))) & 255
     return guesses
 
 
 def keep_right_guesses(s: State, i: int) -> None:
-    """Count what decodes guessed right in a step that is over, but not yet counted otherwise.
+    """Count the right guesses of a completed step, which are not counted otherwise.
 
-    All its tokens come at one moment: of when they come, the usual one tells all.
+    All its tokens come at one time, which the regular token already records.
     """
     req, base = s.req, i * s.fleet[WIDTH]
     prompts, outs, kvs, chunks = req[PROMPT], req[OUT], req[KV], req[CHUNK]

@@ -1,6 +1,6 @@
-"""Instances brought to a moment: runs ended that are over, and new ones planned.
+"""Advance instances to a given time: end the runs that are over, and plan new ones.
 
-After `settle`, which comes before any change from outside, one step at most is under way.
+After `settle`, which precedes any change from outside, at most one step is under way.
 """
 
 from simulator.kernel.engine.cohort import dissolve
@@ -37,7 +37,7 @@ from simulator.kernel.state import (
 
 
 def submit(s: State, i: int, r: int, now_ns: int) -> None:
-    """Queue a request; one that has tokens already computes them again."""
+    """Queue a request; one that has tokens already recomputes them."""
     settle(s, i, now_ns)
     s.req[KV][r] = s.req[FITS_TOKENS][r] = 0
     if s.fleet[AHEAD]:
@@ -52,7 +52,7 @@ def submit(s: State, i: int, r: int, now_ns: int) -> None:
 
 
 def wake(s: State, i: int) -> None:
-    """Have an instance go on once what happens now has happened, unless it is at work."""
+    """Wake an idle instance once the events of this moment have happened."""
     ins = s.ins
     if ins[ALIVE][i] and not ins[STEPPING][i] and not ins[WOKEN][i]:
         ins[WOKEN][i] = 1
@@ -62,17 +62,17 @@ def wake(s: State, i: int) -> None:
 
 
 def advance(s: State, i: int, now_ns: int) -> None:
-    """Bring an instance nobody watches to a moment: all steps that end by then have ended."""
+    """Advance an unwatched instance: all steps that end by this time have ended."""
     ins = s.ins
     if ins[WATCHED][i]:
-        return  # its steps are walked one by one, in their turn
+        return  # its steps are taken one by one, in turn
     catch_up(s, i, now_ns)
     if ins[STEPPING][i] and ins[RUN][i] > 1 and ins[START][i] + ins[COST][i] <= now_ns:
         split(s, i, now_ns)
 
 
 def catch_up(s: State, i: int, now_ns: int) -> None:
-    """End all runs that are over by a moment, and so all requests; one under way stays as it is."""
+    """End all runs that are over by this time, and so all requests; a current run is left alone."""
     ins = s.ins
     while ins[STEPPING][i] and ins[END][i] <= now_ns and not ins[WATCHED][i]:
         end_ns = ins[END][i]
@@ -83,7 +83,7 @@ def catch_up(s: State, i: int, now_ns: int) -> None:
 
 
 def blocks_at(s: State, i: int, now_ns: int) -> int:
-    """Say how many blocks requests hold at a moment, while the run under way goes on."""
+    """Return how many blocks requests hold at this time, while the current run continues."""
     ins = s.ins
     catch_up(s, i, now_ns)
     allocated: int = ins[ALLOCATED][i]
@@ -99,7 +99,7 @@ def blocks_at(s: State, i: int, now_ns: int) -> int:
 
 
 def settle(s: State, i: int, now_ns: int) -> None:
-    """Bring an instance to a moment, and let no step after the one under way be planned."""
+    """Advance an instance, and let no step after the current one be planned."""
     advance(s, i, now_ns)
     ins = s.ins
     if ins[STEPPING][i] and ins[RUN][i] > 1:

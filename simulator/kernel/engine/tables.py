@@ -1,8 +1,8 @@
-"""Step costs from a table, on a row of whole numbers: `simulator.costs.table`, in the same figures.
+"""Step costs from a table, on a row of integers: `simulator.costs.table`, to the same figures.
 
-A row holds the kind, the overhead, the fastest decode step, what prompts cost at no token, and
-where the curve of prompts begins; then the batch sizes, how many first, and where the curve of each
-begins. A curve is how many points it has, their xs, and their ys.
+A row holds the kind, the overhead, the fastest decode step, the prompt cost at no token, and where
+the prompt curve begins; then the batch sizes, how many first, and where the curve of each begins. A
+curve is its number of points, their xs, and their ys.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def _curve_columns(curve: Curve) -> list[int]:
 def table_ns(cost: Any, tokens: int, added_ns: int, batch: int, contexts: int) -> int:
     """Cost of a step in which something is computed, as `TableCosts.step_ns`.
 
-    `added_ns` is what its chunks make their prompts longer by: see `chunk_ns`.
+    `added_ns` is what its chunks add to their prompts: see `chunk_ns`.
     """
     decode_ns = _decode_ns(cost, batch, contexts) if batch else 0
     ns: int = cost[_OVERHEAD] + decode_ns
@@ -48,22 +48,22 @@ def chunk_ns(cost: Any, start: int, end: int) -> int:
 
 
 def table_line(cost: Any, batch: int, contexts: int) -> tuple[int, int, int, int, int]:
-    """Give (extra, fixed, slope, per) of decode steps from these contexts on, and up to which.
+    """Return (extra, fixed, slope, per) of decode steps from these contexts on, and where it ends.
 
-    That is so for a batch that one curve decides, where it does not fall. For others the last is
-    0: what was rounded on two curves is rounded once more between them, and lies on no line.
+    This holds for a batch decided by one curve, where it does not fall. For others the end is 0:
+    the value interpolated between two curves is rounded again, and is not linear.
     """
     curve = _only_curve(cost, batch)
     if curve < 0:
         return 0, 0, 0, 1, 0
     left, height, rise, width, right = _piece(cost, curve, contexts)
-    # Rounded down is rounded up, less all but one of the parts.
+    # Rounding down is rounding up, less all but one of the parts.
     fixed = 1 - width - rise * left
     return cost[_OVERHEAD] + height, fixed, rise, width, right if rise >= 0 else 0
 
 
 def _only_curve(cost: Any, batch: int) -> int:
-    """Where the curve is that alone decides what this batch costs, or -1."""
+    """Return where the curve is that alone decides what this batch costs, or -1."""
     sizes = cost[_SIZES]
     at = _SIZES + 1 + _last_up_to(cost, _SIZES + 1, sizes, batch)
     if sizes == 1 or batch <= cost[at]:
@@ -73,7 +73,7 @@ def _only_curve(cost: Any, batch: int) -> int:
 
 
 def _decode_ns(cost: Any, batch: int, contexts: int) -> int:
-    """Read the table between batch sizes, or go on as the last two of them do."""
+    """Read the table between batch sizes, or extrapolate from the last two."""
     curve = _only_curve(cost, batch)
     if curve >= 0:
         return _curve_at(cost, curve, contexts)
@@ -97,9 +97,9 @@ def _curve_at(cost: Any, curve: int, x: int) -> int:
 
 
 def _piece(cost: Any, curve: int, x: int) -> tuple[int, int, int, int, int]:
-    """Give the piece of a curve that goes on from x: its left end and height, its rise a width.
+    """Return the piece of a curve that starts at x: its left end and height, its rise, its width.
 
-    The last number is up to where it goes.
+    The last number is the piece's right end.
     """
     points = cost[curve]
     xs, ys = curve + 1, curve + 1 + points
@@ -114,7 +114,7 @@ def _piece(cost: Any, curve: int, x: int) -> tuple[int, int, int, int, int]:
 
 
 def _last_up_to(cost: Any, first: int, count: int, x: int) -> int:
-    """Which of so many ascending numbers is the last that is not above x; the first, if none."""
+    """Return which of so many ascending numbers is the last that is not above x; else the first."""
     low, high = 0, count
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,7 +1,7 @@
 """BurstGPT: CSV of seconds, model, request and response tokens.
 
-A row without response tokens is a request that failed; how long its answer would have been is not
-known, so it is left out, as the trace's own tools do. Sessions, models and log types are not read.
+A row without response tokens is a failed request of unknown output length, so it is left out, as
+the trace's own tools do. Sessions, models and log types are not read.
 """
 
 from simulator.workload.readers import TraceArrival, has_columns, trace_format

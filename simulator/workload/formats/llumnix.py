@@ -1,4 +1,4 @@
-"""Our own format, one JSON object a line: what `llumnix workload generate` writes."""
+"""Our own format, one JSON object per line: what `llumnix workload generate` writes."""
 
 import json
 from collections.abc import Iterable, Iterator

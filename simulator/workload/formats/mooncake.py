@@ -10,8 +10,8 @@ from simulator.streams import stream
 from simulator.workload.readers import TraceArrival, trace_format
 from simulator.workload.rows import Row, json_rows
 
-# A trace is quantised when its stamps repeat this often on average (the conversation trace:
-# 12,031 requests on 1,180 stamps; the synthetic one: 3,993 on 3,982).
+# A trace is quantised when its timestamps repeat this often on average (the conversation trace:
+# 12,031 requests on 1,180 timestamps; the synthetic one: 3,993 on 3,982).
 QUANTISED_BATCH = 2.0
 BLOCK_TOKENS = 512
 
@@ -32,7 +32,7 @@ def _spread_out(arrivals: list[TraceArrival]) -> list[TraceArrival]:
     together=_spread_out,
 )
 def arrival(row: Row) -> TraceArrival:
-    """Read a row; quantised stamps are spread over their slots afterwards (see `spread`)."""
+    """Read a row; quantised timestamps are spread over their slots afterwards (see `spread`)."""
     return TraceArrival(
         row.number("timestamp") / 1000.0,
         row.tokens("input_length"),
@@ -42,12 +42,12 @@ def arrival(row: Row) -> TraceArrival:
 
 
 def spread(times_s: Sequence[float] | FloatColumn) -> FloatColumn:
-    """Undo quantised stamps: each batch of equal stamps is spread over the slot it stands for.
+    """Undo quantised timestamps: spread each batch of equal ones over the slot it stands for.
 
-    The stamps of the conversation trace are multiples of 3 s, so that arrivals look like bursts
-    of ten that never were. Each batch is spread uniformly from its stamp to the next, at most one
-    usual slot, keeping its order. The same file always gives the same times. Times whose stamps
-    hardly repeat come back as they are.
+    The timestamps of the conversation trace are multiples of 3 s, so that arrivals look like bursts
+    of ten that never were. Each batch is spread uniformly from its timestamp to the next, at most
+    one usual slot, keeping its order. The same file always gives the same times. Times that hardly
+    repeat are returned unchanged.
     """
     times = np.asarray(times_s, dtype=np.float64)
     stamps, batch_of, sizes = np.unique(times, return_inverse=True, return_counts=True)

@@ -1,7 +1,7 @@
-"""Our own recordings: the CSV that `llumnix simulate --out FILE.csv` writes, a row a request.
+"""Our own recordings: the CSV that `llumnix simulate --out FILE.csv` writes, a row per request.
 
 A request that was rejected, or lost before its first token, has no output length and is left out;
-one that was cut short is as long as it got.
+one that was cut short keeps the length it reached.
 """
 
 from simulator.workload.readers import TraceArrival, has_columns, trace_format

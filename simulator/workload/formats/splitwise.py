@@ -1,7 +1,7 @@
 """Traces of splitwise-sim: CSV of seconds, prompt and token (output) sizes, and more.
 
-Only what a row of such a trace says of every LLM request is taken for one: type 2, batch size 1.
-A row that says otherwise is a bad row. Applications are models, not tenants: they are not read.
+Only the values that every LLM request in such a trace has are accepted: type 2, batch size 1. Any
+other row is a bad row. Applications are models, not tenants: they are not read.
 """
 
 from simulator.workload.readers import TraceArrival, has_columns, trace_format

@@ -82,7 +82,9 @@ def feed_instance(metrics: FleetMetrics, dice: random.Random, instance_id: str, 
     metrics.instance_freeness.labels(instance_id=instance_id).set(dice.uniform(-50, 500))
     metrics.instance_running.labels(instance_id=instance_id).set(dice.randrange(32))
     metrics.instance_waiting.labels(instance_id=instance_id).set(dice.randrange(4))
-    metrics.instance_prefill_backlog_tokens.labels(instance_id=instance_id).set(700)
+    metrics.instance_prefill_backlog_tokens.labels(instance_id=instance_id).set(
+        dice.randrange(4000)
+    )
     metrics.snapshot_age_seconds.labels(instance_id=instance_id).set(99)
     for kind, tokens in (("physical", 9000), ("reserved", 500), ("capacity", 13616)):
         metrics.instance_kv_tokens.labels(instance_id=instance_id, kind=kind).set(tokens)

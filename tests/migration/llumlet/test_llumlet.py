@@ -124,7 +124,7 @@ def test_no_more_move_away_at_once_than_allowed() -> None:
     bench.request("r1")
     bench.request("r2")
     bench.order("m1", "r1")
-    assert bench.order("m2", "r2").detail == "too many requests moving away"
+    assert bench.order("m2", "r2").detail == "too many requests are moving away"
 
     bench.llumlet.received(Refused(MigrationId("m1"), 1, "no memory"), None)
 
@@ -139,7 +139,7 @@ def test_no_more_move_in_at_once_than_allowed() -> None:
     answer = bench.reserve("m2", "y")
 
     assert isinstance(answer, Refused)
-    assert answer.reason == "too many requests moving in"
+    assert answer.reason == "too many requests are moving in"
 
 
 def test_a_request_moves_one_way_at_a_time(bench: Bench) -> None:

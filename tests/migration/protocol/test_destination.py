@@ -128,9 +128,9 @@ def test_no_room_is_a_refusal() -> None:
 @pytest.mark.parametrize(
     ("events", "reason"),
     [
-        ([ev.BlocksOffered(frame(2, 2))], "nobody asked for"),
-        ([ev.BlocksOffered(frame(0, 0))], "nobody asked for"),
-        ([ev.BlocksOffered(frame(0, 1, stage=1))], "nobody asked for"),
+        ([ev.BlocksOffered(frame(2, 2))], "not requested"),
+        ([ev.BlocksOffered(frame(0, 0))], "not requested"),
+        ([ev.BlocksOffered(frame(0, 1, stage=1))], "not requested"),
         ([*land(0, 2), ev.BlocksOffered(frame(1, 1))], "twice"),
         ([ev.BlocksOffered(frame(0, 2)), ev.BlocksOffered(frame(0, 1))], "twice"),
         ([ev.BlocksOffered(frame(0, 1)), ev.BlocksLanded(frame(0, 1), False)], "damaged"),

@@ -75,7 +75,7 @@ def test_a_name_in_use_is_not_taken_over(path: Path) -> None:
 
 @pytest.mark.parametrize(("slots", "block_bytes"), [(0, 1), (1, 0), (-1, 5)])
 def test_an_empty_arena_is_refused(path: Path, slots: int, block_bytes: int) -> None:
-    with pytest.raises(ArenaError, match="no sense"):
+    with pytest.raises(ArenaError, match="not possible"):
         Arena.create(path, slots, block_bytes)
     assert not path.exists()
 

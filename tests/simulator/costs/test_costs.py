@@ -94,7 +94,7 @@ def test_decodes_beside_prompts_may_cost_more() -> None:
 
 def test_a_negative_term_is_refused() -> None:
     """A step can never become cheaper by more work."""
-    with pytest.raises(ValueError, match="decode_per_context_ns must not be negative, it is -1"):
+    with pytest.raises(ValueError, match="decode_per_context_ns must not be negative, not -1"):
         replace(COSTS, decode_per_context_ns=-1)
 
 

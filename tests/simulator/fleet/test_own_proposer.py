@@ -46,5 +46,5 @@ def test_own_moves_are_walked_and_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved["usual"] == 0
     assert moved["own"] > 0
     kernel = dataclasses.replace(SMALL, kernel="plain")
-    with pytest.raises(ValueError, match="moves are proposed by others"):
+    with pytest.raises(ValueError, match="its moves are not the default"):
         fleet_for(kernel, own, MigrationConfig(), requests=10)
