@@ -165,7 +165,7 @@ def test_an_invalid_run_is_struck_and_never_a_result(runs: list[RunReport]) -> N
     text = page([runs[0], runs[1], broken], "t", {})
     assert "<tr class=invalid>" in text
     assert "stroke: var(--run-2)" not in text
-    assert "What a move cost" not in text
+    assert "What a migration costs" not in text
     best = {cell for classes, cell in Reader(text).cell_classes if "best" in classes}
     p99 = [one.figure("ttft_s", "p99") or 0.0 for one in runs[:2]]
     assert f"{min(p99):,.2f}" in best
