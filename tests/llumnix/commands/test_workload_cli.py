@@ -93,7 +93,7 @@ def test_a_generator_can_be_inspected(capsys: pytest.CaptureFixture[str]) -> Non
         (["generate", "azure-conv-2023", "--rate", "-1"], "above 0"),
         (["generate", "power-law:M-M", "--duration-s", "5"], "not a profile"),
         (["generate", "azure-conv-2023", "--requests", "5", "--duration-s", "5"], "not both"),
-        (["generate", "azure-conv-2023", "--high-share", "7"], "0 to 1"),
+        (["generate", "azure-conv-2023", "--high-share", "7"], "between 0 and 1"),
         (["generate", "azure-conv-2023", "--seed", "-1"], "seed"),
         (["profile", "/no/such/trace.csv"], "/no/such/trace.csv"),
     ],

@@ -173,13 +173,13 @@ def test_a_profile_survives_being_written_and_read() -> None:
     ("change", "story"),
     [
         ({"schema": "other/9"}, "other/9"),
-        ({"counts": [1, 2]}, "counts must be"),
+        ({"counts": [1, 2]}, "counts must have one number"),
         ({"counts": "many"}, "not a workload profile"),
         ({"slot_s": -1.0}, "slot_s and span_s must be above 0"),
         ({"rank_correlation": 2.0}, "between -1 and 1"),
         ({"residual_cv": -0.5}, "residual_cv"),
         ({"prompt_tokens": [3, 2, 1]}, "lengths must rise"),
-        ({"probabilities": [0, 1]}, "quantiles are not taken"),
+        ({"probabilities": [0, 1]}, "quantiles are not at the probabilities"),
         ({"name": None, "dispersion": 3}, "not a workload profile"),
     ],
 )

@@ -173,7 +173,7 @@ def test_broken_json_and_missing_lengths_are_named(folder: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadError, match="no ServeGen folder"):
+    with pytest.raises(WorkloadError, match="not a ServeGen folder"):
         load(tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_who_is_high_does_not_change_anything_else() -> None:
 
 
 def test_a_share_outside_zero_to_one_is_refused() -> None:
-    with pytest.raises(WorkloadError, match="0 to 1"):
+    with pytest.raises(WorkloadError, match="between 0 and 1"):
         with_high_class(TRACE, 1.5, seed=0)
 
 
