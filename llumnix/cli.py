@@ -1,7 +1,7 @@
-"""The `llumnix` command: lists the commands and turns errors into exit statuses.
+"""The `llumnix` command: dispatches to the commands and turns errors into exit statuses.
 
-Exit status: 0 on success, 1 if the work was done but something in it failed, 2 if it could not be
-done (wrong flags, unreachable server, broken file), 130 if it was interrupted.
+Exit status: 0 on success, 1 if the command ran but something failed, 2 if it could not run (wrong
+flags, unreachable server, invalid file), 130 if it was interrupted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ COMMANDS = {
     "dashboards": "commands.dashboards",
     "config": "commands.config",
 }
-"""Each command and its module; only the module of the command that runs is imported."""
+"""Each command and its module; only the module of the command being run is imported."""
 
 DESCRIPTION = """\
 Llumnix schedules requests over a fleet of LLM serving instances and moves running requests

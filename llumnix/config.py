@@ -1,8 +1,9 @@
-"""One configuration object: the only source of defaults, for the CLI, the YAML file and the docs.
+"""The configuration: the only source of defaults for the command line, the YAML file and the docs.
 
-Each section is a frozen dataclass living beside the code it configures; its fields carry
-`metadata={"help": ..., "unit": ...}`. This module reads them from YAML, turns them into command
-line flags, and prints them back documented. Unknown keys are errors that name the valid ones.
+Each section is a frozen dataclass that lives beside the code it configures; its fields carry
+`metadata={"help": ..., "unit": ...}`, and where it helps `"metavar"`, `"choices"` and `"default"`
+(what an unset field means). This module reads them from YAML, turns them into command line flags,
+and prints them with their documentation. An unknown key is an error that names the known ones.
 """
 
 import argparse
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything `llumnix serve` can be told, in sections."""
+    """All settings, in sections."""
 
     fleet: FleetConfig = field(
         default_factory=FleetConfig, metadata={"help": "the instances behind the frontend"}
@@ -39,18 +40,19 @@ class Config:
         default_factory=FrontendConfig, metadata={"help": "the OpenAI-compatible HTTP server"}
     )
     scheduler: SchedulerConfig = field(
-        default_factory=SchedulerConfig, metadata={"help": "the brain: classes and policies"}
+        default_factory=SchedulerConfig,
+        metadata={"help": "the scheduler: priority classes and policies"},
     )
     migration: MigrationConfig = field(
-        default_factory=MigrationConfig, metadata={"help": "how running requests are moved"}
+        default_factory=MigrationConfig, metadata={"help": "how running requests are migrated"}
     )
     emulator: EmulatorConfig = field(
         default_factory=EmulatorConfig,
-        metadata={"help": "the emulated engines started by fleet.emulate"},
+        metadata={"help": "the emulated engines that fleet.emulate starts"},
     )
     simulator: SimulatorConfig = field(
         default_factory=SimulatorConfig,
-        metadata={"help": "the fleet of `llumnix simulate`; nothing else looks at this"},
+        metadata={"help": "the fleet of `llumnix simulate`; used by nothing else"},
     )
 
 
@@ -64,21 +66,21 @@ HOMES: Mapping[str, str] = {
     "migration.report_interval_s": "fleet.report_interval_s",
     "simulator.report_interval_s": "fleet.report_interval_s",
 }
-"""Fields that are no keys of their own, and the key that sets each."""
+"""Fields without a key of their own, and the key that sets each."""
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply `section.key=value` overrides to it.
+    """Read a YAML file and apply `section.key=value` overrides.
 
-    Raises ConfigError for a missing file, broken YAML, unknown keys and values of a wrong type.
+    Raises ConfigError for a missing file, invalid YAML, an unknown key or a wrong type.
     """
     return build(Config, merged(path, overrides), "")
 
 
 def merged(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Give a YAML file's settings as plain data, with overrides put in; keys are not checked.
+    """Return a YAML file's settings as plain data, overrides applied, without checking the keys.
 
-    Raises ConfigError for a missing file, broken YAML and a malformed override.
+    Raises ConfigError for a missing file, invalid YAML or a malformed override.
     """
     data: dict[str, Any] = {}
     if path is not None:
@@ -91,7 +93,7 @@ def merged(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set wants section.key=value, not {override!r}")
+            raise ConfigError(f"--set expects section.key=value, not {override!r}")
         _put(data, key.split("."), _scalar(text), key)
     return data
 
@@ -107,7 +109,7 @@ def build(cls: type[T], data: object, where: str) -> T:
     for key, value in data.items():
         path = f"{where}.{key}" if where else str(key)
         if path in HOMES:
-            raise ConfigError(f"{path!r} is set by {HOMES[path]!r} now: give that instead")
+            raise ConfigError(f"{path!r} is set through {HOMES[path]!r}; use that key instead")
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
@@ -119,7 +121,7 @@ def build(cls: type[T], data: object, where: str) -> T:
         if item.name not in values and item.default is item.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{where or 'configuration'} lacks {', '.join(missing)}")
+        raise ConfigError(f"{where or 'the configuration'} lacks {', '.join(missing)}")
     try:
         built = cls(**values)
         return cast("T", _filled(built)) if isinstance(built, Config) else built
@@ -128,7 +130,7 @@ def build(cls: type[T], data: object, where: str) -> T:
 
 
 def _filled(config: Config) -> Config:
-    """Copy every setting from its home to the fields that repeat it, unless it is unset."""
+    """Copy each setting that is set from its key to the fields that repeat it."""
     sections: dict[str, dict[str, object]] = {}
     for key, home in HOMES.items():
         (section, name), (home_section, home_name) = key.split("."), home.split(".")
@@ -178,7 +180,7 @@ def _primitive(hint: Any, value: object, path: str) -> object:
 
 
 def add_flags(parser: "argparse._ActionsContainer", cls: type, skip: Sequence[str] = ()) -> None:
-    """Add one `--kebab-case` flag for each scalar field of a section, defaults unset."""
+    """Add one `--kebab-case` flag per scalar field of a section; a flag not given is None."""
     hints = typing.get_type_hints(cls)
     for item in _fields(cls):
         kind = _scalar_kind(hints[item.name])
@@ -191,18 +193,21 @@ def add_flags(parser: "argparse._ActionsContainer", cls: type, skip: Sequence[st
                 flag, action=argparse.BooleanOptionalAction, default=None, help=text
             )
         else:
-            unit = str(item.metadata.get("unit") or kind.__name__).upper().replace(" ", "_")
-            parser.add_argument(flag, type=kind, default=None, metavar=unit, help=text)
+            choices = item.metadata.get("choices")
+            metavar = None if choices else _metavar(item, kind)
+            parser.add_argument(
+                flag, type=kind, default=None, choices=choices, metavar=metavar, help=text
+            )
 
 
 def flags_given(args: argparse.Namespace, cls: type) -> dict[str, object]:
-    """Collect the flags of a section that were given on the command line."""
+    """Return the flags of a section that were given on the command line."""
     values = {item.name: getattr(args, item.name, None) for item in _fields(cls)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def describe(config: Config) -> str:
-    """Print a configuration as YAML with every key's meaning and unit beside it."""
+    """Return a configuration as YAML, each key with its meaning and unit beside it."""
     lines: list[str] = []
     for section in _fields(Config):
         value = getattr(config, section.name)
@@ -221,7 +226,9 @@ def _described(value: object, indent: str, where: str) -> list[str]:
         inner = getattr(value, item.name)
         note = item.metadata.get("help", "")
         unit = item.metadata.get("unit")
-        comment = f"  # {note}{f' [{unit}]' if unit else ''}" if note else ""
+        default = item.metadata.get("default")
+        null = f"; null: {default}" if inner is None and default else ""
+        comment = f"  # {note}{null}{f' [{unit}]' if unit else ''}" if note else ""
         if dataclasses.is_dataclass(inner):
             lines += [f"{indent}{item.name}:{comment}", *_described(inner, indent + "  ", path)]
         else:
@@ -250,10 +257,19 @@ def _scalar_kind(hint: Any) -> type | None:
     return kind if kind in (int, float, str, bool, Path) else None
 
 
+def _metavar(item: dataclasses.Field[Any], kind: type) -> str:
+    usual = {int: "N", float: "X", str: "NAME", Path: "FILE"}[kind]
+    name = item.metadata.get("metavar") or item.metadata.get("unit") or usual
+    return str(name).upper().replace(" ", "_")
+
+
 def _shown(item: dataclasses.Field[Any]) -> object:
-    if item.default is not dataclasses.MISSING:
-        return "unset" if item.default in (None, "") else item.default
-    return "unset"
+    value = item.default
+    if value is dataclasses.MISSING or value in (None, ""):
+        return item.metadata.get("default", "unset")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _scalar(text: str) -> object:

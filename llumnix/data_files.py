@@ -1,7 +1,7 @@
-"""Finding the data shipped with the project: workload profiles and dashboards.
+"""Find the data files shipped with the project: workload profiles and dashboards.
 
-`traces/` and `dashboards/` are folders beside the packages in a source checkout, and lie in
-`llumnix/data/` in an installed wheel.
+In a source checkout, `traces/` and `dashboards/` are folders beside the packages; in an installed
+wheel they are in `llumnix/data/`.
 """
 
 from importlib import resources
@@ -11,11 +11,11 @@ import llumnix
 
 
 def data_path(kind: str, name: str = "", package: Path | None = None) -> Path:
-    """The path of a shipped file (or, without a name, of its folder); `kind` is its folder's name.
+    """Return the path of a shipped file (or, without a name, its folder); `kind` names the folder.
 
     `package` is the folder of the installed package (default: this one's).
 
-    Raises FileNotFoundError when there is no such file.
+    Raises FileNotFoundError if there is no such file.
     """
     installed = (package or Path(str(resources.files(llumnix)))) / "data" / kind / name
     checkout = Path(llumnix.__file__).parent.parent / kind / name
@@ -26,7 +26,7 @@ def data_path(kind: str, name: str = "", package: Path | None = None) -> Path:
 
 
 def data_names(kind: str, suffix: str) -> list[str]:
-    """The names, without suffix, of the shipped files of a kind; empty when there are none."""
+    """Return the names, without suffix, of the shipped files of a kind; empty if there are none."""
     try:
         folder = data_path(kind)
     except FileNotFoundError:

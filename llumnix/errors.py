@@ -1,14 +1,14 @@
-"""The tree of errors a user may see; each says what to do.
+"""The tree of errors that a user may see; each message says what to do.
 
 LlumnixError
 ├── ConfigError      a file, flag or value is wrong
 ├── LaunchError      an emulated engine did not start
-└── Unreachable      a server did not answer
+└── Unreachable      a server did not respond
 """
 
 
 class LlumnixError(Exception):
-    """The root: the CLI prints its text and exits with status 2."""
+    """The root: the command line prints its message and exits with status 2."""
 
 
 class ConfigError(LlumnixError):
@@ -20,4 +20,4 @@ class LaunchError(LlumnixError):
 
 
 class Unreachable(LlumnixError):  # noqa: N818 - says what is the case
-    """A server did not answer."""
+    """A server did not respond."""

@@ -1,4 +1,4 @@
-"""Flags that several commands share: grouped settings, where settings come from, and SLOs."""
+"""Flags that several commands share: groups of settings, sources of settings, and SLOs."""
 
 import argparse
 import dataclasses
@@ -29,7 +29,7 @@ def add_flag_groups(
 
 
 def group_of(parser: argparse.ArgumentParser, title: str) -> "argparse._ArgumentGroup":
-    """Find the parser's group of a title, or add it."""
+    """Return the parser's group with this title, adding it if there is none."""
     for group in parser._action_groups:  # noqa: SLF001 - argparse has no other way to ask
         if group.title == title:
             return group
@@ -66,7 +66,7 @@ def add_slo(parser: argparse.ArgumentParser) -> None:
 
 
 def slo_of(args: argparse.Namespace) -> Slo | None:
-    """Read the SLOs given: None if there are none; a bound that is not given always holds."""
+    """Return the SLOs given, or None; a bound that is not given always holds."""
     if args.slo_ttft_s is None and args.slo_tpot_s is None:
         return None
     bounds = (args.slo_ttft_s, args.slo_tpot_s)

@@ -1,4 +1,4 @@
-"""The whole service in one process: emulated instances if asked for, the fleet, the frontend."""
+"""The whole service in one process: optional emulated instances, the fleet, the frontend."""
 
 import asyncio
 import os
@@ -22,9 +22,9 @@ from policies.scheduler import GlobalScheduler, SchedulerConfig
 
 
 def fleet_secret(config: FleetConfig) -> bytes:
-    """Find the fleet's shared secret: its file, else LLUMNIX_SECRET; none at all is b"".
+    """Return the fleet's shared secret: from its file, else LLUMNIX_SECRET, else b"".
 
-    A fleet that only starts its own instances gets a fresh one. Raises ConfigError when the file
+    A fleet that only starts its own instances gets a fresh secret. Raises ConfigError if the file
     cannot be read or is empty.
     """
     if config.secret_file:
@@ -33,7 +33,7 @@ def fleet_secret(config: FleetConfig) -> bytes:
         except OSError as error:
             raise ConfigError(f"cannot read {config.secret_file}: {error.strerror}") from error
         if not secret:
-            raise ConfigError(f"{config.secret_file} is empty; put a long random line into it")
+            raise ConfigError(f"{config.secret_file} is empty; it must hold a long random string")
         return secret
     secret = os.environ.get("LLUMNIX_SECRET", "").encode()
     return secret or (secrets.token_hex(32).encode() if config.emulate else b"")
@@ -43,8 +43,8 @@ class Service:
     """A running frontend with its fleet; use it as an async context manager.
 
     `emulator_args` are further arguments of `llumnix emulate` for the instances it starts itself.
-    `make_scheduler` makes the one that decides, of the scheduler's settings and the seed.
-    Raises LaunchError when those do not start, OSError when the address is taken.
+    `make_scheduler` makes the scheduler from its settings and the seed. Raises LaunchError if the
+    instances do not start, OSError if the address is in use.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Service:
         self._server = FrontendServer(frontend, self.fleet)
 
     async def start(self) -> str:
-        """Start everything; returns the frontend's URL once its own instances take requests."""
+        """Start everything; return the frontend's URL once its own instances take requests."""
         try:
             if self._config.emulate:
                 self.emulators = await self._launch()
@@ -80,14 +80,16 @@ class Service:
             await self.fleet.start((*urls, *self._config.instances))
             self.url = await self._server.start()
             if not await self.fleet.wait_up(len(urls), self._config.start_timeout_s):
-                raise LaunchError("emulated instances started, but could not be linked up with")
+                raise LaunchError(
+                    "emulated instances started, but the frontend could not connect to them"
+                )
         except BaseException:
             await self.close()
             raise
         return self.url
 
     async def close(self) -> None:
-        """Stop everything: first the frontend, which lets open streams end."""
+        """Stop everything: first the frontend, which lets open streams finish."""
         await self._server.close()
         await self.fleet.close()
         await stop_emulators(self.emulators)
@@ -115,7 +117,7 @@ class Service:
 
 
 async def run_frontend(service: Service, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Run a service until `stop` is set or the task cancelled; `ready` is told its URL."""
+    """Run a service until `stop` is set or the task is cancelled; `ready` is given its URL."""
     async with service:
         ready(service.url)
         await stop.wait()

@@ -28,7 +28,7 @@ def load_workload(
     format_name: str | None = None,
     bad_rows: BadRows | None = None,
 ) -> list[TraceRequest]:
-    """Load a workload by path, by the name of a shipped profile, or by a generator's word.
+    """Load a workload by path, by the name of a shipped profile, or from a generator's expression.
 
     See `simulator.workload.load.load` for the arguments. Raises ConfigError.
     """
@@ -47,7 +47,7 @@ def load_workload(
 
 
 def find_workload(name_or_path: str | Path) -> str | Path:
-    """Find what a user named: a generator's word as it is, otherwise a path that exists."""
+    """Resolve the name of a workload: a generator's expression as it is, else an existing path."""
     text = str(name_or_path)
     if text.startswith(generators.PREFIX):
         return text
@@ -66,7 +66,7 @@ def find_workload(name_or_path: str | Path) -> str | Path:
 
 
 def find_profile(name_or_path: str | Path) -> Profile:
-    """Read a profile by path or by the name of a shipped one; raises ConfigError."""
+    """Load a profile by path or by the name of a shipped one; raises ConfigError."""
     path = find_workload(name_or_path)
     try:
         if isinstance(path, str) or not is_profile(path):
@@ -84,7 +84,8 @@ def add_reading(parser: "argparse._ActionsContainer") -> None:
         "--format",
         choices=list(known_formats()),
         metavar="FORMAT",
-        help=f"format of a trace: {', '.join(known_formats())} (default: as its first line says)",
+        help=f"format of a trace: {', '.join(known_formats())} (default: detected from its first "
+        "line)",
     )
     parser.add_argument(
         "--skip-bad-rows",

@@ -1,4 +1,4 @@
-"""How requests are moved: limits, timeouts and the emulated link."""
+"""Configuration of migrations: limits, timeouts and the emulated link."""
 
 from dataclasses import dataclass, field
 
@@ -7,62 +7,73 @@ from dataclasses import dataclass, field
 class MigrationConfig:
     """Settings of a llumlet. Timeouts are wall seconds; cooldown and intervals fleet seconds.
 
-    Raises ValueError when a bound or a timeout is not positive.
+    Raises ValueError if a bound or a timeout is not positive.
     """
 
     max_stages: int = field(
         default=8,
         metadata={
-            "help": "live stages before the last one is forced; 0 is stop-and-copy",
+            "help": "live copy stages before the final one is forced; 0 for stop-and-copy",
             "unit": "stages",
         },
     )
     slack_blocks: int = field(
         default=2,
-        metadata={"help": "blocks reserved beyond those a stage needs now", "unit": "blocks"},
+        metadata={"help": "blocks reserved beyond what a stage needs", "unit": "blocks"},
     )
     max_concurrent_out: int = field(
-        default=4, metadata={"help": "requests moving away at once", "unit": "migrations"}
+        default=4,
+        metadata={"help": "largest number of concurrent migrations out", "unit": "migrations"},
     )
     max_concurrent_in: int = field(
-        default=4, metadata={"help": "requests moving in at once", "unit": "migrations"}
+        default=4,
+        metadata={"help": "largest number of concurrent migrations in", "unit": "migrations"},
     )
     cooldown_s: float = field(
         default=5.0,
-        metadata={"help": "a request that has moved here stays at least this long", "unit": "s"},
+        metadata={
+            "help": "shortest time a migrated request stays before it may migrate again",
+            "unit": "s",
+        },
     )
     reserve_timeout_s: float = field(
         default=2.0,
-        metadata={"help": "wait for the destination to answer a reservation", "unit": "s"},
+        metadata={"help": "deadline for the destination to answer a reservation", "unit": "s"},
     )
     stage_timeout_s: float = field(
         default=5.0,
-        metadata={"help": "wait for the next sign of life within a stage, both sides", "unit": "s"},
+        metadata={
+            "help": "longest time without progress within a stage, on either side",
+            "unit": "s",
+        },
     )
     detach_timeout_s: float = field(
         default=5.0,
-        metadata={"help": "wait for the engine to reach a step boundary", "unit": "s"},
+        metadata={"help": "deadline for the engine to reach a step boundary", "unit": "s"},
     )
     commit_timeout_s: float = field(
-        default=2.0, metadata={"help": "wait for a commit to be answered", "unit": "s"}
+        default=2.0, metadata={"help": "deadline for the answer to a commit", "unit": "s"}
     )
     query_timeout_s: float = field(
         default=1.0,
-        metadata={"help": "wait for each question what became of a commit", "unit": "s"},
+        metadata={"help": "deadline for each query about the outcome of a commit", "unit": "s"},
     )
     query_attempts: int = field(
         default=2,
         metadata={
-            "help": "questions before the frontend is left to arbitrate",
-            "unit": "questions",
+            "help": "queries about a commit before the frontend is left to decide",
+            "unit": "queries",
         },
     )
     claim_timeout_s: float = field(
         default=5.0,
-        metadata={"help": "a moved request nobody claims is freed after this", "unit": "s"},
+        metadata={
+            "help": "time after which a migrated request is freed if no client claims it",
+            "unit": "s",
+        },
     )
     connect_timeout_s: float = field(
-        default=2.0, metadata={"help": "wait for a connection and its handshake", "unit": "s"}
+        default=2.0, metadata={"help": "deadline for a connection and its handshake", "unit": "s"}
     )
     max_header_bytes: int = field(
         default=1 << 20, metadata={"help": "largest message accepted", "unit": "bytes"}
@@ -72,22 +83,29 @@ class MigrationConfig:
     )
     chunk_bytes: int = field(
         default=4 << 20,
-        metadata={"help": "blocks are sent in frames of about this size", "unit": "bytes"},
+        metadata={"help": "approximate size of a frame of blocks", "unit": "bytes"},
     )
     max_connections: int = field(
-        default=256, metadata={"help": "connections accepted at once", "unit": "connections"}
+        default=256,
+        metadata={
+            "help": "largest number of concurrent connections accepted",
+            "unit": "connections",
+        },
     )
     max_remembered: int = field(
         default=4096,
-        metadata={"help": "ended migrations whose outcome is remembered", "unit": "migrations"},
+        metadata={
+            "help": "number of finished migrations whose outcome is remembered",
+            "unit": "migrations",
+        },
     )
     link_bytes_per_s: float = field(
         default=0.0,
-        metadata={"help": "emulated link speed, 0 for as fast as it goes", "unit": "bytes/s"},
+        metadata={"help": "emulated link speed; 0 for no limit", "unit": "bytes/s"},
     )
     link_bytes_per_token: int = field(
         default=0,
-        metadata={"help": "KV bytes a token has on the emulated link", "unit": "bytes"},
+        metadata={"help": "KV bytes per token charged to the emulated link", "unit": "bytes"},
     )
 
     def __post_init__(self) -> None:

@@ -25,14 +25,14 @@ class FreenessParams:
     late_binding: bool = field(
         default=True,
         metadata={
-            "help": "hold a request in the frontend's queue while no instance could start it",
+            "help": "queue a request at the frontend until an instance can start it",
             "unit": "",
         },
     )
     growth_steps: float = field(
         default=32.0,
         metadata={
-            "help": "with late binding: room a batch's requests keep to grow before another joins",
+            "help": "with late binding: room to grow kept per running request before another joins",
             "unit": "decode steps",
         },
     )

@@ -35,10 +35,10 @@ class BadParamsError(PolicyError):
 class PolicySpec:
     """Which policy to use: its registered name, and the parameters that are not the defaults."""
 
-    name: str = field(metadata={"help": "registered name of the policy", "unit": ""})
+    name: str = field(metadata={"help": "name of the policy", "unit": ""})
     params: Mapping[str, object] = field(
         default_factory=dict,
-        metadata={"help": "parameters that differ from the policy's defaults", "unit": ""},
+        metadata={"help": "parameters, where they differ from the policy's defaults", "unit": ""},
     )
 
 

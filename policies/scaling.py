@@ -1,4 +1,4 @@
-"""How many instances a fleet should have: one more, one fewer, or as many as there are.
+"""How many instances a fleet should have: one more, one fewer, or the same number.
 
 The signal is the mean freeness of the instances that accept requests, in decode steps (as in the
 paper), which is kept between a low and a high threshold. It must be outside for a whole window
@@ -21,43 +21,45 @@ from policies.usage import batch_size, freeness, virtual_usage
 
 @dataclass(frozen=True, slots=True)
 class ScalingConfig:
-    """When machines are ordered and given back; never, while `max_instances` is unset.
+    """When to add and remove instances: never while `max_instances` is unset.
 
-    Raises ValueError when the bounds or the thresholds are the wrong way round, or a time is
-    negative.
+    Raises ValueError if the bounds or thresholds are reversed, or a time is negative.
     """
 
     max_instances: int | None = field(
         default=None,
         metadata={
-            "help": "machines held at most, those starting or being drained included; unset: the "
-            "fleet keeps its size",
+            "help": "largest fleet, counting instances that are starting or draining",
             "unit": "instances",
+            "default": "the fleet keeps its size",
         },
     )
     min_instances: int = field(
-        default=1, metadata={"help": "instances kept however idle", "unit": "instances"}
+        default=1, metadata={"help": "smallest fleet, however idle", "unit": "instances"}
     )
     low_steps: float = field(
         default=64.0,
         metadata={
-            "help": "a machine is ordered when instances are less free than this, on average",
+            "help": "mean freeness below which an instance is added",
             "unit": "decode steps",
         },
     )
     high_steps: float = field(
         default=256.0,
         metadata={
-            "help": "one is given back when they are freer than this, and would be without it",
+            "help": "mean freeness above which an instance is removed if it stays above without it",
             "unit": "decode steps",
         },
     )
     window_s: float = field(
         default=10.0,
-        metadata={"help": "for how long they must have been, without a break", "unit": "s"},
+        metadata={
+            "help": "how long the mean must stay beyond a threshold before the fleet changes",
+            "unit": "s",
+        },
     )
     cooldown_s: float = field(
-        default=10.0, metadata={"help": "least time between two decisions", "unit": "s"}
+        default=10.0, metadata={"help": "shortest time between two changes", "unit": "s"}
     )
 
     def __post_init__(self) -> None:

@@ -45,41 +45,48 @@ DEFAULT_CLASSES = (PriorityClass("high"), PriorityClass("normal"))
 class SchedulerConfig:
     """How a fleet is scheduled. Times are fleet seconds.
 
-    Raises ValueError when the classes do not fit together or a bound is not positive.
+    Raises ValueError if the classes do not fit together or a bound is not positive.
     """
 
     classes: tuple[PriorityClass, ...] = field(
         default=DEFAULT_CLASSES,
-        metadata={"help": "priority classes, the most urgent first", "unit": ""},
+        metadata={"help": "priority classes, most urgent first", "unit": ""},
     )
     default_class: str = field(
-        default="normal", metadata={"help": "class of requests that name none", "unit": ""}
+        default="normal", metadata={"help": "class of requests that do not name one", "unit": ""}
     )
     dispatch: PolicySpec = field(
         default=PolicySpec("freeness"),
-        metadata={"help": "where to send requests", "unit": ""},
+        metadata={"help": "which instance gets a request", "unit": ""},
     )
     queue: PolicySpec = field(
         default=PolicySpec("class-then-arrival"),
-        metadata={"help": "who is served next, of those that wait for an instance", "unit": ""},
+        metadata={"help": "which queued request is served next", "unit": ""},
     )
     migration: bool = field(
         default=True, metadata={"help": "move running requests between instances", "unit": ""}
     )
     moves: tuple[PolicySpec, ...] = field(
         default=DEFAULT_MOVES,
-        metadata={"help": "who proposes moves, the most urgent first", "unit": ""},
+        metadata={"help": "which policies propose migrations, most urgent first", "unit": ""},
     )
     rebalance: RebalanceConfig = field(
-        default=RebalanceConfig(), metadata={"help": "when to move them", "unit": ""}
+        default=RebalanceConfig(), metadata={"help": "when to migrate requests", "unit": ""}
     )
     ledger_timeout_s: float = field(
         default=10.0,
-        metadata={"help": "a dispatch no report has seen is forgotten after this", "unit": "s"},
+        metadata={
+            "help": "time after which a dispatch that no report confirms is forgotten",
+            "unit": "s",
+        },
     )
     max_age_s: float = field(
         default=5.0,
-        metadata={"help": "instances with older reports get requests only if all are", "unit": "s"},
+        metadata={
+            "help": "age of the last report above which an instance gets requests only if all "
+            "reports are as old",
+            "unit": "s",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +95,7 @@ class SchedulerConfig:
             raise ValueError(f"class names must differ: {', '.join(names)}")
         if self.default_class not in names:
             raise ValueError(
-                f"default_class {self.default_class!r} is none of the classes: {', '.join(names)}"
+                f"default_class {self.default_class!r} is not among the classes: {', '.join(names)}"
             )
         for name in ("ledger_timeout_s", "max_age_s"):
             if not getattr(self, name) > 0:
@@ -97,7 +104,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True)
 class VetoedOrder:
-    """A migration that a policy proposed and the scheduler did not allow."""
+    """A migration that a policy proposed and the scheduler vetoed."""
 
     order: MigrateOrder
     reason: str

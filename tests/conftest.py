@@ -1,6 +1,11 @@
-"""The order of the tests: what takes longest begins first."""
+"""For all tests: what takes longest begins first, and no example of a property is timed."""
 
 import pytest
+from hypothesis import settings
+
+# An example takes longer than Hypothesis allows wherever the machine is busy with something else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(trylast=True)

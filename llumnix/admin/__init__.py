@@ -1,1 +1,1 @@
-"""The admin API: what it says (`schema`), a client of it, and the live view."""
+"""The admin API: its objects (`schema`), its client, and the live view."""

@@ -1,8 +1,7 @@
 """Typed JSON objects: written from frozen dataclasses, and read back into them.
 
-A reader takes keys it does not know for those of a newer writer and leaves them out; a key that is
-missing is its field's default, where the field has one. Anything else that is not as it should be
-raises SchemaError.
+A reader ignores keys that it does not know, as those of a newer writer; a missing key takes its
+field's default, if the field has one. Anything else that does not fit raises SchemaError.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ T = TypeVar("T")
 
 
 class SchemaError(ValueError):
-    """An answer is not what it should be; the text names the field."""
+    """A response does not fit the schema; the message names the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,12 @@ class Answer:
 
 
 def key(name: str) -> dict[str, str]:
-    """Return the metadata of a field whose JSON key is no name for a field."""
+    """Return the metadata of a field whose JSON key is not a valid field name."""
     return {"key": name}
 
 
 def write_answer(answer: Answer) -> dict[str, Any]:
-    """Return an answer as a JSON object, field by field."""
+    """Return an object as JSON, field by field."""
     return {
         item.metadata.get("key", item.name): _plain(getattr(answer, item.name))
         for item in dataclasses.fields(answer)
@@ -50,7 +49,7 @@ def write_answer(answer: Answer) -> dict[str, Any]:
 def read_answer(cls: type[T], plain: object) -> T:
     """Read a JSON object, field by field; raises SchemaError."""
     if not isinstance(plain, Mapping):
-        raise SchemaError(f"{cls.__name__}: an object expected, not {_shown(plain)}")
+        raise SchemaError(f"{cls.__name__}: expected an object, not {_shown(plain)}")
     hints = _hints(cls)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -63,7 +62,7 @@ def read_answer(cls: type[T], plain: object) -> T:
 
 
 def read_value(hint: Any, plain: object, where: str) -> Any:
-    """Read a JSON value as what a type hint says; raises SchemaError, which says `where`."""
+    """Read a JSON value of the type in a hint; raises SchemaError, which names `where`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return plain
@@ -72,18 +71,18 @@ def read_value(hint: Any, plain: object, where: str) -> Any:
         return None if plain is None else read_value(inner, plain, where)
     if origin is tuple:
         if not isinstance(plain, list):
-            raise SchemaError(f"{where}: a list expected, not {_shown(plain)}")
+            raise SchemaError(f"{where}: expected a list, not {_shown(plain)}")
         return tuple(read_value(args[0], each, f"{where}[]") for each in plain)
     if origin is Mapping:
         if not isinstance(plain, Mapping):
-            raise SchemaError(f"{where}: an object expected, not {_shown(plain)}")
+            raise SchemaError(f"{where}: expected an object, not {_shown(plain)}")
         return {name: read_value(args[1], each, f"{where}.{name}") for name, each in plain.items()}
     if issubclass(hint, Answer):
         return hint.from_json(plain)
     if hint is float and type(plain) is int:
         return float(plain)
     if type(plain) is not hint:
-        raise SchemaError(f"{where}: {hint.__name__} expected, not {_shown(plain)}")
+        raise SchemaError(f"{where}: expected {hint.__name__}, not {_shown(plain)}")
     return plain
 
 

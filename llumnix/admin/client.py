@@ -1,6 +1,6 @@
-"""A small blocking client of a frontend's admin API (`/llumnix/…`), for commands and the live view.
+"""A small blocking client of the admin API (`/llumnix/…`), for commands and the live view.
 
-It speaks to the one address it was given: no proxies, no redirects, every wait bounded.
+It connects only to the address it was given: no proxies, no redirects, every wait bounded.
 """
 
 import http.client
@@ -19,29 +19,29 @@ _MAX_ANSWER_BYTES: Final = 64 << 20
 
 
 class NotAFrontendError(LlumnixError):
-    """Something answers there, but it is no Llumnix frontend."""
+    """Something responds there, but it is not a Llumnix frontend."""
 
 
 class RefusedError(LlumnixError):
-    """The frontend understood and said no; the text is its own."""
+    """The frontend refused; the message is its own."""
 
 
 class AdminClient:
-    """Asks one frontend. `timeout_s` (wall seconds) bounds connecting and each read.
+    """Queries one frontend. `timeout_s` (wall seconds) bounds connecting and each read.
 
-    Every method raises Unreachable when nothing answers, NotAFrontendError when something else
-    does, and RefusedError when the frontend says no. Raises ConfigError for an unusable URL.
+    Every method raises Unreachable if nothing responds, NotAFrontendError if something else does,
+    and RefusedError if the frontend refuses. Raises ConfigError for an unusable URL.
     """
 
     def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 5.0) -> None:
-        # A host and port without a scheme is what people type.
+        # People type a host and port without a scheme.
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             port = parts.port
         except ValueError:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise ConfigError(f"{url!r} is no URL of a frontend; one looks like {DEFAULT_URL}")
+            raise ConfigError(f"{url!r} is not the URL of a frontend, such as {DEFAULT_URL}")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._host, self._port = parts.hostname, port
         self._secure = parts.scheme == "https"
@@ -49,11 +49,11 @@ class AdminClient:
         self._timeout_s = timeout_s
 
     def fleet(self) -> FleetStatus:
-        """Return the fleet as it is now: instances, migrations under way, totals."""
+        """Return the current state of the fleet: instances, migrations in progress, totals."""
         return self._read(FleetStatus, self._ask("GET", "/llumnix/fleet"))
 
     def events(self, after: int = 0) -> News:
-        """Return the events kept that are newer than number `after`."""
+        """Return the remembered events that are newer than number `after`."""
         return self._read(News, self._ask("GET", f"/llumnix/events?after={after}"))
 
     def migrate(
@@ -62,18 +62,18 @@ class AdminClient:
         source: str | None = None,
         destination: str | None = None,
     ) -> MigrationStatus:
-        """Order a migration and return it; what is left out, the fleet chooses."""
+        """Order a migration and return it; the fleet chooses what is left out."""
         wanted = {"request_id": request_id, "source": source, "destination": destination}
         given = {name: value for name, value in wanted.items() if value is not None}
         return self._read(MigrationStatus, self._ask("POST", "/llumnix/migrate", given))
 
     def drain(self, instance_id: str, *, on: bool = True) -> DrainStatus:
-        """Start to empty an instance, or with `on` False let it take requests again."""
+        """Start draining an instance, or with `on` False let it take requests again."""
         wanted = {"instance_id": instance_id, "on": on}
         return self._read(DrainStatus, self._ask("POST", "/llumnix/drain", wanted))
 
     def explain(self, request_id: str) -> RequestDecisions:
-        """Return the decisions taken for a request, and why."""
+        """Return the decisions about a request, with reasons."""
         path = f"/llumnix/explain/{quote(request_id, safe='')}"
         return self._read(RequestDecisions, self._ask("GET", path))
 
@@ -81,7 +81,7 @@ class AdminClient:
         try:
             return answer.from_json(plain)
         except SchemaError as error:
-            self._not_a_frontend(f"its answer is wrong: {error}")
+            self._not_a_frontend(f"malformed response: {error}")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> object:
         status, text = self._exchange(method, path, body)
@@ -114,7 +114,7 @@ class AdminClient:
             ) from error
         except OSError as error:
             raise Unreachable(
-                f"nothing answers at {self.url} ({_reason(error)}). Start a fleet with "
+                f"nothing responds at {self.url} ({_reason(error)}). Start a fleet with "
                 "`llumnix serve --emulate 4`, or say with --url where yours is"
             ) from error
         finally:
@@ -122,7 +122,8 @@ class AdminClient:
 
     def _not_a_frontend(self, what: str) -> NoReturn:
         raise NotAFrontendError(
-            f"{self.url} answers, but not like a Llumnix frontend ({what}); use --url to say where "
+            f"{self.url} responds, but not like a Llumnix frontend ({what}); use --url to say "
+            "where "
             "yours is"
         )
 

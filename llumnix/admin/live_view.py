@@ -1,4 +1,4 @@
-"""Draws one frame of `llumnix top`: pure, from the fleet and its latest events to text."""
+"""Draw one frame of `llumnix top`: pure, from the fleet and its latest events to text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _EVENT_MARKS: Final = {
     "drain": ("▽", "yellow"),
 }
 _OTHER_MARK: Final = ("•", "default")
-# Bars read without colour too: memory in use stands high, reserved lower, free lies flat.
+# Bars can be read without colour: used memory is drawn high, reserved lower, free flat.
 _USED, _RESERVED, _FREE = "▆", "▄", "▁"
 _TITLE_STYLE: Final = "bold"
 _FAINT: Final = "bright_black"
@@ -32,7 +32,7 @@ _FEWEST_EVENTS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast things go, per fleet second (migrations: per fleet minute)."""
+    """Rates per fleet second (migrations: per fleet minute)."""
 
     arrived_per_s: float
     finished_per_s: float
@@ -49,8 +49,8 @@ def render(
 ) -> RenderableType:
     """Draw the frame that fits `width` x `height` cells.
 
-    `fleet` is None before the first answer, `events` are the latest, oldest first.
-    `problem` says why what is shown is old, or why there is nothing.
+    `fleet` is None before the first response, `events` are the latest, oldest first. `problem` says
+    why the view is stale or empty.
     """
     if fleet is None:
         return Group(*_problem(problem or "waiting for the fleet"))
@@ -61,7 +61,7 @@ def render(
     rows = max(1, min(len(fleet.instances), left - moving_lines - _FEWEST_EVENTS - 2))
     parts += [_title("instances", _legend()), _instances(fleet.instances, rows, width)]
     left -= rows + 1 + (len(fleet.instances) > rows)
-    parts += [_title(f"on the move: {len(fleet.migrations)}")]
+    parts += [_title(f"migrating: {len(fleet.migrations)}")]
     parts += _moving(fleet, moving_lines, width)
     parts += [_title("events")]
     parts += _events(events, max(0, left - moving_lines), width)
@@ -189,7 +189,7 @@ def _bar(each: InstanceStatus, bar_width: int) -> Text:
         return Text(_FREE * bar_width, _FAINT)
     used = min(bar_width, round(bar_width * each.used_share))
     reserved_share = each.reserved_tokens / each.capacity_tokens
-    # Whatever is reserved shows, however little it is.
+    # Any reservation shows, however small.
     reserved = round(bar_width * reserved_share) or (each.reserved_tokens > 0)
     reserved = min(bar_width - used, reserved)
     style = "red" if each.used_share >= 0.9 else "yellow" if each.used_share >= 0.7 else "green"

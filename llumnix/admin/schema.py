@@ -1,7 +1,7 @@
-"""What the admin API (`/llumnix/…`) says, typed once: frontends write it, their clients read it.
+"""The objects of the admin API (`/llumnix/…`), typed once for frontends and their clients.
 
-Every class is one JSON object. Keys stay as they are; a new one needs a default, for frontends that
-are older than their clients.
+Every class is one JSON object. Keys never change; a new one needs a default, for frontends that are
+older than their clients.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from llumnix.admin.answer import Answer, key, read_answer, read_value, write_ans
 class InstanceStatus(Answer):
     """One instance; tokens are KV tokens, freeness decode steps, `age_s` fleet seconds.
 
-    `freeness` is None while the instance does not answer, and while it is drained; `age_s`, that of
-    its last report, while it does not answer.
+    `freeness` is None while the instance is down or being drained; `age_s`, the age of its last
+    report, is None while it is down.
     """
 
     instance_id: str = field(metadata=key("id"))
@@ -36,18 +36,18 @@ class InstanceStatus(Answer):
 
     @property
     def down(self) -> bool:
-        """Whether it does not answer, having answered before."""
+        """Whether it is down, having been up before."""
         return self.state == "down"
 
     @property
     def used_share(self) -> float:
-        """Share of the KV memory held by running requests."""
+        """The share of the KV cache held by running requests."""
         return self.physical_tokens / self.capacity_tokens if self.capacity_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus(Answer):
-    """One migration under way; `started_s` is fleet time. The source may still be choosing."""
+    """One migration in progress; `started_s` is fleet time. The source may still be choosing."""
 
     migration_id: str
     request_id: str | None = None
@@ -67,7 +67,7 @@ class QueueStatus(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Totals(Answer):
-    """What was counted since the frontend started; the pauses are those of the last moves."""
+    """Counts since the frontend started; the pauses are those of recent moves."""
 
     requests: int = 0
     finished: int = 0
@@ -99,17 +99,17 @@ class FleetStatus(Answer):
     totals: Totals = Totals()
 
     def instance(self, instance_id: str) -> InstanceStatus | None:
-        """Find an instance by its id."""
+        """Return an instance by its id."""
         return next((each for each in self.instances if each.instance_id == instance_id), None)
 
     def leaving(self, instance_id: str) -> int:
-        """Count the migrations under way out of an instance."""
+        """Count the migrations in progress out of an instance."""
         return sum(each.source == instance_id for each in self.migrations)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus(Answer):
-    """An entry of GET /llumnix/requests: a request being served; `tokens` are outputs so far."""
+    """An entry of GET /llumnix/requests: a request being served; `tokens` counts outputs so far."""
 
     request_id: str
     instance_id: str | None = None
@@ -121,7 +121,7 @@ class RequestStatus(Answer):
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord(Answer):
-    """One decision about a request, and why. `at_s` is fleet time."""
+    """One decision about a request, with its reason. `at_s` is fleet time."""
 
     at_s: float
     kind: str
@@ -134,7 +134,7 @@ class DecisionRecord(Answer):
 
 @dataclass(frozen=True, slots=True)
 class RequestDecisions(Answer):
-    """GET /llumnix/explain/ID: what was decided about a request, in order."""
+    """GET /llumnix/explain/ID: the decisions about a request, in order."""
 
     request_id: str
     decisions: tuple[DecisionRecord, ...] = ()
@@ -150,7 +150,7 @@ class DrainStatus(Answer):
 
 @dataclass(frozen=True, slots=True)
 class EventRecord(Answer):
-    """One thing that happened. `at_s` is fleet time; `more` stands beside these keys, not below."""
+    """One event. `at_s` is fleet time; the keys of `more` stand beside these, not below."""
 
     seq: int
     kind: str
@@ -175,13 +175,13 @@ class EventRecord(Answer):
 
 @dataclass(frozen=True, slots=True)
 class News(Answer):
-    """GET /llumnix/events: the events kept that are newer than asked for; go on from `next`."""
+    """GET /llumnix/events: the remembered events newer than asked for; continue from `next`."""
 
     next: int
     events: tuple[EventRecord, ...] = ()
 
 
 def read_requests(plain: object) -> tuple[RequestStatus, ...]:
-    """Read the answer of GET /llumnix/requests; raises SchemaError."""
+    """Read the response of GET /llumnix/requests; raises SchemaError."""
     rows: tuple[RequestStatus, ...] = read_value(tuple[RequestStatus, ...], plain, "requests")
     return rows

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Errors of the fit to all requests, and of each block at costs fitted to the other blocks."""
+    """Errors of the fit to all requests, and of each block under costs fitted to the others."""
 
     in_sample: Errors
     held_out: list[Errors]
@@ -182,6 +182,6 @@ def _report(found: Fit, engine: EngineSize, validation: Validation) -> list[str]
 
 
 def _sizes(blocks: list[Errors]) -> str:
-    """Format the mean sizes of the errors as cells."""
+    """Format the mean absolute errors as cells."""
     means = [np.mean([abs(getattr(one, measure)) for one in blocks]) for measure in MEASURES]
     return "".join(f"{float(mean):9.1%}" for mean in means)

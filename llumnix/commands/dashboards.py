@@ -17,12 +17,12 @@ def generate() -> Mapping[str, str]:
 
 
 def home() -> Path:
-    """Find the dashboards' folder: the checkout's, or the one that travels inside the wheel."""
+    """Return the dashboards' folder: the checkout's, or the one inside the wheel."""
     return data_path("dashboards")
 
 
 def stale(folder: Path) -> list[str]:
-    """Name the generated files that differ from what is in the folder."""
+    """Return the names of the generated files that differ from those in the folder."""
     return [
         name
         for name, text in generate().items()

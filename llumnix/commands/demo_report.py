@@ -14,7 +14,7 @@ from rich.console import Console
 from llumnix import __version__
 from llumnix.loadgen.probe import LATE_STEPS_SHARE
 from llumnix.report import RunReport
-from llumnix.results.table import results_table
+from llumnix.results.table import UNKNOWN, results_table
 from llumnix.testbed.environment import VERSIONS
 from llumnix.testbed.pace import RunPlan
 from llumnix.testbed.series import PolicyRun
@@ -56,9 +56,12 @@ class Demo:
         results = [one.outcome.result for one in runs]
         self.console.print(results_table(results, more=[trust_cells(one) for one in runs]))
         if repeat is not None:
-            why = "; ".join(results[-1].invalid_reasons)
-            again = f"at speed {repeat.speed:g}, {repeat.requests} requests"
-            self.say(f"{results[-1].policy}: not valid, once more {again} ({why})")
+            late = runs[-1].outcome.validity.late_steps_share
+            why = "sent its requests late" if late is None else f"had {late:.1%} of its steps late"
+            self.say(
+                f"{results[-1].policy} {why}: once more at speed {repeat.speed:g}, "
+                f"with {repeat.requests} requests"
+            )
 
     def close(self, runs: Sequence[PolicyRun]) -> None:
         """Say what is wrong with the runs that were kept, if anything is."""
@@ -74,13 +77,11 @@ class Demo:
 
 
 def trust_cells(run: PolicyRun) -> dict[str, str]:
-    """Cells that say how far to trust a run."""
+    """Cells that say how far to trust a run; unknown where nothing is emulated."""
     late = run.outcome.validity.late_steps_share
-    if late is None:
-        return {}
     return {
-        f"late steps (valid: ≤ {LATE_STEPS_SHARE:.0%})": f"{late:.2%}",
-        "speed": f"{run.outcome.result.speed:g}",
+        f"late steps (valid: ≤ {LATE_STEPS_SHARE:.0%})": UNKNOWN if late is None else f"{late:.2%}",
+        "speed": UNKNOWN if late is None else f"{run.outcome.result.speed:g}",
     }
 
 

@@ -1,4 +1,4 @@
-"""`llumnix emulate`: one emulated engine, which speaks like a vLLM server with our plugin."""
+"""`llumnix emulate`: one emulated engine, which behaves like a vLLM server with the plugin."""
 
 import argparse
 import dataclasses
@@ -44,7 +44,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     config = settings(args)
     secret = os.environ.get("LLUMNIX_SECRET", "").encode()
     if args.exit_with_parent:

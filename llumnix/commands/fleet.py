@@ -1,4 +1,4 @@
-"""`llumnix instances`, `migrate` and `drain`: look at a running fleet and steer it by hand."""
+"""`llumnix instances`, `migrate` and `drain`: inspect and control a running fleet."""
 
 import argparse
 import json
@@ -83,7 +83,7 @@ def _command(
 
 
 def instances(args: argparse.Namespace) -> int:
-    """List the instances; returns 0, raises LlumnixError."""
+    """List the instances; return 0; raises LlumnixError."""
     fleet = AdminClient(args.url).fleet()
     if args.json:
         rows = [each.to_json() for each in fleet.instances]
@@ -119,7 +119,7 @@ def _cells(each: InstanceStatus) -> tuple[Text, ...]:
 
 
 def migrate(args: argparse.Namespace) -> int:
-    """Order a migration; returns 0 (ordered, or committed with --wait), 1; raises LlumnixError."""
+    """Order a migration; return 0 (ordered, or with --wait committed) or 1; raises LlumnixError."""
     if args.request is None and args.source is None:
         raise ConfigError("say which request to move (--request ID) or from where (--source ID)")
     client = AdminClient(args.url)
@@ -141,7 +141,7 @@ def migrate(args: argparse.Namespace) -> int:
 def _end_of(
     client: AdminClient, migration_id: str, wait_s: float, poll_s: float
 ) -> EventRecord | None:
-    """Follow the events until this migration has ended; None when the time is up."""
+    """Follow the events until this migration has ended; None if the time is up."""
     deadline = time.monotonic() + wait_s
     after = 0
     while time.monotonic() < deadline:
@@ -156,7 +156,7 @@ def _end_of(
 
 
 def drain(args: argparse.Namespace) -> int:
-    """Drain an instance, or undo it; returns 0, 1 (not empty in time); raises LlumnixError."""
+    """Drain an instance, or undo it; return 0, or 1 (not empty in time); raises LlumnixError."""
     client = AdminClient(args.url)
     known = [each.instance_id for each in client.fleet().instances]
     if args.instance not in known:

@@ -1,4 +1,4 @@
-"""`llumnix replay`: send a workload to any OpenAI server and measure how it is served."""
+"""`llumnix replay`: send a workload to any OpenAI server and measure how it serves it."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ from llumnix.workloads import SOURCE_HELP, add_drawing, load_workload
 from simulator.workload.request import TraceRequest
 
 CHECKERS = 2
-"""Processes that compute the expected outputs, after the run."""
+"""The number of processes that compute expected outputs, after the run."""
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -87,7 +87,7 @@ def _add_scheduling(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     config = settings(args)
     if args.exit_with_parent:
         exit_with_parent()

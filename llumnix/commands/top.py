@@ -1,4 +1,4 @@
-"""`llumnix top`: a running fleet, live in the terminal."""
+"""`llumnix top`: a live view of a running fleet in the terminal."""
 
 import argparse
 import time
@@ -41,7 +41,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Watch until interrupted, which is how it ends well; raises LlumnixError with --once only."""
+    """Watch until interrupted, which counts as success; raises LlumnixError only with --once."""
     if args.interval_s <= 0:
         raise ConfigError(f"--interval-s must be positive, not {args.interval_s:g}")
     console = Console()
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class FleetPoll:
-    """Looks at a fleet again and again, and remembers what a frame needs."""
+    """Polls a fleet, and remembers what a frame needs."""
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
@@ -71,7 +71,7 @@ class FleetPoll:
         self._meter = RateMeter()
 
     def look(self) -> None:
-        """Ask for the fleet and its news; raises LlumnixError."""
+        """Fetch the fleet's status and new events; raises LlumnixError."""
         self._fleet = self._client.fleet()
         self._meter.add(self._fleet)
         news = self._client.events(self._after)
@@ -83,7 +83,7 @@ class FleetPoll:
         self._events.extend(news.events)
 
     def try_to_look(self) -> str:
-        """Look, and say what went wrong, if anything."""
+        """Poll; return what went wrong, if anything."""
         try:
             self.look()
         except LlumnixError as error:
@@ -91,19 +91,19 @@ class FleetPoll:
         return ""
 
     def frame(self, width: int, height: int, problem: str = "") -> RenderableType:
-        """Draw what was seen last."""
+        """Draw the last state fetched."""
         rates = self._meter.rates()
         return render(self._fleet, list(self._events), width, height, rates, problem)
 
 
 class RateMeter:
-    """Turns totals seen at several times into rates over the last few looks."""
+    """Turns totals at several times into rates over the last few polls."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int, int]] = deque(maxlen=_RATE_WINDOW_POLLS)
 
     def add(self, fleet: FleetStatus) -> None:
-        """Note the totals; a fleet clock that went back (a new frontend) starts over."""
+        """Add totals; start over if the fleet clock went back (a new frontend)."""
         if self._seen and fleet.now_s < self._seen[-1][0]:
             self._seen.clear()
         totals = fleet.totals
@@ -111,7 +111,7 @@ class RateMeter:
         self._seen.append((fleet.now_s, *counts))
 
     def rates(self) -> Rates | None:
-        """Give the rates; None before there are two looks at different times."""
+        """Return the rates; None until there are totals of two different times."""
         if len(self._seen) < 2:
             return None
         first, last = self._seen[0], self._seen[-1]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve_command(arguments: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Return the whole command line; raises ConfigError if it could not work."""
+    """Return the whole command line; raises ConfigError if it cannot work."""
     if not arguments:
         raise ConfigError(
             "say which model to serve: llumnix vllm -- MODEL [arguments of `vllm serve`]"
@@ -74,7 +74,7 @@ def serve_command(arguments: Sequence[str], settings: dict[str, Any]) -> list[st
 
 
 def transfer_config(given: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Merge the plugin into a given `--kv-transfer-config`; `settings` win over those in it."""
+    """Merge the plugin into a given `--kv-transfer-config`; `settings` win over its own."""
     try:
         config: Any = json.loads(given) if given is not None else {}
     except ValueError as error:
@@ -107,7 +107,7 @@ def transfer_config(given: str | None, settings: dict[str, Any]) -> dict[str, An
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take `--kv-transfer-config` out of the arguments, however it is written."""
+    """Split `--kv-transfer-config` off the arguments, in whichever form it is written."""
     rest: list[str] = []
     given: list[str] = []
     coming = iter(arguments)

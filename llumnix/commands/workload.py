@@ -79,7 +79,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out one verb; results go to stdout, the count of skipped rows to stderr."""
+    """Run one verb; results go to stdout, the count of skipped rows to stderr."""
     refuse_idle_options(args)
     args.bad_rows = BadRows() if args.skip_bad_rows else None
     try:

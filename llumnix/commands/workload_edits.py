@@ -131,7 +131,7 @@ def _loaded(args: argparse.Namespace) -> list[TraceRequest]:
 
 
 def _seconds(text: str) -> tuple[float, float]:
-    """Read `60:120`, `60:` or `:120`."""
+    """Parse `60:120`, `60:` or `:120`."""
     start, colon, end = text.partition(":")
     try:
         bounds = float(start or 0.0), float(end or math.inf)
@@ -145,7 +145,7 @@ def _seconds(text: str) -> tuple[float, float]:
 
 
 def _numbers(text: str) -> tuple[int, int | None]:
-    """Read `100:200`, `100:` or `:200`."""
+    """Parse `100:200`, `100:` or `:200`."""
     start, colon, end = text.partition(":")
     if not colon or not all(part == "" or part.isdecimal() for part in (start, end)):
         raise argparse.ArgumentTypeError(

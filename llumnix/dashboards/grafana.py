@@ -1,4 +1,4 @@
-"""Turns the panels into Grafana's classic dashboard JSON, with Grafana's own SDK."""
+"""Turns the panels into Grafana's classic dashboard JSON, using Grafana's own SDK."""
 
 import json
 import warnings
@@ -19,7 +19,7 @@ _COLUMNS: Final = 24
 
 
 class SdkMissingError(LlumnixError):
-    """The optional Grafana SDK is not installed; the message says how to get it."""
+    """The optional Grafana SDK is not installed; the message says how to install it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -52,7 +52,7 @@ def _dashboard() -> Any:
     builder = (
         build.Dashboard("Llumnix fleet")
         .uid(UID)
-        .description("A fleet of LLM instances between which running requests are moved live.")
+        .description("A fleet of LLM instances with live migration of running requests.")
         .tags(["llumnix", "llm"])
         .time("now-30m", "now")
         .refresh("10s")

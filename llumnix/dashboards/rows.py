@@ -1,4 +1,4 @@
-"""What the fleet dashboard shows, in the order a request flows; the PromQL is in `promql`."""
+"""The fleet dashboard's rows, in the order in which a request flows; `promql` holds the PromQL."""
 
 from typing import Final
 
@@ -36,7 +36,7 @@ HEALTH: Final = PanelRow(
     (
         Panel(
             "Instances up",
-            "Instances that answer now, out of all that the fleet knows.",
+            "Instances that are up, out of all that the fleet knows.",
             "none",
             (
                 PanelQuery(f"sum({instance_gauge('llumnix_instance_up')})", "up"),
@@ -47,7 +47,7 @@ HEALTH: Final = PanelRow(
         ),
         Panel(
             "Streams open",
-            "Client streams being served now.",
+            "Client streams that are being served.",
             "none",
             (PanelQuery(newest("sum", "llumnix_streams_open")),),
             kind="stat",
@@ -55,7 +55,7 @@ HEALTH: Final = PanelRow(
         ),
         Panel(
             "Requests failed",
-            "Requests that ended without their full answer, in the time range shown. Aim: none.",
+            "Requests that ended without a complete response in the time range. Target: none.",
             "none",
             (PanelQuery(total("llumnix_requests_total", ',outcome="failed"')),),
             kind="stat",
@@ -64,7 +64,7 @@ HEALTH: Final = PanelRow(
         ),
         Panel(
             "Replay mismatches",
-            "Moved streams whose replay differed from what the client already had. Aim: none.",
+            "Moved streams whose replay differed from what the client already had. Target: none.",
             "none",
             (PanelQuery(total("llumnix_stream_mismatch_total")),),
             kind="stat",
@@ -73,7 +73,7 @@ HEALTH: Final = PanelRow(
         ),
         Panel(
             "Control frames refused",
-            "Frames the control ports refused: malformed, too large or not authenticated.",
+            "Frames that control ports refused: malformed, too large or not authenticated.",
             "none",
             (PanelQuery(total("llumnix_control_frames_refused_total")),),
             kind="stat",
@@ -82,7 +82,7 @@ HEALTH: Final = PanelRow(
         ),
         Panel(
             "Version",
-            "The version of each frontend that is scraped.",
+            "The version of each scraped frontend.",
             "none",
             (PanelQuery(newest("count by (version)", "llumnix_build_info"), "{{version}}"),),
             kind="stat",
@@ -97,21 +97,21 @@ REQUESTS: Final = PanelRow(
     (
         Panel(
             "Requests ended",
-            "Requests that ended each second, by how they ended.",
+            "Requests that ended per second, by outcome.",
             "reqps",
             (PanelQuery(rate("llumnix_requests_total", "outcome"), "{{outcome}}"),),
             kind="stack",
         ),
         Panel(
             "Output tokens",
-            "Output tokens sent to clients each second, by priority class.",
+            "Output tokens sent to clients per second, by priority class.",
             "suffix: tok/s",
             (PanelQuery(rate("llumnix_output_tokens_total", "class_name"), "{{class_name}}"),),
             kind="stack",
         ),
         Panel(
             "Time to first token, all requests",
-            "How many requests had their first token within each span of time.",
+            "How many requests got their first token within each interval of time.",
             "s",
             (PanelQuery(spread("llumnix_ttft_seconds"), "{{le}}"),),
             kind="heatmap",
@@ -124,7 +124,7 @@ REQUESTS: Final = PanelRow(
         _latency(
             "Time per output token (TPOT)",
             "llumnix_tpot_seconds",
-            "Mean time per output token after the first, of each request, by priority class.",
+            "Mean time per output token after the first, per request, by priority class.",
         ),
         _latency(
             "End to end",
@@ -139,8 +139,9 @@ QUEUE: Final = PanelRow(
     (
         Panel(
             "Queue length",
-            "Requests the frontend holds because no instance could start them soon, and its limit; "
-            "beyond the limit, requests are rejected.",
+            "Requests queued at the frontend because no instance can start them soon, and the "
+            "queue's "
+            "limit, beyond which requests are rejected.",
             "none",
             (
                 PanelQuery(newest("sum by (class_name)", "llumnix_queue_length"), "{{class_name}}"),
@@ -150,11 +151,11 @@ QUEUE: Final = PanelRow(
         _latency(
             "Queue wait",
             "llumnix_queue_wait_seconds",
-            "Time requests were held in the frontend's queue, by priority class.",
+            "Time that requests spent in the frontend's queue, by priority class.",
         ),
         Panel(
             "Dispatched",
-            "Requests sent to each instance each second, and the policy that chose it.",
+            "Requests dispatched to each instance per second, with the policy that chose it.",
             "reqps",
             (
                 PanelQuery(
@@ -172,8 +173,9 @@ MIGRATION: Final = PanelRow(
     (
         Panel(
             "Migrations",
-            "Migrations that ended each minute, by why they were ordered and how they ended. "
-            "A refused or aborted one leaves its request where it was.",
+            "Migrations that ended per minute, by reason and result. A refused or aborted "
+            "migration "
+            "leaves its request where it was.",
             "suffix: /min",
             (
                 PanelQuery(
@@ -185,29 +187,30 @@ MIGRATION: Final = PanelRow(
         ),
         Panel(
             "Downtime",
-            "The pause a migration added for the client: last token from the source to first new "
-            "token from the destination, less one mean inter-token interval of that stream.",
+            "The pause that a migration added for the client: from the last token of the source to "
+            "the first new token of the destination, less one mean inter-token interval of the "
+            "stream.",
             "s",
             _quantiles("llumnix_migration_downtime_seconds"),
         ),
         Panel(
             "Gap between tokens at a move",
-            "The whole gap the client saw at a move; never below one decode step, since the next "
-            "token has to be computed too.",
+            "The whole gap that the client saw at a move; never less than one decode step, because "
+            "the next token has to be computed too.",
             "s",
             _quantiles("llumnix_migration_gap_seconds"),
         ),
         Panel(
             "KV copied",
-            "KV cache moved between instances each second.",
+            "KV cache copied between instances per second.",
             "Bps",
             (PanelQuery(rate("llumnix_migration_copied_bytes_total"), "copied"),),
             width=12,
         ),
         Panel(
-            "Streams carried on elsewhere",
-            "Client streams re-attached to another instance each minute: after a migration, after "
-            "their instance died, or bounced out of its queue by a drain.",
+            "Streams resumed elsewhere",
+            "Client streams resumed on another instance per minute: after a migration, after their "
+            "instance died, or after a drain sent them back from its queue.",
             "suffix: /min",
             (
                 PanelQuery(
@@ -227,14 +230,15 @@ INSTANCES: Final = PanelRow(
             "Freeness",
             "llumnix_instance_freeness",
             "suffix: steps",
-            "Decode steps each instance can still take, as the scheduler sees it: virtual usage "
-            "counts queued requests and headroom, so it may be negative.",
+            "Decode steps that each instance can still run, as the scheduler sees it: virtual "
+            "usage "
+            "includes queued requests and headroom, so freeness may be negative.",
             width=12,
         ),
         Panel(
-            "KV memory in use",
-            "Share of each instance's KV cache held by running requests or reserved for requests "
-            "migrating in.",
+            "KV cache in use",
+            "Share of each instance's KV cache that running requests hold or that is reserved for "
+            "requests migrating in.",
             "percentunit",
             (PanelQuery(kv_share(), "{{instance_id}}"),),
             width=12,
@@ -257,20 +261,21 @@ INSTANCES: Final = PanelRow(
             "Prefill backlog",
             "llumnix_instance_prefill_backlog_tokens",
             "suffix: tokens",
-            "Tokens that each instance must still prefill for requests it has; a burst of long "
-            "prompts shows here first. Servers without our plugin do not tell.",
+            "Tokens that each instance has yet to prefill for the requests it holds; a burst of "
+            "long "
+            "prompts shows here first. Servers without the Llumnix plugin do not report it.",
             width=8,
         ),
         _instances(
             "Age of reports",
             "llumnix_snapshot_age_seconds",
             "s",
-            "Time since each instance last reported its load; decisions are as old as this.",
+            "Time since each instance last reported its load; decisions rest on figures this old.",
             width=12,
         ),
         Panel(
             "State",
-            "Whether each instance answers.",
+            "Whether each instance is up.",
             "none",
             (PanelQuery(instance_gauge("llumnix_instance_up"), "{{instance_id}}"),),
             kind="states",

@@ -1,53 +1,92 @@
-"""What an emulated engine can be told."""
+"""Configuration of an emulated engine."""
 
 from dataclasses import dataclass, field
 
 from policies.types import PriorityClass
-from simulator.costs.presets import Preset, preset
+from simulator.costs.presets import PRESETS, Preset, preset
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorConfig:
-    """One emulated engine. What is unset is taken from the preset."""
+    """One emulated engine. Unset fields take the preset's value."""
 
     instance_id: str = field(
         default="emulated-0", metadata={"help": "name of the instance in its fleet", "unit": ""}
     )
-    host: str = field(default="127.0.0.1", metadata={"help": "address to bind", "unit": ""})
-    port: int = field(default=0, metadata={"help": "HTTP port; 0 picks one", "unit": ""})
-    control_port: int = field(
-        default=0, metadata={"help": "port of the llumlet; 0 picks one", "unit": ""}
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "address to listen on", "unit": "", "metavar": "HOST"},
     )
-    model: str = field(default="llama-7b", metadata={"help": "model name served", "unit": ""})
+    port: int = field(
+        default=0, metadata={"help": "HTTP port; 0 picks a free one", "unit": "", "metavar": "PORT"}
+    )
+    control_port: int = field(
+        default=0,
+        metadata={"help": "port of the llumlet; 0 picks a free one", "unit": "", "metavar": "PORT"},
+    )
+    model: str = field(
+        default="llama-7b", metadata={"help": "name of the model served", "unit": ""}
+    )
     preset: str = field(
-        default="llama-7b-a10", metadata={"help": "cost model: a model on a GPU", "unit": ""}
+        default="llama-7b-a10",
+        metadata={
+            "help": f"cost model: {', '.join(sorted(PRESETS))}, or a .json file that `llumnix "
+            "calibrate` wrote",
+            "unit": "",
+            "metavar": "PRESET",
+        },
     )
     speed: float = field(
-        default=1.0, metadata={"help": "how much faster than real time", "unit": "x"}
+        default=1.0,
+        metadata={
+            "help": "emulated seconds per wall-clock second",
+            "unit": "",
+            "metavar": "FACTOR",
+        },
     )
     kv_payload_bytes_per_token: int = field(
-        default=64, metadata={"help": "real bytes of KV per token, a multiple of 8", "unit": "B"}
+        default=64,
+        metadata={
+            "help": "bytes of KV that are really stored per token, a multiple of 8",
+            "unit": "B",
+        },
     )
     kv_pretouch: bool = field(
         default=False,
-        metadata={"help": "take all KV memory at start, as a real engine does", "unit": ""},
+        metadata={
+            "help": "allocate the whole KV cache at start, as a real engine does",
+            "unit": "",
+        },
     )
     capacity_tokens: int | None = field(
-        default=None, metadata={"help": "KV memory", "unit": "tokens"}
+        default=None,
+        metadata={"help": "KV cache size", "unit": "tokens", "default": "the preset's"},
     )
     block_tokens: int | None = field(
-        default=None, metadata={"help": "size of a KV block", "unit": "tokens"}
+        default=None,
+        metadata={"help": "size of a KV block", "unit": "tokens", "default": "the preset's"},
     )
     max_model_len: int | None = field(
-        default=None, metadata={"help": "limit of prompt and output together", "unit": "tokens"}
+        default=None,
+        metadata={
+            "help": "longest prompt and output together",
+            "unit": "tokens",
+            "default": "the preset's",
+        },
     )
-    max_num_seqs: int = field(default=128, metadata={"help": "largest batch", "unit": "requests"})
+    max_num_seqs: int = field(
+        default=128, metadata={"help": "largest number of running requests", "unit": "requests"}
+    )
     token_budget: int = field(
-        default=512, metadata={"help": "tokens computed in one step at most", "unit": "tokens"}
+        default=512,
+        metadata={"help": "largest number of tokens computed per step", "unit": "tokens"},
     )
     max_waiting: int = field(
         default=4096,
-        metadata={"help": "requests queued before 503 is answered", "unit": "requests"},
+        metadata={
+            "help": "largest number of queued requests; one more gets a 503",
+            "unit": "requests",
+        },
     )
     max_body_bytes: int = field(
         default=32 << 20, metadata={"help": "largest request body", "unit": "B"}
@@ -57,19 +96,31 @@ class EmulatorConfig:
         metadata={"help": "priority classes, most urgent first", "unit": ""},
     )
     default_class: str = field(
-        default="normal", metadata={"help": "class of requests that name none", "unit": ""}
+        default="normal", metadata={"help": "class of requests that do not name one", "unit": ""}
     )
     claim_timeout_s: float = field(
         default=5.0,
-        metadata={"help": "how long a request migrated in waits to be claimed", "unit": "wall s"},
+        metadata={
+            "help": "how long a migrated request waits to be claimed before it is freed",
+            "unit": "wall s",
+            "metavar": "S",
+        },
     )
     link_bytes_per_s: int | None = field(
         default=None,
-        metadata={"help": "emulated speed of the migration link; 0 is unshaped", "unit": "B/s"},
+        metadata={
+            "help": "emulated speed of the migration link; 0 for no limit",
+            "unit": "B/s",
+            "default": "the preset's",
+        },
     )
     link_bytes_per_token: int | None = field(
         default=None,
-        metadata={"help": "KV per token the emulated link is charged for", "unit": "B"},
+        metadata={
+            "help": "KV bytes per token charged to the emulated link",
+            "unit": "B",
+            "default": "the preset's",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +129,8 @@ class EmulatorConfig:
             raise ValueError(f"speed must be positive, not {self.speed}")
         if self.default_class not in self.class_names:
             raise ValueError(
-                f"default_class {self.default_class!r} is none of {', '.join(self.class_names)}"
+                f"default_class {self.default_class!r} is not among the classes: "
+                f"{', '.join(self.class_names)}"
             )
         sizes = self.sizes()
         if sizes.max_model_len > sizes.capacity_tokens:
@@ -93,7 +145,7 @@ class EmulatorConfig:
         return tuple(one.name for one in self.classes)
 
     def sizes(self) -> "Sizes":
-        """Fill what is unset from the preset."""
+        """Return the sizes, with the preset's in place of those that are unset."""
         known = preset(self.preset)
         block_tokens = _or(self.block_tokens, known.block_tokens)
         blocks = _or(self.capacity_tokens, known.capacity_tokens) // block_tokens
@@ -110,7 +162,7 @@ class EmulatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes of an emulated engine, none left open."""
+    """The sizes of an emulated engine, all of them set."""
 
     preset: Preset
     total_blocks: int

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape."""
+"""Errors in OpenAI's format."""
 
 import json
 
@@ -16,7 +16,7 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """A request refused, with the status and body its client gets."""
+    """A refused request, with the status and body that its client gets."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None

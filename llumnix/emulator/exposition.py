@@ -1,4 +1,4 @@
-"""What an emulated engine says of itself: vLLM's gauges, and its own statistics."""
+"""The metrics of an emulated engine: vLLM's gauges, and its own statistics."""
 
 import os
 
@@ -8,7 +8,7 @@ from policies.types import InstanceId
 
 
 def metrics_text(instance: EmulatedInstance) -> str:
-    """Write the Prometheus text a vLLM server would, as far as routers read it."""
+    """Return the Prometheus text that a vLLM server would, as far as routers read it."""
     engine = instance.engine
     load = engine.load(InstanceId(instance.config.instance_id))
     blocks = engine.blocks
@@ -23,9 +23,11 @@ def metrics_text(instance: EmulatedInstance) -> str:
 
     metric("vllm:num_requests_running", "gauge", "Requests in the batch.", label, sum(load.running))
     metric("vllm:num_requests_waiting", "gauge", "Requests queued.", label, sum(load.waiting))
-    metric("vllm:kv_cache_usage_perc", "gauge", "KV blocks in use; 1 is all.", label, used)
+    metric(
+        "vllm:kv_cache_usage_perc", "gauge", "Share of KV blocks in use; 1 means all.", label, used
+    )
     info = f'block_size="{blocks.block_tokens}",num_gpu_blocks="{blocks.total_blocks}"'
-    metric("vllm:cache_config_info", "gauge", "The KV cache's size.", info, 1)
+    metric("vllm:cache_config_info", "gauge", "Size of the KV cache.", info, 1)
     metric(
         "vllm:num_preemptions_total", "counter", "Requests preempted.", label, engine.preemptions
     )
@@ -33,7 +35,7 @@ def metrics_text(instance: EmulatedInstance) -> str:
 
 
 def stats(instance: EmulatedInstance, lag: LagMeter, speed: float) -> dict[str, object]:
-    """Describe the engine: lag in wall seconds, decode steps in emulated milliseconds."""
+    """Return the engine's statistics: lag in wall seconds, decode steps in emulated ms."""
     engine = instance.engine
     load = engine.load(InstanceId(instance.config.instance_id))
     emulated_ms = speed * 1000

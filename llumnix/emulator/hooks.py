@@ -1,4 +1,4 @@
-"""What a llumlet sees of an emulated engine."""
+"""The engine hooks of an emulated engine, for its llumlet."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ REQUEUE = "migrate:requeue"
 class EmulatorHooks(DirectMemory):
     """`migration.engine.EngineHooks` over an emulated instance.
 
-    What concerns a request that is already gone is ignored: its `gone` has been told.
+    Calls about a request that is already gone are ignored: `gone` has been reported.
     """
 
     def __init__(self, instance: EmulatedInstance) -> None:
@@ -23,11 +23,11 @@ class EmulatorHooks(DirectMemory):
         self._engine = instance.engine
 
     def set_listener(self, listener: EngineListener) -> None:
-        """Name the one to be told of steps, detached requests and requests gone."""
+        """Set the listener for steps, detached requests and requests that are gone."""
         self._instance.listener = listener
 
     def layout(self) -> Layout:
-        """Say how KV blocks look here."""
+        """Return the layout of KV blocks."""
         pool = self._instance.pool
         return Layout(
             engine="emulated",
@@ -38,24 +38,24 @@ class EmulatorHooks(DirectMemory):
         )
 
     def load(self) -> InstanceLoad:
-        """Report the instance's load now."""
+        """Return the instance's current load."""
         return self._engine.load(
             InstanceId(self._instance.config.instance_id), terminating=self._instance.terminating
         )
 
     def requests(self) -> Sequence[RequestView]:
-        """List the requests here. Those about to leave, or just come, are not movable.
+        """Return the requests here. Those about to leave, or just arrived, are not movable.
 
-        One that moved on before its stream has claimed it could only be found by recompute.
+        If one moved on before its stream claimed it, only recompute could resume it.
         """
         return request_views(self._engine, self._instance.awaits_claim)
 
     def kv_tokens(self, request_id: RequestId) -> int | None:
-        """Count the tokens of a decoding request whose KV exists; None for any other."""
+        """Count the tokens of a decoding request that have KV; None for any other request."""
         return decoded_kv_tokens(self._engine, request_id)
 
     def gather(self, request_id: RequestId, first_block: int, n_blocks: int) -> list[memoryview]:
-        """Give the bytes of some of a request's blocks, in order, without copying.
+        """Return the bytes of some of a request's blocks, in order, without copying.
 
         Raises KeyError for an unknown request and IndexError for blocks it does not have.
         """
@@ -65,13 +65,13 @@ class EmulatorHooks(DirectMemory):
         return self._views(request.blocks, first_block, n_blocks)
 
     def reserve(self, migration_id: MigrationId, n_blocks: int) -> bool:
-        """Grow a migration's reservation to `n_blocks` in all; False when memory is short."""
+        """Grow a migration's reservation to `n_blocks` in all; False if memory is short."""
         return self._engine.reserve(migration_id, n_blocks)
 
     def reserved_views(
         self, migration_id: MigrationId, first_block: int, n_blocks: int
     ) -> list[memoryview]:
-        """Give writable views of reserved blocks; raises IndexError beyond the reservation."""
+        """Return writable views of reserved blocks; raises IndexError beyond the reservation."""
         return self._views(self._engine.reserved_blocks(migration_id), first_block, n_blocks)
 
     def free_reservation(self, migration_id: MigrationId) -> None:
@@ -88,18 +88,18 @@ class EmulatorHooks(DirectMemory):
         self._engine.detach(request_id)
 
     def reattach(self, request_id: RequestId) -> None:
-        """Put a detached request back into the batch."""
+        """Return a detached request to the batch."""
         self._engine.reattach(request_id)
         self._instance.on_change()
 
     def release(self, request_id: RequestId, redirect: str) -> None:
-        """End the stream of a detached request that runs elsewhere now, and free its blocks."""
+        """End the stream of a detached request that now runs elsewhere, and free its blocks."""
         request = self._engine.get(request_id)
         if request is not None and request.place is Place.DETACHED:
             self._instance.end_here(request_id, redirect)
 
     def requeue(self, request_id: RequestId) -> bool:
-        """End the stream of a queued request that has no output yet, to be sent elsewhere."""
+        """End the stream of a queued request without output, so that it is sent elsewhere."""
         if not requeueable(self._engine, request_id):
             return False
         self._instance.end_here(request_id, REQUEUE)
@@ -113,6 +113,6 @@ class EmulatorHooks(DirectMemory):
         wanted = blocks[first_block : first_block + n_blocks]
         if first_block < 0 or len(wanted) != n_blocks:
             raise IndexError(
-                f"blocks {first_block}..{first_block + n_blocks} of {len(blocks)} asked for"
+                f"blocks {first_block}..{first_block + n_blocks} requested of {len(blocks)}"
             )
         return self._instance.pool.views(wanted)

@@ -1,4 +1,4 @@
-"""One emulated engine: requests, their KV, and what happens to them between steps."""
+"""One emulated engine: its requests, their KV, and everything between steps."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class EmulatedInstance:
-    """Joins the engine model (counts) with the KV pool (bytes) and the requests (tokens).
+    """Combines the engine model (counts), the KV pool (bytes) and the requests (tokens).
 
     Synchronous, used from one event loop. `loop.StepLoop` makes it step; `hooks.EmulatorHooks`
     migrates its requests; the HTTP server feeds it.
@@ -44,14 +44,14 @@ class EmulatedInstance:
         self.terminating = False
         self.listener: EngineListener | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Called when there may be something to compute that was not there before."""
+        """Called when there may be something new to compute."""
         self.on_arrived: Callable[[RequestId], None] = lambda _: None
         self._unclaimed: dict[MigrationId, tuple[EmulatedRequest, asyncio.TimerHandle]] = {}
 
     # --- requests in and out ---------------------------------------------------------------
 
     def submit(self, request: EmulatedRequest) -> None:
-        """Queue a request, with the outputs it may already have; raises ValueError if it cannot.
+        """Enqueue a request, with any outputs it already has; raises ValueError if it cannot.
 
         One that is already complete is not computed at all.
         """
@@ -65,7 +65,7 @@ class EmulatedInstance:
         self.on_change()
 
     def cancel(self, request: EmulatedRequest) -> None:
-        """Forget a request whose client left, wherever it stands; nothing if it is gone already."""
+        """Drop a request whose client left, whatever its state; nothing if it is already gone."""
         if self.requests.get(request.request_id) is not request:
             return
         self._drop(request, FinishReason("abort"))
@@ -73,7 +73,7 @@ class EmulatedInstance:
 
     @property
     def waiting(self) -> int:
-        """How many requests are queued."""
+        """The number of queued requests."""
         return self.engine.waiting
 
     def new_request(
@@ -84,7 +84,7 @@ class EmulatedInstance:
         output_token_ids: list[int] | tuple[int, ...],
         sampling: Sampling,
     ) -> EmulatedRequest:
-        """Make a request whose KV will live in this instance's pool."""
+        """Create a request whose KV will be in this instance's pool."""
         return EmulatedRequest(
             request_id,
             class_index,
@@ -95,7 +95,7 @@ class EmulatedInstance:
         )
 
     def end_here(self, request_id: RequestId, stop_reason: str) -> None:
-        """End a request that goes on elsewhere; its stream says so by the stop reason."""
+        """End a request that continues elsewhere; its stream says so in the stop reason."""
         request = self.requests.get(request_id)
         if request is not None:
             self._drop(request, FinishReason("abort", stop_reason))
@@ -112,7 +112,7 @@ class EmulatedInstance:
     # --- migrated in -----------------------------------------------------------------------
 
     def attach(self, migration_id: MigrationId, state: RequestState) -> bool:
-        """Take in a migrated request, to be claimed by its stream in time."""
+        """Attach a migrated request, which its stream must claim in time."""
         try:
             sampling = Sampling.from_params(state.params)
         except ValueError:
@@ -150,14 +150,14 @@ class EmulatedInstance:
         return True
 
     def claim(self, migration_id: MigrationId) -> EmulatedRequest | None:
-        """Give a migrated request, running or finished, to the stream that claims it; once."""
+        """Return a migrated request, running or finished, to the stream that claims it, once."""
         request, timer = self._unclaimed.pop(migration_id, (None, None))
         if timer is not None:
             timer.cancel()
         return request
 
     def awaits_claim(self, request_id: RequestId) -> bool:
-        """Say whether a request has moved here and its stream has not followed yet."""
+        """Return whether a request has migrated here and its stream has yet to claim it."""
         return any(request.request_id == request_id for request, _ in self._unclaimed.values())
 
     def _expire(self, migration_id: MigrationId) -> None:
@@ -179,17 +179,17 @@ class EmulatedInstance:
         return mine.accept(mine.next_token)
 
     def preempted(self, request: EngineRequest) -> None:
-        """Its blocks are gone: its table starts anew."""
+        """Reset the block table of a request whose blocks are gone."""
         self.requests[request.request_id].table = self.pool.table()
         self._tell_gone(request.request_id, Gone.PREEMPTED)
 
     def detached(self, request: EngineRequest) -> None:
-        """Tell the llumlet that the request stands still, and all there is to know of it."""
+        """Report to the llumlet that the request is detached, with its full state."""
         if self.listener is not None:
             self.listener.detached(request.request_id, self._state(request))
 
     def completed(self, finished: tuple[EngineRequest, ...]) -> None:
-        """Take in the end of a step."""
+        """Process the end of a step."""
         for request in finished:
             self._forget(self.requests[request.request_id])
             self._tell_gone(request.request_id, Gone.FINISHED)

@@ -1,4 +1,4 @@
-"""How far an emulation falls behind its own clock: what makes a run valid or not."""
+"""How far an emulation falls behind its own clock, which decides whether a run is valid."""
 
 from collections import deque
 from statistics import median
@@ -7,7 +7,7 @@ _KEPT_STEPS = 16_384
 
 
 class LagMeter:
-    """Compares when steps completed with when they should have; all wall seconds.
+    """Compares the completion times of steps with their due times, in wall seconds.
 
     A step is late when it completed more than one mean decode step after its scheduled end.
     Percentiles are over the most recent steps, counts and maximum over all.
@@ -23,7 +23,7 @@ class LagMeter:
         self._decode_sum_s = decode_step_s  # a first guess, until steps are measured
 
     def record(self, lag_s: float, step_s: float, *, decode_only: bool) -> None:
-        """Take in one step: how late it completed, and how long it was to take."""
+        """Record one step: how late it completed, and its scheduled duration."""
         if decode_only:
             self._decode_count += 1
             self._decode_sum_s += step_s
@@ -35,16 +35,16 @@ class LagMeter:
 
     @property
     def mean_decode_step_s(self) -> float:
-        """The mean scheduled duration of a step that only decodes."""
+        """Return the mean scheduled duration of a step that only decodes."""
         return self._decode_sum_s / self._decode_count
 
     @property
     def p50_decode_step_s(self) -> float:
-        """The median of the same."""
+        """Return the median scheduled duration of a step that only decodes."""
         return median(self._decode_steps_s) if self._decode_steps_s else self.mean_decode_step_s
 
     @property
     def p99_s(self) -> float:
-        """99 of 100 recent steps completed no later than this after their scheduled end."""
+        """Return the 99th percentile of the lateness of recent steps."""
         lags_s = sorted(self._lags_s)
         return max(0.0, lags_s[len(lags_s) * 99 // 100]) if lags_s else 0.0

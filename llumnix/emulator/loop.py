@@ -1,7 +1,7 @@
 """The real clock of an emulated engine: steps end when the cost model says, on an ideal timeline.
 
-The timeline never slips: a step begins when the one before should have ended, even if the machine
-was late, so lag does not add up; how late each step was is measured and reported.
+The timeline never slips: a step begins when the previous one should have ended, even if the machine
+was late, so lag does not accumulate; the lateness of each step is measured and reported.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class StepLoop:
         instance.on_change = self._wake.set
 
     async def run(self) -> None:
-        """Step for ever; cancel to stop."""
+        """Run steps until cancelled."""
         engine = self._instance.engine
         end_s = self._clock_s()
         while True:
@@ -59,10 +59,10 @@ class StepLoop:
             self.lag.record(self._clock_s() - end_s, step_s, decode_only=not plan.prefills)
 
     async def _compute(self, plan: StepPlan) -> None:
-        """Compute the KV and the tokens of a step, early in it, so that hashing hides inside.
+        """Compute the KV and the tokens of a step early in it, so that the step hides the hashing.
 
-        They are seen by nobody before the step completes. Other tasks run in between; a request
-        they cancel has lost its blocks, so nothing may be written for it any more.
+        No one sees them before the step completes. Other tasks run in between; a request that they
+        cancel has lost its blocks, so nothing may be written for it afterwards.
         """
         yield_at_s = self._clock_s() + self._yield_after_s
         work = [(request, request.kv_tokens, 1) for request in plan.decodes]

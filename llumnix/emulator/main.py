@@ -1,4 +1,4 @@
-"""Running one emulated engine: its steps, its llumlet and its HTTP server."""
+"""Run one emulated engine: its steps, its llumlet and its HTTP server."""
 
 import asyncio
 import dataclasses
@@ -26,7 +26,7 @@ _BACKLOG = 4096
 
 @dataclass(frozen=True, slots=True)
 class RunningEmulator:
-    """An emulated engine that serves. `stepping` ends only by failing, or when it is closed."""
+    """A running emulated engine. `stepping` ends only if it fails or is closed."""
 
     url: str
     control_port: int
@@ -42,12 +42,12 @@ async def run_emulator(
     announce: Callable[[dict[str, object]], None],
     migration: MigrationConfig | None = None,
 ) -> None:
-    """Serve until cancelled, or until stepping fails; tells `announce` where, once ready.
+    """Serve until cancelled, or until stepping fails; call `announce` with the URL once ready.
 
-    Without a secret this is a plain OpenAI server: no llumlet, nothing can be moved or resumed.
+    Without a secret this is a plain OpenAI server: no llumlet, no migration, no resume.
     """
     async with emulator(config, secret, migration) as running:
-        gc.freeze()  # what is here now stays: collections need not look at it, and pause us less
+        gc.freeze()  # what is allocated so far stays: skipping it shortens collections
         announce(
             {
                 "instance_id": config.instance_id,

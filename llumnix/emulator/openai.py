@@ -1,4 +1,4 @@
-"""Reading OpenAI request bodies: anything wrong is an `ApiError` that says what."""
+"""Parse OpenAI request bodies; anything wrong raises an `ApiError` that says what."""
 
 import enum
 import json
@@ -24,10 +24,10 @@ class CallKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ResumeField:
-    """A request that began elsewhere: claimed by its migration, or computed again.
+    """A request that began elsewhere: claimed by its migration, or recomputed.
 
-    `fields` are as signed; nothing in them is to be believed before the signature is verified.
-    `early`: the request still runs elsewhere, and would have to wait here for its migration.
+    `fields` are as signed, and not to be trusted before the signature is verified. `early`: the
+    request still runs elsewhere, and the claim would have to wait here for its migration.
     """
 
     fields: dict[str, object]
@@ -39,7 +39,7 @@ class ResumeField:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request body, understood."""
+    """A parsed request body."""
 
     kind: CallKind
     prompt_token_ids: tuple[int, ...]
@@ -51,7 +51,7 @@ class Call:
 
 
 def read_call(kind: CallKind, raw: bytes, model: str, max_model_len: int) -> Call:
-    """Read a body; raises ApiError, 400 or 404, when the request cannot be served."""
+    """Parse a body; raises ApiError, 400 or 404, if the request cannot be served."""
     try:
         body = json.loads(raw)
     except ValueError as error:
@@ -67,7 +67,7 @@ def read_call(kind: CallKind, raw: bytes, model: str, max_model_len: int) -> Cal
             param="model",
         )
     if _integer(body, "n", 1, 1) != 1:
-        raise ApiError(400, "n must be 1: one choice a request is supported", param="n")
+        raise ApiError(400, "n must be 1: only one choice per request is supported", param="n")
     prompt = _chat_prompt(body) if kind is CallKind.CHAT else _prompt(body)
     options = body.get("stream_options")
     return Call(
@@ -141,7 +141,7 @@ def _chat_prompt(body: Body) -> tuple[int, ...]:
 
 
 def _content(content: object) -> str | None:
-    """The text of a message: a string, or a list of text parts; None for anything else."""
+    """Return the text of a message: a string, or a list of text parts; None for anything else."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

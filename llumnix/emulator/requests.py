@@ -1,4 +1,4 @@
-"""A request on an emulated engine: its tokens, when it ends, and the one stream that reads it."""
+"""A request on an emulated engine: its tokens, its end, and the one stream that reads it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from policies.types import RequestId
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What decides when an answer ends. `max_tokens` counts all outputs, replayed ones too."""
+    """What decides when the output ends. `max_tokens` counts all outputs, replayed ones too."""
 
     max_tokens: int
     ignore_eos: bool = False
@@ -19,7 +19,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def to_params(self) -> dict[str, object]:
-        """Describe it in plain values, to travel with a migrating request."""
+        """Return it as plain values, to travel with a migrating request."""
         return {
             "max_tokens": self.max_tokens,
             "ignore_eos": self.ignore_eos,
@@ -29,7 +29,7 @@ class Sampling:
 
     @classmethod
     def from_params(cls, params: Mapping[str, object]) -> "Sampling":
-        """Read such a description; raises ValueError when it is not one."""
+        """Parse such a description; raises ValueError if it is invalid."""
         match params:
             case {
                 "max_tokens": int() as max_tokens,
@@ -43,7 +43,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class FinishReason:
-    """How an answer ended. `text_end` is where a stop string begins, and the text is cut."""
+    """How the output ended. `text_end` is where a stop string begins and the text is cut."""
 
     finish_reason: str
     stop_reason: str | None = None
@@ -51,7 +51,7 @@ class FinishReason:
 
 
 class EmulatedRequest:
-    """A request and its answer so far. One reader at a time; bounded by `max_tokens`."""
+    """A request and its output so far. One reader at a time; bounded by `max_tokens`."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class EmulatedRequest:
         self.table = table
         self.prompt_tokens = len(prompt_token_ids)
         self.tokens = [*prompt_token_ids]
-        self.text = ""  # kept only where stop strings are looked for
+        self.text = ""  # kept only if there are stop strings to look for
         self.finish: FinishReason | None = None
         self.next_token = END_ID
         """Computed by the step in flight; becomes an output when the step completes."""
@@ -78,12 +78,12 @@ class EmulatedRequest:
 
     @property
     def output_tokens(self) -> int:
-        """How many tokens the answer has."""
+        """The number of output tokens."""
         return len(self.tokens) - self.prompt_tokens
 
     @property
     def outputs(self) -> list[int]:
-        """The answer's tokens."""
+        """The output tokens."""
         return self.tokens[self.prompt_tokens :]
 
     @property
@@ -92,7 +92,7 @@ class EmulatedRequest:
         return not self.sampling.ignore_eos and self.output_tokens >= self.sampling.min_tokens
 
     def accept(self, token: int) -> bool:
-        """Append a token to the answer; True when the answer is complete."""
+        """Append an output token; return whether the output is complete."""
         self.tokens.append(token)
         if token == END_ID and not self.sampling.ignore_eos:
             self.finish = FinishReason("stop")
@@ -104,13 +104,13 @@ class EmulatedRequest:
         return self.finish is not None
 
     def end(self, finish: FinishReason) -> None:
-        """End the stream without a token, say because the request has moved."""
+        """End the stream without a token, for example because the request has migrated."""
         if self.finish is None:
             self.finish = finish
             self._grown.set()
 
     async def read(self, position: int) -> tuple[list[int], FinishReason | None]:
-        """Wait for outputs from `position` on, or for the end; returns both.
+        """Wait for outputs from `position` on, or for the end; return both.
 
         Waits as long as the request lives: the engine ends it, or the reader is cancelled.
         """
@@ -145,7 +145,7 @@ class EmulatedRequest:
 
 
 def valid_tokens(token_ids: object) -> bool:
-    """Whether this is a list of tokens of the vocabulary."""
+    """Return whether this is a list of tokens of the vocabulary."""
     return isinstance(token_ids, list | tuple) and all(
         type(token) is int and 0 <= token < VOCABULARY for token in token_ids
     )

@@ -1,4 +1,4 @@
-"""Writing answers in OpenAI's shapes; the stream's chunks are filled-in strings, for speed."""
+"""Write responses in OpenAI's format; a stream's chunks are filled-in templates, for speed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ DONE = "data: [DONE]\n\n"
 
 
 class StreamWriter:
-    """Writes one answer as server-sent events, one chunk a token; the last carries the finish."""
+    """Writes one response as server-sent events, one chunk per token; the last has the finish."""
 
     def __init__(self, call: Call, response_id: str, model: str, created_s: int) -> None:
         self._call = call
@@ -24,7 +24,7 @@ class StreamWriter:
         self._running = self._after + ',"finish_reason":null,"stop_reason":null'
 
     def opening(self) -> str:
-        """The chunk before the first token: chat tells the role."""
+        """Return the chunk before the first token: for chat, it holds the role."""
         if self._call.kind is not CallKind.CHAT:
             return ""
         role = '{"index":0,"delta":{"role":"assistant","content":""}'
@@ -32,7 +32,7 @@ class StreamWriter:
         return f"{self._head}{role}{rest}{self._ids('')}}}]}}\n\n"
 
     def chunks(self, tokens: Sequence[int], finish: FinishReason | None) -> str:
-        """The chunks of some tokens; with `finish`, they are the last and the stream is ended."""
+        """Return the chunks of these tokens; with `finish`, they are the last of the stream."""
         texts = self._texts(tokens, finish)
         out = [
             f"{self._before}{text}{self._running}{self._ids(token)}}}]}}\n\n"
@@ -46,7 +46,7 @@ class StreamWriter:
         return "".join(out)
 
     def usage(self, usage: dict[str, int]) -> str:
-        """The chunk that only tells the usage."""
+        """Return the chunk that holds only the usage."""
         return f'{self._head}],"usage":{_compact(usage)}}}\n\n'
 
     def _last(self, text: str, token: int | str, finish: FinishReason) -> str:
@@ -64,7 +64,7 @@ class StreamWriter:
 
 
 class TextCutter:
-    """Cuts an answer's text before its stop string, holding back what may be part of one."""
+    """Cuts the output text before a stop string, holding back what may be part of one."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._held = max(map(len, stop)) - 1
@@ -72,7 +72,7 @@ class TextCutter:
         self._sent = 0
 
     def cut(self, tokens: Sequence[int], finish: FinishReason | None) -> Iterator[str]:
-        """Give the text each token lets out; with `finish`, the last one lets out the rest."""
+        """Return the text that each token releases; with `finish`, the last releases the rest."""
         for index, token in enumerate(tokens):
             self._text += TEXT[token]
             end = len(self._text) - self._held
@@ -86,8 +86,8 @@ class TextCutter:
 def whole_answer(
     call: Call, request: EmulatedRequest, response_id: str, model: str, created_s: int
 ) -> bytes:
-    """Write the body of an answer that is not streamed."""
-    assert request.finish is not None, "only a finished answer can be written whole"
+    """Return the body of a response that is not streamed."""
+    assert request.finish is not None, "only a finished response can be written whole"
     outputs, finish = request.outputs, request.finish
     text = "".join(TEXT[token] for token in outputs)[: finish.text_end]
     choice: dict[str, object] = {"index": 0}

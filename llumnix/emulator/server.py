@@ -26,7 +26,7 @@ _STREAM_HEADERS = {
 
 
 class EmulatorServer:
-    """Routes requests into one instance. `secret` signs resumes; empty for a plain server.
+    """Routes requests to one instance. `secret` signs resumes; empty for a plain server.
 
     A handler is cancelled the moment its client leaves (the runner's `handler_cancellation`), and
     cancels its request then: while streaming, before the first byte, and when not streaming.
@@ -113,17 +113,17 @@ class EmulatorServer:
                 await response.write(text.encode())
             await response.write_eof()
         except ConnectionResetError:
-            pass  # the client left while we wrote; the request is cancelled by our caller
+            pass  # the client left during a write; the caller cancels the request
         return response
 
     def _start(self, call: Call, request_id: RequestId, class_index: int) -> EmulatedRequest:
-        """Queue the request, or take up the one that has come here; raises ApiError."""
+        """Enqueue the request, or resume one that has migrated here; raises ApiError."""
         outputs: tuple[int, ...] = ()
         if call.resume is not None:
             claimed, outputs = self._resume(call.resume)
             if claimed is not None:
                 return claimed
-            # The frontend says the request goes on here: whatever runs by its id is an orphan.
+            # The frontend resumes the request here, so whatever runs under its id is an orphan.
             orphan = self._instance.requests.get(request_id)
             if orphan is not None:
                 self._instance.cancel(orphan)
@@ -143,7 +143,7 @@ class EmulatorServer:
         return request
 
     def _resume(self, resume: ResumeField) -> tuple[EmulatedRequest | None, tuple[int, ...]]:
-        """Find the request to claim, or the outputs to go on from; raises ApiError 403 or 409."""
+        """Return the request to claim, or the outputs to continue from; raises ApiError."""
         reason = (
             verify_resume(self._secret, resume.fields, time.time())
             if self._secret
@@ -154,7 +154,9 @@ class EmulatorServer:
             raise ApiError(403, f"resume refused: {reason}", code="bad_resume_signature")
         if resume.early:
             raise ApiError(
-                409, "this engine takes a request up only once it has come", code="early_claim"
+                409,
+                "this engine accepts a claim only once the request has arrived",
+                code="early_claim",
             )
         if resume.migration_id is not None:
             claimed = self._instance.claim(MigrationId(resume.migration_id))
@@ -163,7 +165,7 @@ class EmulatorServer:
         if resume.output_token_ids is None:
             raise ApiError(
                 409,
-                f"no request waits here to be claimed by migration {resume.migration_id!r}",
+                f"no request waits here for a claim of migration {resume.migration_id!r}",
                 code="unknown_migration",
             )
         return None, resume.output_token_ids

@@ -1,1 +1,1 @@
-"""The fleet driver: what the global scheduler is shown, and how its decisions are carried out."""
+"""The fleet driver: what the global scheduler sees, and how its decisions are carried out."""

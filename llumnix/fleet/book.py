@@ -1,4 +1,4 @@
-"""Migrations under way, and where those that ended went: what frontends ask to follow a stream."""
+"""Migrations in progress, and where finished ones went: how frontends follow a stream."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ _REMEMBERED = 4096
 
 @dataclass(slots=True)
 class Migration:
-    """One order to move a request, from when it was given. `started_s` is fleet time.
+    """One migration, from when it was ordered. `started_s` is fleet time.
 
-    The request is unknown until the source's llumlet has chosen it.
+    The request is unknown until the source's llumlet has chosen one.
     """
 
     migration_id: MigrationId
@@ -29,7 +29,7 @@ class Migration:
     explanation: Explanation = field(default_factory=lambda: Explanation("manual"))
 
     def status(self) -> MigrationStatus:
-        """Say what the admin API tells of it."""
+        """Return this as the admin API reports it."""
         return MigrationStatus(
             migration_id=self.migration_id,
             request_id=self.request_id,
@@ -41,7 +41,7 @@ class Migration:
 
 
 class MigrationBook:
-    """Remembers every migration long enough for its stream to find its way."""
+    """Remembers every migration long enough for its stream to follow it."""
 
     def __init__(self) -> None:
         self._under_way: dict[MigrationId, Migration] = {}
@@ -52,7 +52,7 @@ class MigrationBook:
         return iter(list(self._under_way.values()))
 
     def begin(self, move: MigrationOrder, explanation: Explanation, now_s: float) -> Migration:
-        """Enter an order that is about to be given."""
+        """Record an order that is about to be sent."""
         migration = Migration(
             move.migration_id,
             move.source,
@@ -67,7 +67,7 @@ class MigrationBook:
         return migration
 
     def started(self, event: MigrationEvent, now_s: float) -> Migration:
-        """Note which request a llumlet moves; orders given by others are entered as well."""
+        """Record which request a llumlet migrates, also for orders that others gave."""
         migration_id = MigrationId(event.migration_id)
         migration = self._under_way.get(migration_id)
         if migration is None:
@@ -84,10 +84,10 @@ class MigrationBook:
         return migration
 
     def ended(self, migration_id: MigrationId, *, moved: bool) -> Migration | None:
-        """Note the end; None when it is not known (any more).
+        """Record the end of a migration; None if it is not known (any more).
 
-        One that moved its request is still found by that request until `claimed`: its source may
-        die before it has told the request's frontend.
+        A migration that moved its request can still be looked up by that request until `claimed`:
+        the source may die before it has told the request's frontend.
         """
         migration = self._under_way.pop(migration_id, None)
         if migration is not None and migration.request_id is not None and not moved:
@@ -95,24 +95,24 @@ class MigrationBook:
         return migration
 
     def destination_of(self, migration_id: MigrationId) -> InstanceId | None:
-        """Say where a migration goes or went; None when it is not known (any more)."""
+        """Return the destination of a migration; None if it is not known (any more)."""
         return self._destinations.get(migration_id)
 
     def of_request(self, request_id: RequestId) -> MigrationId | None:
-        """Find the migration that is moving, or has just moved, this request."""
+        """Return the migration that is moving, or has just moved, this request."""
         return self._of_request.get(request_id)
 
     def claimed(self, request_id: RequestId, migration_id: MigrationId) -> None:
-        """Note that this migration no longer says where its request is."""
+        """Note that the request has been claimed: this migration no longer locates it."""
         if self._of_request.get(request_id) == migration_id:
             del self._of_request[request_id]
 
     def overdue(self, before_s: float) -> list[Migration]:
-        """List migrations that began before then and have not ended."""
+        """Return migrations that began before this time and have not ended."""
         return [each for each in self._under_way.values() if each.started_s < before_s]
 
     def of_instance(self, instance_id: InstanceId) -> list[Migration]:
-        """List migrations under way from or to an instance."""
+        """Return migrations in progress from or to an instance."""
         return [
             each
             for each in self._under_way.values()
@@ -124,7 +124,7 @@ class MigrationBook:
 
 
 def _put(memory: OrderedDict[Any, Any], key: object, value: object) -> None:
-    """Keep the newest entries only."""
+    """Insert an entry, keeping only the newest."""
     memory[key] = value
     memory.move_to_end(key)
     while len(memory) > _REMEMBERED:

@@ -1,4 +1,4 @@
-"""What happened lately in the fleet, for people: a bounded list that can be followed."""
+"""Recent events in the fleet, for people: a bounded list that can be followed."""
 
 from collections import deque
 
@@ -15,10 +15,10 @@ class EventRing:
         self.seq = 0
 
     def add(self, at_s: float, kind: str, text: str, **fields: object) -> None:
-        """Note an event; `fields` are JSON values."""
+        """Append an event; `fields` are JSON values."""
         self.seq += 1
         self._events.append(EventRecord(self.seq, kind, round(at_s, 6), text, fields))
 
     def after(self, seq: int) -> list[EventRecord]:
-        """List the events kept that are newer than `seq`."""
+        """Return the remembered events that are newer than `seq`."""
         return [event for event in self._events if event.seq > seq]

@@ -1,8 +1,8 @@
 """The fleet driver: snapshots in, decisions carried out.
 
-It owns the instances, the scheduler and the memory of migrations. Frontends ask it where a request
-goes (`dispatch`) and where a moved one went, and tell it what they find out about instances. It
-decides nothing itself but the obvious: what is down gets nothing.
+It owns the instances, the scheduler and the record of migrations. Frontends ask it where a request
+goes (`dispatch`) and where a migrated one went, and tell it what they find out about instances. It
+makes no decision of its own but the obvious: an instance that is down gets nothing.
 """
 
 import asyncio
@@ -47,11 +47,11 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """A request looking for an instance.
+    """A request that needs an instance.
 
-    Instances in `avoided` failed it and are taken only for want of others; those in `barred` are
-    never taken. `plugged_only` is set for streams that only such an instance can carry on; with
-    `or_vllm` a vLLM without our plugin can as well.
+    Instances in `avoided` failed it and are chosen only if there is no other; those in `barred` are
+    never chosen. `plugged_only` is set for streams that only an instance with the plugin can
+    resume; with `or_vllm` a vLLM without the plugin can as well.
     """
 
     request: DispatchRequest
@@ -62,11 +62,11 @@ class PlacementRequest:
 
     @property
     def model(self) -> str | None:
-        """Name the model the request must be served by, if it must be a certain one."""
+        """Return the model that must serve the request, if it names one."""
         return self.request.model
 
     def fits(self, instance: Instance) -> bool:
-        """Say whether an instance can do what is asked, whatever else speaks against it."""
+        """Return whether an instance is able to serve the request, all else aside."""
         able = instance.plugged or (self.or_vllm and instance.vllm)
         return able or not self.plugged_only
 
@@ -74,9 +74,8 @@ class PlacementRequest:
 class Fleet:
     """Instances, scheduler, and the loop between them. Its clock starts at 0 with it.
 
-    The scheduler is given to it, and asked by nobody else. `changed` is called whenever a request
-    that is held might now find a place. `linker` opens links to instances; it is given by tests
-    alone.
+    The scheduler is given to it, and used by nothing else. `changed` is called whenever a queued
+    request might now be placed. `linker` opens links to instances; only tests give one.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class Fleet:
         self._news = asyncio.Event()
 
     def now_s(self) -> float:
-        """Read the fleet's clock: fleet seconds since it was made."""
+        """Return the time on the fleet's clock: fleet seconds since its creation."""
         return self.clock.now_s() - self._started_at_s
 
     async def start(self, urls: tuple[str, ...]) -> None:
-        """Begin to link up with the servers at these URLs, and to rebalance."""
+        """Start connecting to the servers at these URLs, and rebalancing."""
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         keeper = Keeper(self.config, self.secret, self._session, self._linker, self)
         for url in urls:
@@ -130,7 +129,7 @@ class Fleet:
         self._spawn(self.mover.run(self.clock), "rebalance")
 
     async def close(self) -> None:
-        """Let go of all instances."""
+        """Disconnect from all instances."""
         self.mover.close()
         for task in self._tasks:
             task.cancel()
@@ -139,7 +138,7 @@ class Fleet:
             await self._session.close()
 
     async def wait_up(self, count: int, timeout_s: float) -> bool:
-        """Wait (wall seconds) until this many instances take requests; say whether they do."""
+        """Wait (wall seconds) until this many instances take requests; return whether they do."""
         try:
             async with asyncio.timeout(timeout_s):
                 while len(self.instances.up()) < count:
@@ -150,7 +149,7 @@ class Fleet:
         return True
 
     def dispatch(self, ask: PlacementRequest) -> Instance | Hold | Reject:
-        """Find a place for a request now; Hold means to ask again after `changed`."""
+        """Choose an instance for a request; Hold means to ask again after `changed`."""
         rows, left_out = self._candidates(ask)
         decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
         why = decision.explanation
@@ -168,47 +167,47 @@ class Fleet:
         return instance
 
     def forget(self, request_id: RequestId) -> None:
-        """Note that a request is over, or will be placed anew."""
+        """Note that a request is over, or will be dispatched again."""
         self.scheduler.forget(request_id)
 
     def suspect(self, instance: Instance, reason: str) -> None:
-        """Take an instance out at once: it refused a connection. Its keeper tries again."""
+        """Take an instance out at once because it refused a connection; its keeper tries again."""
         link = instance.link
         instance.lose()
         if link is not None:
             link.give_up(reason)
 
     def serves(self, model: str) -> bool:
-        """Say whether a model is worth waiting for: somebody has it, or nobody is there to ask."""
+        """Return whether a model may be served: an instance has it, or none is there to ask."""
         known = any(each.group.serves(model) for each in self.instances)
         return known or not self.instances.alive()
 
     def only_model(self) -> str | None:
-        """Name the model that requests which name none mean, where there is but one."""
+        """Return the fleet's only model, for requests that name none; None if there are several."""
         models = {model for each in self.instances for model in each.model_ids}
         return next(iter(models)) if len(models) == 1 else None
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
-        """Find where a migration is taking, or has just taken, a request; None when none is."""
+        """Return where a request is migrating, or has just migrated; None if it is not."""
         migration_id = self.mover.book.of_request(request_id)
         return None if migration_id is None else self.claim_at(migration_id)
 
     def claim_at(self, migration_id: MigrationId) -> tuple[MigrationId, Instance] | None:
-        """Find the instance a migration went to; None when it is unknown or not alive."""
+        """Return the destination of a migration; None if it is unknown or not alive."""
         instance = self.instances.get(self.mover.book.destination_of(migration_id))
         return (migration_id, instance) if instance is not None and instance.alive else None
 
     def came_up(self, instance: Instance) -> None:
-        """Note that an instance answers."""
+        """Note that an instance is up."""
         told = instance.identity.speed if instance.identity else None
-        self.events.add(self.now_s(), "instance_up", f"{instance.id} answers at {instance.url}")
+        self.events.add(self.now_s(), "instance_up", f"{instance.id} is up at {instance.url}")
         if told is not None and told != self.clock.speed:
             text = f"{instance.id} runs at speed {told:g}, the fleet at {self.clock.speed:g}"
             log.warning("speed_mismatch %s", text)
             self.events.add(self.now_s(), "speed_mismatch", text)
 
     def went_down(self, instance: Instance, reason: str) -> None:
-        """Note that an instance answers no more."""
+        """Note that an instance is down."""
         log.warning("instance_down instance=%s reason=%s", instance.id, reason)
         self.events.add(self.now_s(), "instance_down", f"{instance.id} is down: {reason}")
         self.mover.instance_gone(instance.id)
@@ -217,7 +216,7 @@ class Fleet:
         self.changed()
 
     def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
-        """Take in a report."""
+        """Process a report."""
         if new_request_ids is not None:
             self.scheduler.confirm(instance.id, list(new_request_ids))
         elif instance.load is not None:
@@ -226,13 +225,13 @@ class Fleet:
         self.changed()
 
     def heard(self, event: MigrationEvent) -> None:
-        """Take in what a llumlet tells of a migration."""
+        """Process a llumlet's report on a migration."""
         self.mover.heard(event)
 
     def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
-        """List the instances to choose from, and why the others are none.
+        """Return the instances to choose from, and why the others are not among them.
 
-        Those of groups that do not fit are among them: these the scheduler leaves out.
+        Those of groups that do not fit are among them: the scheduler leaves these out.
         """
         rows: list[Instance] = []
         spare: list[Instance] = []
@@ -243,7 +242,7 @@ class Fleet:
             elif each.id in ask.barred:
                 left_out[each.id] = "it refused this request"
             elif not ask.fits(each):
-                left_out[each.id] = "it cannot carry on a stream that has begun"
+                left_out[each.id] = "it cannot resume a stream that has begun"
             elif each.id in ask.avoided:
                 spare.append(each)
             else:
@@ -255,7 +254,7 @@ class Fleet:
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)
         if other is not None and other is not instance:
-            raise NotUnderstood(f"{other.url} calls itself {identity.instance_id} as well")
+            raise NotUnderstood(f"{other.url} also calls itself {identity.instance_id}")
         if identity.kind is InstanceKind.UNTOUCHED:
             assert self._session is not None
             return UntouchedLink(
@@ -288,6 +287,6 @@ class Fleet:
 
 
 def _crashed(task: asyncio.Task[None]) -> None:
-    """Say loudly that a loop which should never end has ended."""
+    """Log an error: a loop that should never end has ended."""
     if not task.cancelled() and task.exception() is not None:
         log.critical("task_crashed name=%s", task.get_name(), exc_info=task.exception())

@@ -1,4 +1,4 @@
-"""Carrying out migrations: the scheduler's orders, those given by hand, and drains."""
+"""Carry out migrations: the scheduler's orders, manual orders, and drains."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ _NO_LIMIT_TOKENS = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """Why an order given by hand cannot be carried out; `unknown`: it names what is not there."""
+    """Why a manual order cannot be carried out; `unknown`: something it names does not exist."""
 
     reason: str
     unknown: bool = False
 
 
 class Mover:
-    """Gives llumlets their orders and keeps the books of what becomes of them."""
+    """Sends orders to llumlets and records what becomes of them."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class Mover:
     async def move_by_hand(
         self, request_id: str | None, source: str | None, destination: str | None
     ) -> Migration | Impossible:
-        """Move a request (or one the source chooses) to a destination (or the freest instance)."""
+        """Migrate a request (or one the source chooses) to an instance (or the freest)."""
         active = self._requests.active.get(RequestId(request_id)) if request_id else None
         if request_id and active is None:
             return Impossible(f"there is no request {request_id!r}", unknown=True)
         origin = self._instances.get(source or (active.instance_id if active else None))
         if origin is None:
             if active is not None and not source:
-                return Impossible(f"{request_id} is at no instance yet")
+                return Impossible(f"{request_id} is not on an instance yet")
             return Impossible(f"there is no instance {source!r}", unknown=True)
         target = self._instances.get(destination) if destination else self._freest_but(origin)
         if target is None:
@@ -93,16 +93,16 @@ class Mover:
                 missing if destination else "no other instance is up", unknown=bool(destination)
             )
         if origin is target:
-            return Impossible(f"it is at {origin.id} already")
+            return Impossible(f"it is already at {origin.id}")
         wanted = RequestId(request_id) if request_id else None
         for each in (origin, target):
             if not each.alive or (origin.plugged and not each.plugged):
                 return Impossible(f"{each.id} cannot take part: it is {_condition(each)}")
         if not _can_take_over(origin, target):
-            return Impossible(f"{target.id} is of another group than {origin.id}")
+            return Impossible(f"{target.id} and {origin.id} are not of one group")
         if not origin.plugged:
             handed = self._hand_overs.order(origin, target, wanted, MigrateReason.MANUAL)
-            return handed or Impossible(f"no such stream can be carried on at {target.id}")
+            return handed or Impossible(f"{target.id} cannot resume such a stream")
         order = MigrateOrder(
             origin.id,
             target.id,
@@ -112,10 +112,10 @@ class Mover:
         )
         self._scheduler.order_started(order, self._now_s())
         moving = await self._order(order, wanted)
-        return moving or Impossible(f"{origin.id} could not be told")
+        return moving or Impossible(f"the order could not be sent to {origin.id}")
 
     async def drain(self, instance: Instance, *, on: bool) -> None:
-        """Empty an instance: nothing new goes there, what runs is moved away. Raises OSError."""
+        """Drain an instance: no new requests, and running ones move away. Raises OSError."""
         instance.set_draining(on)
         self._note("drain", f"{instance.id} {'is being drained' if on else 'takes requests again'}")
         if instance.link is not None:
@@ -123,7 +123,7 @@ class Mover:
         self._hand_overs.empty(self._freest_but)
 
     def heard(self, event: MigrationEvent) -> None:
-        """Take in what a llumlet tells of a migration."""
+        """Process a llumlet's report on a migration."""
         now_s = self._now_s()
         if event.kind is EventKind.STARTED:
             migration = self.book.started(event, now_s)
@@ -142,9 +142,9 @@ class Mover:
         self._end(ended, event.kind, event.detail, event)
 
     def instance_gone(self, instance_id: InstanceId) -> None:
-        """Give up the migrations from and to an instance that is gone; their streams find out."""
+        """Give up migrations from and to an instance that is gone; their streams find out."""
         for migration in self.book.of_instance(instance_id):
-            # Its request may be at the destination all the same: `moved` keeps that lead.
+            # Its request may be at the destination all the same: `moved` keeps track of that.
             self.book.ended(migration.migration_id, moved=migration.destination != instance_id)
             if migration.destination == instance_id:
                 self._stays(migration)
@@ -152,7 +152,7 @@ class Mover:
         self._scheduler.instance_gone(instance_id)
 
     def close(self) -> None:
-        """Give no more orders."""
+        """Send no more orders."""
         self._hand_overs.close()
 
     async def _order(self, order: MigrateOrder, request_id: RequestId | None) -> Migration | None:
@@ -175,7 +175,7 @@ class Mover:
                 await source.link.migrate_out(move)
         except (OSError, TimeoutError) as error:
             self.book.ended(move.migration_id, moved=False)
-            self._end(migration, EventKind.ABORTED, f"could not be ordered: {error}")
+            self._end(migration, EventKind.ABORTED, f"the order could not be sent: {error}")
             return None
         return migration
 
@@ -193,7 +193,7 @@ class Mover:
             self._requests.decided(active.request_id, decision)
 
     def _stays(self, migration: Migration) -> None:
-        """Tell who follows the request that it stays where it is."""
+        """Tell the request's follower that it stays where it is."""
         active = self._requests.active.get(migration.request_id or RequestId(""))
         if active is not None:
             active.follower.ended(migration.migration_id)
@@ -225,12 +225,12 @@ class Mover:
 
     def _handed_over(self, migration: Migration, moved: bool) -> None:
         result = EventKind.COMMITTED if moved else EventKind.ABORTED
-        self._end(migration, result, "it ended, or could not go on")
+        self._end(migration, result, "it ended, or could not be resumed")
 
     def _drop_overdue(self) -> None:
         for migration in self.book.overdue(self._now_s() - self._order_timeout_s):
             self.book.ended(migration.migration_id, moved=True)
-            self._end(migration, EventKind.ABORTED, "nobody reported its end")
+            self._end(migration, EventKind.ABORTED, "no outcome was reported")
 
     def _freest_but(self, origin: Instance) -> Instance | None:
         others = [
@@ -238,7 +238,7 @@ class Mover:
             for each in self._instances.alive()
             if each is not origin
             and each.state is InstanceState.UP
-            # A llumlet moves to its like alone; other streams go to whatever understands token ids.
+            # A llumlet migrates only to its like; other streams resume wherever token ids work.
             and (each.plugged or (each.vllm and not origin.plugged))
             and _can_take_over(origin, each)
         ]
@@ -253,7 +253,7 @@ class Mover:
 
 
 def _can_take_over(origin: Instance, target: Instance) -> bool:
-    """Return whether a stream of one can go on at the other: KV is not copied across groups."""
+    """Return whether the other can resume this one's stream: KV never crosses groups."""
     if origin.plugged:
         return origin.group == target.group
     return target.group.recomputes_for(origin.group)
@@ -265,4 +265,4 @@ def _journey(migration: Migration) -> str:
 
 
 def _condition(instance: Instance) -> str:
-    return str(instance.state) if instance.plugged else "a server without our plugin"
+    return str(instance.state) if instance.plugged else "a server without the plugin"

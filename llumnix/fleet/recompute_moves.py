@@ -1,4 +1,4 @@
-"""Moving streams away from servers without our plugin: there is no llumlet, so frontends do it."""
+"""Move streams off servers without the plugin: with no llumlet there, frontends do it."""
 
 import asyncio
 import secrets
@@ -11,13 +11,13 @@ from llumnix.instances.table import InstanceTable
 from policies.types import Explanation, MigrateReason, MigrationId, RequestId
 
 _AT_A_TIME = 4
-"""Streams handed over at once when a server is emptied: each costs a prefill elsewhere."""
+"""Streams moved at a time when a server is drained: each costs a prefill elsewhere."""
 
 
 class RecomputeMoves:
-    """Orders streams to be carried on elsewhere, and enters what becomes of it in the book.
+    """Orders streams to resume elsewhere, and records the outcome in the book.
 
-    `begun` and `ended` are told of each.
+    `begun` and `ended` are called for each.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class RecomputeMoves:
         request_id: RequestId | None,
         reason: str,
     ) -> Migration | None:
-        """Hand a stream (or the first that can be) over; None when it cannot be."""
+        """Move a stream (or the first that can be moved); None if there is none."""
         for active in self._requests.at(origin.id):
             if request_id in (None, active.request_id) and self._can(active, target):
                 return self._start(active, origin, target, reason)
         return None
 
     def empty(self, freest_but: Callable[[Instance], Instance | None]) -> None:
-        """Go on emptying the servers that are being drained; a stream is tried once."""
+        """Continue to empty the servers being drained; each stream is tried once."""
         self._failed &= self._requests.active.keys()
         for origin in self._instances:
             if origin.plugged or not origin.draining or not origin.alive:
@@ -66,7 +66,7 @@ class RecomputeMoves:
                     self._start(active, origin, target, MigrateReason.DRAIN)
 
     def close(self) -> None:
-        """Order nothing more: the streams stay where they are."""
+        """Order no more moves: the streams stay where they are."""
         for task in self._under_way.values():
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""The requests the frontend serves now, and why each went where it went."""
+"""The requests that the frontend is serving, and why each went where it went."""
 
 import enum
 from collections import OrderedDict
@@ -19,26 +19,26 @@ def nothing() -> None:
 
 
 class Cuttable(Protocol):
-    """Something that waits for an instance, and must not when that is found dead."""
+    """Something that waits for an instance and must stop once the instance is found dead."""
 
     def cut_by(self, cut: Callable[[], None]) -> None:
-        """Learn how to end the wait."""
+        """Set the function that ends the wait."""
 
 
 class Follower(Protocol):
-    """Who goes after a request that is being migrated."""
+    """Follows a request that is being migrated."""
 
     def started(self, migration_id: MigrationId, source: InstanceId) -> None:
         """A migration has begun to take the request away from `source`."""
 
     def ended(self, migration_id: MigrationId) -> None:
-        """A migration came to nothing: the request stays where it is."""
+        """A migration failed: the request stays where it is."""
 
     def can_be_handed_to(self, target: Instance) -> bool:
-        """Say whether the request can be carried on by recompute at an instance, by us."""
+        """Return whether the frontend can resume the request on an instance by recompute."""
 
     async def hand_over(self, target: Instance) -> bool:
-        """Carry the request on there, from now on; say whether it has come to that."""
+        """Move the request there by recompute; return whether it moved."""
 
 
 class _Nobody:
@@ -51,12 +51,12 @@ class _Nobody:
         """Do nothing."""
 
     def can_be_handed_to(self, target: Instance) -> bool:
-        """Say no."""
+        """Return False."""
         del target
         return False
 
     async def hand_over(self, target: Instance) -> bool:
-        """Say no."""
+        """Return False."""
         del target
         return False
 
@@ -78,8 +78,8 @@ class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
     `tokens` counts output tokens so far. `cut` is
-    called when the request's instance is found dead: what still waits for it must wait no longer.
-    `follower` hears of the request's migrations.
+    called when the request's instance is found dead, to end any wait for it. `follower` is told of
+    the request's migrations.
     """
 
     request_id: RequestId
@@ -92,12 +92,12 @@ class ActiveRequest:
     follower: Follower = NOBODY
 
     def cut_by(self, cut: Callable[[], None]) -> None:
-        """Learn how to end the wait for the instance."""
+        """Set the function that ends the wait for the instance."""
         self.cut = cut
 
 
 class DecisionKind(enum.StrEnum):
-    """What was decided about a request."""
+    """The kind of a decision about a request."""
 
     DISPATCH = "dispatch"
     HOLD = "hold"
@@ -115,7 +115,7 @@ class Decision:
     explanation: Explanation
 
     def record(self) -> DecisionRecord:
-        """Say what the admin API tells of it."""
+        """Return this as the admin API reports it."""
         why = self.explanation
         return DecisionRecord(
             at_s=round(self.at_s, 6),
@@ -129,27 +129,27 @@ class Decision:
 
 
 class RequestTable:
-    """Active requests by id, and the decisions about these and some that have ended."""
+    """Active requests by id, and the decisions about these and about some that have ended."""
 
     def __init__(self) -> None:
         self.active: dict[RequestId, ActiveRequest] = {}
         self._decisions: OrderedDict[RequestId, list[Decision]] = OrderedDict()
 
     def open(self, request: ActiveRequest) -> None:
-        """Enter a request. Its id must not be in use."""
+        """Add a request. Its id must not be in use."""
         assert request.request_id not in self.active, request.request_id
         self.active[request.request_id] = request
 
     def close(self, request_id: RequestId) -> None:
-        """Drop a request that has ended; what was decided about it is kept for a while."""
+        """Remove a request that has ended; the decisions about it are kept for a while."""
         del self.active[request_id]
 
     def at(self, instance_id: InstanceId) -> list[ActiveRequest]:
-        """List the active requests that are at an instance."""
+        """Return the active requests on an instance."""
         return [each for each in self.active.values() if each.instance_id == instance_id]
 
     def decided(self, request_id: RequestId, decision: Decision) -> None:
-        """Keep a decision; being held again and again counts once, with the latest reason."""
+        """Record a decision; repeated holds count once, with the latest reason."""
         known = self._decisions.setdefault(request_id, [])
         if known and known[-1].kind is decision.kind is DecisionKind.HOLD:
             known.pop()
@@ -159,10 +159,10 @@ class RequestTable:
             self._decisions.popitem(last=False)
 
     def explain(self, request_id: RequestId) -> list[Decision] | None:
-        """List what was decided about a request; None when it is not known (any more)."""
+        """Return the decisions about a request; None if it is not known (any more)."""
         return self._decisions.get(request_id)
 
 
 def _finite(score: float) -> float | None:
-    """JSON has no infinities; an instance that may not be chosen at any price has no score."""
+    """Drop infinite scores, which JSON lacks: an instance that may not be chosen has no score."""
     return score if abs(score) != float("inf") else None

@@ -1,4 +1,4 @@
-"""What the fleet needs of a scheduler: it may be recorded, replaced, or live somewhere else."""
+"""What the fleet needs of a scheduler, so that one can be recorded, replaced or remote."""
 
 from typing import Protocol
 
@@ -17,12 +17,12 @@ from policies.types import (
 class FleetScheduler(Protocol):
     """Decides for a fleet; `policies.scheduler.GlobalScheduler` is one.
 
-    Times are fleet seconds. What it knows is what it was told by these calls.
+    Times are fleet seconds. It knows only what these calls tell it.
     """
 
     @property
     def config(self) -> SchedulerConfig:
-        """Return how the fleet is scheduled."""
+        """Return the scheduler's configuration."""
 
     def freeness(self, snapshot: FleetSnapshot) -> FloatColumn:
         """Compute every instance's freeness in decode steps."""
@@ -36,21 +36,21 @@ class FleetScheduler(Protocol):
         """Note that the instance's report has seen these requests."""
 
     def confirm_until(self, instance_id: InstanceId, at_s: float) -> None:
-        """Note that a report which names no requests has seen all that was sent until then."""
+        """Note that a report that names no requests covers everything sent until then."""
 
     def forget(self, request_id: RequestId) -> None:
-        """Note that a request has ended, was cancelled, or will be dispatched anew."""
+        """Note that a request has ended, was cancelled, or will be dispatched again."""
 
     def rebalance(self, snapshot: FleetSnapshot, now_s: float) -> list[MigrateOrder]:
-        """Order migrations; each counts as under way until `order_ended`."""
+        """Order migrations; each counts as in progress until `order_ended`."""
 
     def order_started(self, order: MigrateOrder, now_s: float) -> None:
-        """Count an order that somebody else gave, by hand, as under way."""
+        """Count an order that was given manually as in progress."""
 
     def order_ended(
         self, source: InstanceId, destination: InstanceId, now_s: float, moved: bool
     ) -> None:
-        """Note that an order was carried out, or came to nothing."""
+        """Note that an order was carried out, or failed."""
 
     def instance_gone(self, instance_id: InstanceId) -> None:
-        """Forget all that concerns an instance that is gone."""
+        """Forget everything about an instance that is gone."""

@@ -1,4 +1,4 @@
-"""The fleet as others see it: answers of the admin API, gauges for Prometheus."""
+"""The fleet as others see it: responses of the admin API, gauges for Prometheus."""
 
 import math
 
@@ -9,7 +9,7 @@ from llumnix.metrics.catalogue import FleetMetrics
 
 
 def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStatus:
-    """Describe the whole fleet at this moment; times are fleet seconds."""
+    """Return the status of the whole fleet; times are fleet seconds."""
     config = fleet.scheduler.config
     freeness = _freeness(fleet)
     return FleetStatus(
@@ -26,7 +26,7 @@ def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStat
 
 
 def request_statuses(fleet: Fleet) -> list[RequestStatus]:
-    """List the requests being served."""
+    """Return the status of the requests being served."""
     now_s = fleet.now_s()
     return [
         RequestStatus(
@@ -42,13 +42,13 @@ def request_statuses(fleet: Fleet) -> list[RequestStatus]:
 
 
 def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
-    """Bring the gauges up to date; done when somebody asks for them."""
+    """Update the gauges; called when they are scraped."""
     metrics = fleet.tally.metrics
     metrics.queue_limit.set(queue_limit)
     for known, length in zip(fleet.scheduler.config.classes, queued, strict=True):
         metrics.queue_length.labels(class_name=known.name).set(length)
     freeness = _freeness(fleet)
-    # An instance is known by its address until it says its name; restarted, it may have another.
+    # An instance is known by its address until it says its name, which may change on a restart.
     metrics.retain_instances(
         known={each.id for each in fleet.instances},
         reporting={each.id for each in fleet.instances.alive()},
@@ -64,7 +64,7 @@ def _set_instance_gauges(
     metrics.instance_up.labels(instance_id=name).set(instance.alive)
     if load is None:
         return
-    # An instance being drained has a freeness of minus infinity: Prometheus can say so, JSON not.
+    # An instance being drained has a freeness of minus infinity, which JSON cannot express.
     metrics.instance_freeness.labels(instance_id=name).set(
         -math.inf if freeness is None else freeness
     )

@@ -1,4 +1,4 @@
-"""The admin API: what the command line and the live view ask, and the orders they give."""
+"""The admin API: queries and orders of the command line and the live view."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from policies.types import RequestId
 
 
 class Admin:
-    """Handlers under /llumnix/. All answer JSON, errors in OpenAI's shape."""
+    """Handlers under /llumnix/. All respond with JSON, errors in OpenAI's format."""
 
     def __init__(self, context: ServingContext) -> None:
         self._context = context
@@ -52,7 +52,7 @@ class Admin:
         request_id = RequestId(http.match_info["request_id"])
         decisions = self._fleet.requests.explain(request_id)
         if decisions is None:
-            return Refusal(404, f"nothing is known of request {request_id!r}").response()
+            return Refusal(404, f"request {request_id!r} is not known").response()
         return _json(
             RequestDecisions(request_id, tuple(each.record() for each in decisions)).to_json()
         )
@@ -62,7 +62,9 @@ class Admin:
         if isinstance(asked, Refusal):
             return asked.response()
         if not asked.get("request_id") and not asked.get("source"):
-            return Refusal(400, "say which request_id to move, or from which source").response()
+            return Refusal(
+                400, "give the request_id to move, or the source to move one from"
+            ).response()
         done = await self._fleet.mover.move_by_hand(
             asked.get("request_id"), asked.get("source"), asked.get("destination")
         )
@@ -82,7 +84,7 @@ class Admin:
         try:
             await self._fleet.mover.drain(instance, on=asked.get("on", True))
         except OSError as error:
-            return Refusal(502, f"{instance.id} could not be told: {error}").response()
+            return Refusal(502, f"cannot send the order to {instance.id}: {error}").response()
         self._context.queue.retry()
         return _json(DrainStatus(instance.id, instance.state).to_json())
 

@@ -1,4 +1,4 @@
-"""Answers that are not streamed: forwarded whole, and fetched where their request has gone."""
+"""Responses that are not streamed: forwarded whole, fetched from wherever the request moved."""
 
 import json
 import re
@@ -22,10 +22,11 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
 class AnswerRelay:
-    """Follows one request until it is answered.
+    """Follows one request until it has its response.
 
-    Nobody has seen any of it, so the last instance's answer is the answer; only log-probabilities
-    of tokens it has not computed itself are put back from the answers that ended in a redirect.
+    The client has seen none of it, so the last instance's response is the response; only the
+    log-probabilities of tokens that it did not compute itself are restored from the responses that
+    ended in a redirect.
     """
 
     def __init__(self, context: ServingContext, route: Route, claims: Claims) -> None:
@@ -35,14 +36,14 @@ class AnswerRelay:
         self._kept = KeptTokens()
 
     async def settle(self, answer: UpstreamAnswer) -> UpstreamAnswer | Refusal:
-        """Give the answer that is one, or say why there is none."""
+        """Return the final response, or the reason why there is none."""
         while (how := _let_go(answer)) is not None:
             opened = await self._next(how)
             if isinstance(opened, Refusal):
                 return opened
             if isinstance(opened, Leg):
                 opened.close()
-                message = f"{opened.instance.id} streams what should be whole"
+                message = f"{opened.instance.id} streams a response that should be whole"
                 return Refusal(502, message, "bad_gateway")
             answer = opened
         self._claims.prove()
@@ -70,10 +71,10 @@ class AnswerRelay:
         if isinstance(how, Redirect):
             return Failure("broken", "it was sent back")
         self._context.tally.forged("resume_refused")
-        return Failure("answered", f"the resume was refused: {how.reason}", 403)
+        return Failure("answered", f"the instance refused to resume the request: {how.reason}", 403)
 
     def _completed(self, answer: UpstreamAnswer) -> UpstreamAnswer | Refusal:
-        """Put back what earlier answers said of their tokens, which must be this one's as well."""
+        """Restore what earlier responses say of their tokens, which must match this one's."""
         ids = self._kept.after([])
         if not ids or answer.status != 200:
             return answer
@@ -81,7 +82,7 @@ class AnswerRelay:
         choice = parsed["choices"][0]
         if (choice.get("token_ids") or [])[: len(ids)] != ids:
             self._context.tally.diverged()
-            message = "the answer could not be carried on: token ids differ"
+            message = "the response could not be resumed: token ids differ"
             return Refusal(502, message, "mismatch")
         if not self._kept.end:
             return answer
@@ -92,19 +93,19 @@ class AnswerRelay:
 
 
 def response(answer: UpstreamAnswer, request_id: str, *, request: ClientRequest) -> web.Response:
-    """Give a client an instance's answer, byte for byte, less the token ids only we asked for."""
+    """Build the client's response: the instance's, byte for byte, less the token ids we added."""
     headers = to_client(answer.headers, request_id, streams=True)
     body = hider(answer.instance, asked=request.asks_ids(answer.instance))(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
 
 
 def outcome(answer: UpstreamAnswer) -> Literal["finished", "rejected"]:
-    """Say how an answer counts; server errors never get here."""
+    """Return the outcome that a response counts as; server errors never get here."""
     return "finished" if answer.status < 400 else "rejected"
 
 
 def output_tokens(answer: UpstreamAnswer) -> int:
-    """Count the output tokens an answer says it has."""
+    """Count the output tokens that a response reports."""
     found = _COMPLETION_TOKENS.search(answer.body)
     return int(found.group(1)) if found else 0
 

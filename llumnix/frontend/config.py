@@ -9,46 +9,60 @@ def _option(default: float, text: str, unit: str = "") -> float:
     return value
 
 
-def _count(default: int, text: str, unit: str = "") -> int:
-    value: int = field(default=default, metadata={"help": text, "unit": unit})
+def _count(default: int, text: str, unit: str = "", metavar: str = "") -> int:
+    value: int = field(default=default, metadata={"help": text, "unit": unit, "metavar": metavar})
     return value
 
 
-def _text(default: str, text: str) -> str:
-    value: str = field(default=default, metadata={"help": text, "unit": ""})
+def _text(default: str, text: str, metavar: str) -> str:
+    value: str = field(default=default, metadata={"help": text, "unit": "", "metavar": metavar})
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendConfig:
-    """How the frontend listens, holds, forwards and gives up. Times are wall seconds."""
+    """How the frontend listens, queues, forwards and gives up. Times are wall seconds."""
 
-    host: str = _text("127.0.0.1", "address to listen on")
-    port: int = _count(8000, "port to listen on; 0 picks a free one")
-    backlog: int = _count(4096, "listen backlog; a burst beyond it waits for SYN retransmits")
-    body_limit_bytes: int = _count(32 * 2**20, "largest request body accepted", "bytes")
-    queue_limit: int = _count(10_000, "requests held while no instance could start them")
-    queue_timeout_s: float = _option(300.0, "longest a request is held before a 503", "s")
-    retry_after_s: float = _option(2.0, "Retry-After told to clients when the queue is full", "s")
+    host: str = _text("127.0.0.1", "address to listen on", "HOST")
+    port: int = _count(8000, "port to listen on; 0 picks a free one", metavar="PORT")
+    backlog: int = _count(
+        4096, "listen backlog; connections beyond it wait for a SYN retransmit", "connections"
+    )
+    body_limit_bytes: int = _count(
+        32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
+    )
+    queue_limit: int = _count(
+        10_000, "largest number of queued requests; one more gets a 503", "requests"
+    )
+    queue_timeout_s: float = _option(
+        300.0, "longest time a request is queued before it gets a 503", "s"
+    )
+    retry_after_s: float = _option(2.0, "Retry-After header of a 503 from the queue", "s")
     connect_timeout_s: float = _option(5.0, "deadline for connecting to an instance", "s")
     first_byte_timeout_s: float = _option(
-        300.0, "deadline for a stream's first bytes; then it is placed elsewhere once", "s"
+        300.0, "deadline for a stream's first bytes, after which another instance is tried", "s"
     )
-    answer_timeout_s: float = _option(3600.0, "deadline for an answer that is not streamed", "s")
+    answer_timeout_s: float = _option(3600.0, "deadline for a response that is not streamed", "s")
     idle_timeout_s: float = _option(
-        120.0, "longest silence within a stream, of the instance or of the client", "s"
+        120.0, "longest time a stream may stall, on the instance's side or the client's", "s"
     )
     claim_patience_s: float = _option(
         2.0,
-        "longest wait, after a redirect, for what was claimed early; then it is asked anew",
+        "how long a migrated stream waits for its early claim before it is claimed again",
         "s",
     )
     helper_timeout_s: float = _option(
-        10.0, "deadline for what a server is asked around a move: decode ids, warm its cache", "s"
+        10.0,
+        "deadline for each auxiliary call around a move, such as detokenizing or warming a cache",
+        "s",
     )
-    max_attempts: int = _count(8, "failures in a row, without progress, a request survives")
+    max_attempts: int = _count(
+        8, "consecutive failures without progress that a request survives", "failures"
+    )
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
-    shutdown_grace_s: float = _option(30.0, "time open streams get to end at shutdown", "s")
+    shutdown_grace_s: float = _option(
+        30.0, "time that open streams have to finish at shutdown", "s"
+    )
 
     def __post_init__(self) -> None:
         for name in (

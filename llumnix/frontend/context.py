@@ -1,4 +1,4 @@
-"""What every request being served needs at hand."""
+"""The context shared by all requests being served."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ class ServingContext:
 
     @property
     def tally(self) -> Tally:
-        """Give the place where everything is counted."""
+        """Return the tally that counts everything."""
         return self.fleet.tally
 
     def fleet_seconds(self, wall_s: float) -> float:
-        """Convert a duration."""
+        """Convert wall seconds to fleet seconds."""
         return wall_s * self.fleet.clock.speed

@@ -1,4 +1,4 @@
-"""What a stream's client has, over all its legs: the last word when the stream is carried on."""
+"""What a stream's client has received, over all legs: the reference when the stream resumes."""
 
 import asyncio
 from typing import Any
@@ -10,11 +10,11 @@ from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.transcript import Reader, Transcript
 
 _AT_A_TIME = 20
-"""Events read before others get their turn: under half a millisecond."""
+"""Events parsed before other tasks get a turn: less than half a millisecond of work."""
 
 
 class DeliveredStream:
-    """`had` is what earlier legs brought, `kept` the tokens they had left over."""
+    """The output delivered so far: `had` by earlier legs, whose undelivered tokens are `kept`."""
 
     def __init__(self) -> None:
         self.had = Transcript()
@@ -25,7 +25,7 @@ class DeliveredStream:
         self._read_bytes = 0
 
     def follow(self, strand: LegFilter) -> None:
-        """Go on with the next leg."""
+        """Continue with the next leg."""
         self._start(strand.ledger, grafted=strand.grafted)
 
     def tokens(self) -> int:
@@ -35,26 +35,26 @@ class DeliveredStream:
         return before + fresh if self._grafted else max(before, fresh)
 
     def shown(self) -> int:
-        """Count the output tokens of this leg: with those of a replay, if it is one."""
+        """Count the output tokens of this leg, including replayed ones."""
         return self._ledger.tokens()
 
     def chunks(self) -> int:
-        """Count the chunks of this leg: about one a token, where a server tells no ids."""
+        """Count the chunks of this leg: about one per token, if the server sends no ids."""
         return sse.count_chunks(self._ledger.raw())
 
     def token_ids(self) -> list[int]:
-        """List the output token ids so far."""
+        """Return the output token ids so far."""
         fresh = self._ledger.token_ids()
         if self._grafted:
             return self.had.token_ids + fresh
         return max(self.had.token_ids, fresh, key=len)
 
     def known_ids(self) -> list[int]:
-        """List the token ids to carry on from: all there are, as of the last `note`."""
+        """Return the token ids to resume from: all there are, as of the last `note`."""
         return self.kept.after(self.had.token_ids)
 
     def so_far(self) -> Transcript:
-        """Read what the client has now."""
+        """Return the transcript of what the client has now."""
         self._read(self._ledger.after(self._read_bytes))
         seen = self._reader.transcript()
         if self._grafted:
@@ -65,19 +65,19 @@ class DeliveredStream:
         return seen
 
     def note(self) -> bool:
-        """Take stock at the end of a leg; say whether it has brought something new."""
+        """Record the end of a leg; return whether it delivered anything new."""
         before, self.had = self.had.size(), self.so_far()
         self._start(Ledger(), grafted=False)
         return self.had.size() > before
 
     async def read_ahead(self) -> None:
-        """Read what there is, a bit at a time, so that little is left to read at the end."""
+        """Parse the stream so far bit by bit, so that little is left to parse at the end."""
         ledger, at = self._ledger, self._read_bytes
         for number, event in enumerate(sse.events(ledger.after(at))):
             if number % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
             if self._ledger is not ledger or self._read_bytes != at:
-                return  # somebody else has read on: to the end
+                return  # another task has read to the end
             self._read(event)
             at += len(event)
 
@@ -90,5 +90,5 @@ class DeliveredStream:
         self._read_bytes += len(data)
 
     def keep(self, choice: dict[str, Any]) -> None:
-        """Keep the tokens a leg ended with that the client was not sent."""
+        """Keep the tokens at the end of a leg that were not sent to the client."""
         self.kept.keep(choice, self._ledger.tokens())

@@ -1,4 +1,4 @@
-"""Everything else: requests to paths we know nothing of go to an instance, as they are."""
+"""Forward requests to all other paths to an instance, unchanged."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ class Passthrough:
         self._turns: Iterator[int] = itertools.count()
 
     async def forward(self, http: web.Request) -> web.StreamResponse:
-        """Forward a request; it is tried once, since its body can be read only once."""
+        """Forward a request, in a single attempt: its body can be read only once."""
         instances = self._context.fleet.instances
         up = instances.up() or instances.alive()
         if not up:
@@ -56,13 +56,13 @@ class Passthrough:
             if response is not None:
                 raise ConnectionResetError(f"{instance.id} broke off: {error!r}") from error
             return Refusal(
-                502, f"{instance.id} does not answer: {error!r}", "bad_gateway"
+                502, f"{instance.id} does not respond: {error!r}", "bad_gateway"
             ).response()
         return response
 
 
 def merged_models(instances: Iterable[Instance]) -> web.Response:
-    """List the models of all instances, each once, in the words of the first that has it."""
+    """Return the models of all instances, each once, as the first instance that has it lists it."""
     merged: dict[object, object] = {}
     for instance in instances:
         for model in instance.models:

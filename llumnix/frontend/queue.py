@@ -1,7 +1,7 @@
 """The frontend's end of the queue: clients wait here until an instance has room for them.
 
-Who is served next is `policies.queue`'s to say. Each model has its own line; requests being carried
-on elsewhere stand beside the lines, since each has its own choice of instances left.
+`policies.queue` decides which request is served next. Each model has its own line; requests being
+resumed elsewhere stand beside the lines, because each has its own set of instances left.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ class _Held:
 
     @property
     def carried_on(self) -> bool:
-        """Whether it has been somewhere already."""
+        """Whether the request has been on an instance before."""
         return bool(self.ask.plugged_only or self.ask.avoided or self.ask.barred)
 
 
 class HoldQueue:
-    """A bounded queue in front of the fleet; call `retry` when something has changed.
+    """A bounded queue in front of the fleet; call `retry` whenever something has changed.
 
-    `place` finds an instance for a request now, or says hold. Requests being carried on are not
-    turned away at `limit`: they were admitted long ago. Times are wall seconds. Raises PolicyError
-    for an unknown discipline.
+    `place` finds an instance for a request, or holds it. Requests being resumed are not rejected at
+    `limit`: they were admitted before. Times are wall seconds. Raises PolicyError for an unknown
+    discipline.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class HoldQueue:
 
     @property
     def limit(self) -> int:
-        """How many may wait."""
+        """Return how many requests may wait."""
         return self._queue.limit
 
     def lengths(self, n_classes: int) -> list[int]:
-        """Count the requests that wait, by class."""
+        """Count the waiting requests by class."""
         counts = Counter(ticket.request.class_index for ticket in self._queue)
         return [counts[index] for index in range(n_classes)]
 
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
-        """Wait for an instance; a Refusal when the queue is full or the wait too long.
+        """Wait for an instance; a Refusal if the queue is full or the wait too long.
 
         Cancelling the wait takes the request out of the queue.
         """
@@ -84,16 +84,18 @@ class HoldQueue:
             if held.placed.done():
                 return held.placed.result()
             if self._queue.turns_away(ticket):
-                return self._refusal(f"{self.limit} requests are waiting already; try again later")
+                return self._refusal(f"the queue is full ({self.limit} requests); try again later")
             async with asyncio.timeout(self._timeout_s):
                 return await held.placed
         except TimeoutError:
-            return self._refusal(f"no instance could start it within {self._timeout_s:g} s")
+            return self._refusal(
+                f"no instance could start the request within {self._timeout_s:g} s"
+            )
         finally:
             self._leave(ticket)
 
     def retry(self) -> None:
-        """Place what can be placed now, in order."""
+        """Place the requests that can be placed now, in order."""
         self._queue.offer(self._decide, self._settle)
 
     def _decide(self, held: _Held) -> Instance | Reject | None:

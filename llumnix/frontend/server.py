@@ -1,4 +1,4 @@
-"""The HTTP server clients talk to: which path is served by whom."""
+"""The HTTP server for clients: routes each path to its handler."""
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,7 +27,7 @@ class FrontendServer:
         self._upstream: Upstream | None = None
 
     async def start(self) -> str:
-        """Listen; returns the URL. Raises OSError when the address is taken."""
+        """Listen; return the URL. Raises OSError if the address is in use."""
         config, fleet = self.config, self._fleet
         queue = HoldQueue(
             fleet.dispatch,
@@ -43,7 +43,7 @@ class FrontendServer:
         app = build_app(ServingContext(config, fleet, queue, self._upstream, classes))
         self._runner = web.AppRunner(
             app,
-            # Without this a handler outlives its client, and the instance works for nobody.
+            # Without this a handler outlives its client, and the instance computes for no one.
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=config.shutdown_grace_s,
@@ -56,7 +56,7 @@ class FrontendServer:
         return f"http://{host}:{port}"
 
     async def close(self) -> None:
-        """Take no new requests, give open streams the grace period to end, then cut them."""
+        """Stop accepting requests, let open streams finish in the grace period, then cut them."""
         if self._runner is not None:
             await self._runner.cleanup()
         if self._upstream is not None:
@@ -64,7 +64,7 @@ class FrontendServer:
 
 
 def build_app(context: ServingContext) -> web.Application:
-    """Wire paths to handlers."""
+    """Build the application: its routes and handlers."""
     passthrough = Passthrough(context)
 
     async def complete(http: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Serving one completion request: read it, find its class, send it on its way, count its end."""
+"""Serve one completion request: parse it, find its class, forward it, count its outcome."""
 
 import asyncio
 import time
@@ -105,7 +105,7 @@ async def _answer(
     if not isinstance(opened, Refusal):
         opened = await answers.AnswerRelay(context, route, claims).settle(opened)
     if isinstance(opened, Refusal):
-        # Never admitted, as opposed to admitted and let down.
+        # Never admitted, as opposed to admitted and then failed.
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":

@@ -1,6 +1,6 @@
-"""One client's stream, over as many instances as it takes.
+"""One client's stream, across as many instances as it takes.
 
-Per token there is one call of the strand and one write; everything else happens when the stream
+Per token there is one call to the leg filter and one write; everything else happens when the stream
 begins, moves or ends.
 """
 
@@ -38,7 +38,7 @@ End = Redirect | Failure
 
 
 class StreamRelay:
-    """Carries one stream from its instances to its client."""
+    """Relays one stream from its instances to its client."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class StreamRelay:
         claims.hand_over_by(self._recompute_move)
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
-        """Relay from the first leg to the end of the stream, wherever that is."""
+        """Relay from the first leg to the end of the stream."""
         try:
             with self._watch:
                 refusal = await self._follow(leg)
@@ -87,7 +87,7 @@ class StreamRelay:
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
-        """Follow the stream from leg to leg; give a Refusal when it cannot be carried on."""
+        """Follow the stream from leg to leg; return a Refusal if it cannot be resumed."""
         while True:
             self._leg = leg
             self._active.cut = self._on_instance_down
@@ -105,17 +105,17 @@ class StreamRelay:
                 opened = refusal or await self._open_next(end)
             except Diverged as error:
                 self._context.tally.diverged()
-                return Refusal(502, f"the stream could not be carried on: {error}", "mismatch")
+                return Refusal(502, f"the stream could not be resumed: {error}", "mismatch")
             finally:
                 leg.close()
             if isinstance(opened, Refusal):
                 return opened
             if isinstance(opened, UpstreamAnswer):
-                return Refusal(502, f"no stream, but status {opened.status}", "bad_gateway")
+                return Refusal(502, f"expected a stream, got status {opened.status}", "bad_gateway")
             leg = opened
 
     async def _open_next(self, end: End) -> Leg | UpstreamAnswer | Refusal:
-        """Go on with what was claimed early, else open a leg where the route says."""
+        """Continue with the early claim, else open a leg where the route says."""
         if isinstance(end, Redirect):
             followed = await self._claims.follow(end.migration_id, patient=False)
             if followed is not None:
@@ -129,7 +129,7 @@ class StreamRelay:
         return opened
 
     async def _pump(self, leg: Leg) -> End | None:
-        """Forward one leg; None when the stream has ended as it should."""
+        """Forward one leg; None if the stream has ended properly."""
         record = self._record
         strand = await self._continuation.strand(leg, record.had, record.kept, record.known_ids())
         if isinstance(strand, Failure):
@@ -171,12 +171,12 @@ class StreamRelay:
 
     @property
     def _flows(self) -> bool:
-        """Say whether nothing but tokens is to be expected, each to be passed on at once."""
+        """Whether only tokens are expected, each to be forwarded at once."""
         still = self._timing.paused or self._claims.unproven
         return self._client.flows and not still
 
     def _pass_on(self, data: bytes, strand: LegFilter) -> bool:
-        """Forward what was just read, from within the read: the way of nearly every token."""
+        """Forward what was just read, from within the read: the path of nearly every token."""
         try:
             data = strand.feed(data)
         except (Diverged, Overlong) as error:
@@ -201,7 +201,7 @@ class StreamRelay:
         self._writing = False
 
     def _let_go(self, how: Redirect | ClaimRefused, leg: Leg) -> End:
-        """Say how a leg ended whose instance has let go of it, and keep its last tokens."""
+        """Return how a leg ended that its instance has let go, and keep its last tokens."""
         if isinstance(how, ClaimRefused):
             self._context.tally.forged("resume_refused")
             return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
@@ -209,13 +209,13 @@ class StreamRelay:
         return how
 
     def _note_end(self, end: End) -> Refusal | None:
-        """Take stock of what the client has, and tell the route why this leg ended."""
+        """Record what the client has, and tell the route why this leg ended."""
         if self._record.note():
             self._route.progressed()
         handed_to = self._recompute_move.take_target()
         if self._record.had.events and not self._resumable():
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
-            return Refusal(502, f"the stream broke and cannot be carried on: {detail}", "broken")
+            return Refusal(502, f"the stream broke and cannot be resumed: {detail}", "broken")
         moved = isinstance(end, Redirect) and end.migration_id is not None
         if self._client.begun:
             self._timing.left(migrated=moved or handed_to is not None)
@@ -232,7 +232,7 @@ class StreamRelay:
         return self._route.broke(end) if isinstance(end, Failure) else self._route.requeued()
 
     def _resumable(self) -> bool:
-        """Say whether anybody can carry on what the client has."""
+        """Return whether any instance could resume what the client has."""
         assert self._leg is not None
         had = self._record.had
         if self._continuation.by_graft(had, self._record.known_ids()):
@@ -241,14 +241,14 @@ class StreamRelay:
         return plugged and self._continuation.by_replay(self._leg.instance, had)
 
     def _able(self, target: Instance, had: Transcript) -> bool:
-        """Say whether an instance can carry on what the client has by now."""
+        """Return whether this instance can resume what the client has by now."""
         assert self._leg is not None
         if target.plugged:
             return self._continuation.by_replay(self._leg.instance, had)
         return target.vllm and self._continuation.by_graft(had, had.token_ids)
 
     def _complete(self) -> bool:
-        """Say whether the client has everything but the final [DONE]."""
+        """Return whether the client has everything but the final [DONE]."""
         had = self._record.had
         return had.finished and (had.usage or not self._request.wants_usage)
 
@@ -259,13 +259,13 @@ class StreamRelay:
         return await self._client.end()
 
     def _on_instance_down(self) -> None:
-        """Cut a silent leg: its instance hangs. One that still flows may flow on to its end."""
+        """Cut a silent leg, whose instance hangs. One that still flows may flow on to its end."""
         silent_s = time.monotonic() - self._watch.touched_at
         if self._leg is not None and not self._writing and silent_s > _SILENT_S:
             self._leg.close()
 
     def _on_idle(self) -> None:
-        """Cut whichever side keeps the stream waiting."""
+        """Cut the side that stalls the stream."""
         if self._writing:
             self._client.cut()
         elif self._leg is not None:

@@ -1,11 +1,11 @@
-"""Timing one client's stream: first token, pace, and the pauses its moves make."""
+"""Time one client's stream: first token, pace, and the pauses caused by its moves."""
 
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.splicing.ledger import Pace
 
 
 class Timing:
-    """Notes when a stream's bytes go out, and tells the tally. Times are wall seconds."""
+    """Records when a stream's bytes are sent, for the tally. Times are wall seconds."""
 
     def __init__(self, context: ServingContext, class_name: str, arrived_at: float) -> None:
         self.pace = Pace()
@@ -16,7 +16,7 @@ class Timing:
 
     @property
     def paused(self) -> bool:
-        """Say whether the stream stands still because it is being moved."""
+        """Whether the stream is paused by a move."""
         return self._moved_at is not None
 
     def first(self, now: float) -> None:
@@ -26,7 +26,7 @@ class Timing:
         self._context.tally.first_token(self._class_name, waited_s)
 
     def left(self, *, migrated: bool) -> None:
-        """Note that the stream has left its instance; a pause has one cause, its first."""
+        """Note that the stream has left its instance; only the first cause of a pause counts."""
         if self._moved_at is None:
             self._moved_at = self.pace.last_at, migrated
 

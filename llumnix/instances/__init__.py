@@ -1,1 +1,1 @@
-"""How the fleet talks to each kind of engine."""
+"""The link between the fleet and each kind of engine."""

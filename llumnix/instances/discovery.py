@@ -1,4 +1,4 @@
-"""Asking a server who it is."""
+"""Identify a server."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +14,16 @@ _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 class NotUnderstood(Exception):  # noqa: N818 - what the server said, not what we did
-    """The server answers, but not as an OpenAI-compatible server would."""
+    """The server responds, but not as an OpenAI-compatible server would."""
 
 
 async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> Identity:
-    """Ask a server who it is: one with our plugin tells, any other is untouched.
+    """Identify a server: one with the plugin says so, any other counts as untouched.
 
-    The emulated engine has a page for it; vLLM, whose pages are its own, tells among its metrics.
-    Without the fleet's secret a plugged server could not be given orders, and counts as untouched.
-    The caller bounds the time. Raises aiohttp.ClientError when it does not answer, NotUnderstood
-    when it does not speak OpenAI.
+    The emulated engine has an endpoint for it; vLLM, whose endpoints are its own, says it among its
+    metrics. Without the fleet's secret a server with the plugin cannot take orders, and counts as
+    untouched. The caller bounds the time. Raises aiohttp.ClientError if the server does not
+    respond, NotUnderstood if it does not speak OpenAI's API.
     """
     models = await fetch_models(session, url)
     if secret:
@@ -43,15 +43,15 @@ async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> I
 
 
 async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mapping[str, Any], ...]:
-    """List the models a server serves. Raises like `discover`."""
+    """Return the models that a server serves. Raises like `discover`."""
     async with session.get(f"{url}/v1/models") as response:
         if response.status != 200:
-            raise NotUnderstood(f"GET /v1/models says {response.status}")
+            raise NotUnderstood(f"GET /v1/models returned {response.status}")
         try:
             data = (await response.json(content_type=None))["data"]
             return tuple(model for model in data if isinstance(model, dict))
         except (ValueError, KeyError, TypeError) as error:
-            raise NotUnderstood(f"GET /v1/models is no list of models: {error!r}") from error
+            raise NotUnderstood(f"GET /v1/models returned no list of models: {error!r}") from error
 
 
 def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url: str) -> Identity:
@@ -69,4 +69,6 @@ def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url
             layout=str(told.get("layout", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise NotUnderstood(f"what its llumlet says of itself lacks or garbles {error}") from error
+        raise NotUnderstood(
+            f"its llumlet's description of itself lacks or garbles {error}"
+        ) from error

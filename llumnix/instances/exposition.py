@@ -1,17 +1,17 @@
-"""Reading single facts off a server's Prometheus page."""
+"""Read single facts from a server's Prometheus page."""
 
 from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
 PREFIXES = ("vllm:", "vllm_")
-"""How vLLM's metrics begin; some exporters escape the colon."""
+"""The prefix of vLLM's metrics; some exporters escape the colon."""
 LLUMLET = "llumnix_llumlet_info"
-"""The gauge by which our vLLM plugin says that it is there, and on which port."""
+"""The gauge with which the vLLM plugin announces itself and its port."""
 
 
 def info(page: str, name: str) -> Mapping[str, str] | None:
-    """Read the labels of a gauge that only carries labels; None when the page has none."""
+    """Return the labels of a gauge that only carries labels; None if the page has no such gauge."""
     lines = [line for line in page.splitlines() if line.startswith(f"{name}{{")]
     try:
         families = list(text_string_to_metric_families("\n".join(lines) + "\n"))
@@ -22,5 +22,5 @@ def info(page: str, name: str) -> Mapping[str, str] | None:
 
 
 def is_vllm(page: str) -> bool:
-    """Say whether a page is vLLM's."""
+    """Return whether a page is vLLM's."""
     return any(line.startswith(PREFIXES) for line in page.splitlines())

@@ -1,4 +1,4 @@
-"""An instance as the fleet sees it: where it is, whether it can take requests, how loaded it is."""
+"""An instance as the fleet sees it: its address, its state and its load."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ VLLM = "vllm"
 
 
 class InstanceKind(enum.StrEnum):
-    """What a server speaks: our plugin's contract, or plain OpenAI."""
+    """What a server speaks: the plugin's protocol, or only OpenAI's API."""
 
     PLUGGED = "llumnix"
     UNTOUCHED = "untouched"
@@ -30,12 +30,12 @@ class InstanceState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a server says about itself when first asked.
+    """What a server says about itself when it is first contacted.
 
-    `models` are the entries of its `/v1/models`, as they are. The control address is set for
-    plugged instances alone; `capacity_tokens` is None when the server does not tell. `engine` is
-    `vllm` for what is known to be vLLM, with our plugin or without. `layout` is a digest of how its
-    KV lies; instances that tell different ones have nothing to copy to each other.
+    `models` are the entries of its `/v1/models`, unchanged. The control address is set only for
+    plugged instances; `capacity_tokens` is None if the server does not report it. `engine` is
+    `vllm` if it is known to be vLLM, with or without the plugin. `layout` is a digest of its KV
+    layout; KV cannot be copied between instances that report different ones.
     """
 
     instance_id: InstanceId
@@ -51,9 +51,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class MigrationOrder:
-    """An order to an instance: move this request (or one you choose, if None) over there.
+    """An order to an instance: migrate this request (None: one it chooses) to the destination.
 
-    `max_context_tokens` bounds what may be chosen.
+    `max_context_tokens` bounds which request may be chosen.
     """
 
     migration_id: MigrationId
@@ -65,47 +65,47 @@ class MigrationOrder:
 
 
 class InstanceLink(Protocol):
-    """A live connection to an instance, by which it is heard and given orders."""
+    """A live connection to an instance, for its reports and for orders to it."""
 
     async def lost(self) -> str:
-        """Wait until the instance is gone, and say why."""
+        """Wait until the instance is gone; return why."""
 
     def give_up(self, reason: str) -> None:
-        """Declare the instance gone: somebody else found out first."""
+        """Declare the instance gone: something else found out first."""
 
     async def migrate_out(self, move: "MigrationOrder") -> None:
-        """Tell the instance to move a request away. Raises OSError when it cannot be told."""
+        """Order the instance to migrate a request. Raises OSError if the order cannot be sent."""
 
     async def drain(self, on: bool) -> None:
-        """Tell the instance to refuse new requests and hand queued ones back."""
+        """Order the instance to refuse new requests and send queued ones back."""
 
     async def close(self) -> None:
-        """Close the connection; closing twice does nothing."""
+        """Close the connection; closing it twice is harmless."""
 
 
 class InstanceListener(Protocol):
-    """Who is told what instances say."""
+    """Receives what instances report."""
 
     def came_up(self, instance: "Instance") -> None:
-        """The instance answers (again)."""
+        """The instance is up (again)."""
 
     def went_down(self, instance: "Instance", reason: str) -> None:
-        """The instance answers no more."""
+        """The instance is down."""
 
     def reported(self, instance: "Instance", new_request_ids: Sequence[RequestId] | None) -> None:
-        """The instance's load has arrived and stands in `instance.load`.
+        """A report of the instance's load has arrived and is in `instance.load`.
 
-        The ids are those of requests it names for the first time; None when its reports name none
-        (then it knows of all that reached it before `load.reported_at_s`).
+        The ids are those of requests that it names for the first time; None if its reports name
+        none (then it has seen everything sent before `load.reported_at_s`).
         """
 
     def heard(self, event: MigrationEvent) -> None:
-        """A llumlet tells of a migration."""
+        """A llumlet reports on a migration."""
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One engine replica. Its id is its address until it has said who it is.
+    """One engine replica. Its id is its address until it has identified itself.
 
     `load` is the last report, marked terminating while draining; None before the first.
     """
@@ -122,28 +122,28 @@ class Instance:
 
     @classmethod
     def at(cls, url: str) -> "Instance":
-        """Make the record of a server not asked yet."""
+        """Return the record of a server that has not been contacted yet."""
         bare = url.rstrip("/")
         return cls(url=bare, id=InstanceId(bare.partition("://")[2]))
 
     @property
     def plugged(self) -> bool:
-        """Say whether requests can be moved from and to it, and resumed on it."""
+        """Whether requests can be migrated from and to it, and resumed on it."""
         return self.identity is not None and self.identity.kind is InstanceKind.PLUGGED
 
     @property
     def vllm(self) -> bool:
-        """Say whether it is known to be vLLM, and so to understand what vLLM does."""
+        """Whether it is known to be vLLM, and so to understand what vLLM does."""
         return self.identity is not None and self.identity.engine == VLLM
 
     @property
     def model_ids(self) -> frozenset[str]:
-        """Name the models it serves."""
+        """Return the ids of the models it serves."""
         return self.group.models
 
     @property
     def state(self) -> InstanceState:
-        """Say whether it can take requests."""
+        """Return whether it can take requests."""
         if self.link is None:
             return InstanceState.DOWN if self.seen else InstanceState.STARTING
         if self.load is None:
@@ -152,11 +152,11 @@ class Instance:
 
     @property
     def alive(self) -> bool:
-        """Say whether it answers and has reported, draining or not."""
+        """Whether it is up and has reported, draining or not."""
         return self.link is not None and self.load is not None
 
     def become(self, identity: Identity, link: InstanceLink) -> None:
-        """Note that the server was reached, and who it is."""
+        """Note that the server was reached, and its identity."""
         self.id = identity.instance_id
         self.identity = identity
         self.link = link
@@ -171,17 +171,17 @@ class Instance:
         self.group = Group(names, self.identity.layout if self.identity else "")
 
     def lose(self) -> None:
-        """Note that it answers no more."""
+        """Note that it is down."""
         self.link = None
         self.load = None
 
     def take_load(self, load: InstanceLoad, now_s: float) -> None:
-        """Keep a report, stamped with the time it arrived here: clocks differ between machines."""
+        """Store a report, stamped with its local arrival time: clocks differ between machines."""
         terminating = load.terminating or self.draining
         self.load = replace(load, instance_id=self.id, reported_at_s=now_s, terminating=terminating)
 
     def set_draining(self, on: bool) -> None:
-        """Mark it as being emptied, at once rather than with its next report."""
+        """Mark it as draining, at once rather than with its next report."""
         self.draining = on
         if self.load is not None:
             self.load = replace(self.load, terminating=on)

@@ -1,4 +1,4 @@
-"""Keeping in touch with an instance: find out who it is, link up, notice its loss, try again."""
+"""Keep an instance connected: identify it, connect, notice its loss, try again."""
 
 import asyncio
 import logging
@@ -13,13 +13,13 @@ from llumnix.instances.instance import Identity, Instance, InstanceLink, Instanc
 log = logging.getLogger(__name__)
 
 Linker = Callable[[Instance, Identity], Awaitable[InstanceLink]]
-"""Opens the link to an instance that has said who it is; raises OSError when it cannot."""
+"""Opens the link to an instance that has been identified; raises OSError if it cannot."""
 
 FAILURES = (OSError, aiohttp.ClientError, TimeoutError, NotUnderstood, ValueError)
 
 
 class Keeper:
-    """Keeps instances linked, each for as long as `keep` runs. Waits are wall seconds."""
+    """Keeps instances connected, each for as long as `keep` runs. Delays are wall seconds."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Keeper:
         self._watcher = watcher
 
     async def keep(self, instance: Instance) -> None:
-        """Link up and stay linked, until cancelled."""
+        """Connect and stay connected, until cancelled."""
         wait_s = self._config.reconnect_min_s
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Linking up with an instance that has a llumlet: reports come in, orders go out."""
+"""The link to an instance with a llumlet: reports arrive, orders are sent."""
 
 import asyncio
 import time
@@ -14,9 +14,9 @@ from policies.types import RequestId
 
 
 class PluggedLink:
-    """A control connection to a llumlet, with the instance's reports coming in by it.
+    """A control connection to a llumlet, over which the instance's reports arrive.
 
-    Requests whose class the instance does not know count as of `default_class`.
+    Requests of a class that the instance does not know count as `default_class`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PluggedLink:
         )
 
     async def open(self) -> None:
-        """Connect and ask for reports. Raises OSError when that fails."""
+        """Connect and subscribe to reports. Raises OSError if that fails."""
         try:
             await self._control.connect(self._config.contact_timeout_s)
             await self._control.subscribe(self._config.report_interval_s)
@@ -56,7 +56,7 @@ class PluggedLink:
             raise ConnectionError(f"control port: {error}") from error
 
     async def lost(self) -> str:
-        """Wait until the connection closes, or no report has come for too long."""
+        """Wait until the connection closes, or no report has arrived for too long."""
         limit_s = self._config.report_timeout_s
         while not self._gone.is_set():
             heard_at = self._heard_at
@@ -69,12 +69,12 @@ class PluggedLink:
         return self._reason
 
     def give_up(self, reason: str) -> None:
-        """Declare the instance gone: the connection closed, or somebody else found out."""
+        """Declare the instance gone: the connection closed, or something else found out."""
         self._reason = self._reason or reason
         self._gone.set()
 
     async def migrate_out(self, move: MigrationOrder) -> None:
-        """Tell the llumlet to move a request away. Raises OSError when it cannot be told."""
+        """Order the llumlet to migrate a request. Raises OSError if the order cannot be sent."""
         target = move.destination.identity
         if target is None or not target.control_port:
             raise OSError(f"{move.destination.id} has no control port")
@@ -90,7 +90,7 @@ class PluggedLink:
             raise OSError(str(error)) from error
 
     async def drain(self, on: bool) -> None:
-        """Tell the llumlet to refuse new requests and bounce queued ones. Raises OSError."""
+        """Order the llumlet to refuse new requests and send queued ones back. Raises OSError."""
         try:
             await self._control.drain(on)
         except MigrationError as error:

@@ -1,4 +1,4 @@
-"""All instances of the fleet, and their latest reports as the snapshot the scheduler reads."""
+"""All instances of the fleet, and their latest reports as the scheduler's snapshot."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from policies.types import FleetSnapshot, InstanceId, InstanceLoad
 
 
 class InstanceTable:
-    """The instances by id, in the order they were given. `now_s` is the fleet's clock."""
+    """The instances by id, in the order in which they were added. `now_s` is the fleet's clock."""
 
     def __init__(self, n_classes: int, now_s: Callable[[], float]) -> None:
         self._instances: list[Instance] = []
@@ -29,31 +29,31 @@ class InstanceTable:
         return len(self._instances)
 
     def add(self, instance: Instance) -> None:
-        """Enter an instance."""
+        """Add an instance."""
         self._instances.append(instance)
 
     def get(self, instance_id: InstanceId | str | None) -> Instance | None:
-        """Find an instance by id; None when there is none."""
+        """Return an instance by id; None if there is none."""
         return next((each for each in self._instances if each.id == instance_id), None)
 
     def alive(self) -> list[Instance]:
-        """List the instances that answer and have reported, draining ones included."""
+        """Return the instances that are up and have reported, draining ones included."""
         return [each for each in self._instances if each.alive]
 
     def up(self) -> list[Instance]:
-        """List the instances that take requests."""
+        """Return the instances that take requests."""
         return [each for each in self._instances if each.state is InstanceState.UP]
 
     def any_plugged(self) -> bool:
-        """Say whether there is an instance, up or not, that has our plugin."""
+        """Return whether any instance, up or not, has the plugin."""
         return any(each.plugged for each in self._instances)
 
     def snapshot(self, instances: Sequence[Instance]) -> FleetSnapshot:
-        """Give the snapshot of these instances (all alive) at this moment."""
+        """Return a snapshot of these instances (all alive) at this moment."""
         loads = [each.load for each in instances if each.load is not None]
         groups = tuple(each.group for each in instances if each.load is not None)
         now_s = self._now_s()
-        # Loads are frozen, so the same objects are the same reports: only their age is new.
+        # Loads are frozen, so the same objects are the same reports: only their age changes.
         known = len(loads) == len(self._loads) and all(map(_same, self._loads, loads))
         if known and groups == self._groups:
             older_s = now_s - self._built_at_s

@@ -1,7 +1,7 @@
-"""Linking up with a server nobody modified: its load is what its Prometheus metrics tell.
+"""The link to an unmodified server: its load is read from its Prometheus metrics.
 
 vLLM writes `vllm:name`, which some exporters escape to `vllm_name`; both are understood. What a
-server does not tell is estimated, so that the same policies work, only less sharply.
+server does not report is estimated, so that the same policies work, only less precisely.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ _TYPICAL_CONTEXT_TOKENS = 512
 _MODELS_EVERY = 15
 
 LocalCount = Callable[[], int]
-"""Counts the requests we have at the instance: all there is to know of one without metrics."""
+"""Counts the frontend's requests at the instance: all that is known of one without metrics."""
 
 
 class UntouchedLink:
-    """Polls a server until it stops answering.
+    """Polls a server until it stops responding.
 
-    With `wants_llumlet` the server is given up, and so asked anew who it is, once its page says
-    that it has our plugin: a page may come before all that is on it.
+    With `wants_llumlet` the link is given up, so that the server is identified again, once its page
+    announces the plugin: the page may be served before the plugin is ready.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class UntouchedLink:
         self._reason = ""
 
     async def lost(self) -> str:
-        """Poll until the server does not answer within the deadlines, or somebody gives it up."""
+        """Poll until the server does not respond within the deadlines, or is given up."""
         silent_since = time.monotonic()
         polls = 0
         while not self._given_up.is_set():
@@ -71,21 +71,21 @@ class UntouchedLink:
             except (aiohttp.ClientError, OSError, TimeoutError, NotUnderstood) as error:
                 silent_s = time.monotonic() - silent_since
                 if silent_s > self._config.report_timeout_s:
-                    return f"no answer for {silent_s:.0f} s: {error!r}"
+                    return f"no response for {silent_s:.0f} s: {error!r}"
             await self._pause()
         return self._reason
 
     def give_up(self, reason: str) -> None:
-        """Stop polling: somebody else found the server gone."""
+        """Stop polling: something else found the server gone."""
         self._reason = reason
         self._given_up.set()
 
     async def migrate_out(self, move: MigrationOrder) -> None:
-        """Refuse: there is no llumlet to tell."""
+        """Refuse: there is no llumlet to order."""
         raise OSError(f"{self._id} has no llumlet: {move.migration_id} cannot start")
 
     async def drain(self, on: bool) -> None:
-        """Do nothing: the fleet stops sending requests, and those there are will end."""
+        """Do nothing: the fleet stops sending requests, and those on the server will end."""
 
     async def close(self) -> None:
         """Do nothing: there is no connection to close."""
@@ -120,9 +120,9 @@ class UntouchedLink:
 def read_load(
     instance_id: InstanceId, text: str, local: int, assumed_capacity_tokens: int, class_index: int
 ) -> InstanceLoad:
-    """Turn a metrics page into a load; `local` stands in for what the page does not tell.
+    """Turn a metrics page into a load; `local` stands in for what the page lacks.
 
-    All requests count as of one class (`class_index`): the page does not tell classes.
+    All requests count as one class (`class_index`): the page does not name classes.
     """
     told = _read_gauges(text)
     running = round(told.get("num_requests_running", local))

@@ -1,4 +1,4 @@
-"""Load generation: replay a workload against any OpenAI server, and check every token."""
+"""Load generation: replay a workload against any OpenAI server and check every token."""
 
 from llumnix.loadgen.check import OutputCheck, OutputChecker, check_outputs, compare_tokens
 from llumnix.loadgen.exchange import Endpoint

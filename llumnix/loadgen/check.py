@@ -1,4 +1,4 @@
-"""Comparing every output, token by token, with what it must be."""
+"""Compare every output with the expected one, token by token."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,19 +10,19 @@ from llumnix.loadgen.records import RequestRecord, Status
 from simulator.workload.request import TraceRequest
 
 ExpectedOutput = Callable[[Sequence[int], int], Sequence[int]]
-"""From prompt ids and max_tokens to the output ids a request must give."""
+"""From prompt ids and max_tokens to the output ids that a request must produce."""
 Decode = Callable[[Sequence[int]], str]
 
-# This many tokens in a row that fit elsewhere show that a stream jumped; one may fit by chance.
+# This many matching tokens in a row show that a stream jumped; one may match by chance.
 RESYNC_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """Faults found in the streams of a run, in tokens; `texts_wrong` in streams.
+    """Faults found in the streams of a run, in tokens; `texts_wrong` counts streams.
 
-    `checked` streams were compared. `unchecked` ones came without token ids and with a text that
-    does not fit: something is wrong, but nobody can say how many tokens.
+    `checked` streams were compared. `unchecked` ones have no token ids and a text that does not
+    match: something is wrong, but the number of wrong tokens is unknown.
     """
 
     checked: int = 0
@@ -35,7 +35,7 @@ class OutputCheck:
 
     @property
     def exact(self) -> bool:
-        """Nothing lost, doubled, wrong or unchecked."""
+        """Whether nothing is lost, doubled, wrong or unchecked."""
         return not (self.unchecked or self.faulty_requests)
 
 
@@ -49,12 +49,12 @@ class TokenFaults:
 
 
 def compare_tokens(expected: Sequence[int], received: Sequence[int]) -> TokenFaults:
-    """Lay the received tokens over the expected ones and count what does not fit.
+    """Align the received tokens with the expected ones and count the differences.
 
-    The received stream is followed through the expected one. Where it does not fit, it either
-    jumped, when the next few tokens fit elsewhere (the nearest such place is taken), or this token
-    is wrong and stands for the one expected. Expected tokens nothing stands for are lost; received
-    ones that fall where one already stands are doubled; a token past the end is wrong.
+    The received stream is followed through the expected one. Where they differ, either the stream
+    jumped, if the next few tokens match elsewhere (the nearest such place counts), or this token is
+    wrong and takes the place of the expected one. Expected tokens without a received one are lost;
+    received ones whose place is already taken are doubled; a token past the end is wrong.
     """
     if tuple(expected) == tuple(received):
         return TokenFaults()
@@ -86,10 +86,10 @@ def _resync(expected: Sequence[int], place: int, ahead: Sequence[int]) -> int | 
 
 
 class OutputChecker:
-    """Computes what each request must give, once, and compares runs with it.
+    """Computes the expected output of each request once, and compares runs with it.
 
-    `expected` runs in `processes` worker processes (a module-level function then), or in this one
-    with 0. Check after a run, not during it.
+    `expected` runs in `processes` worker processes (then it must be a module-level function), or in
+    this one with 0. Check after a run, not during it.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class OutputChecker:
         self._known: dict[TraceRequest, Sequence[int]] = {}
 
     def check(self, records: Sequence[RequestRecord]) -> OutputCheck:
-        """Compare every stream that began. One that broke off is held to what it brought."""
+        """Compare every stream that began. One that broke off is compared as far as it came."""
         began = [record for record in records if record.status in (Status.FINISHED, Status.CUT)]
         self._learn([record.request for record in began])
         lost = doubled = wrong = texts_wrong = unchecked = 0
@@ -172,7 +172,7 @@ def _expect(job: tuple[ExpectedOutput, PromptSource, TraceRequest]) -> Sequence[
 
 
 def _reached(expected: Sequence[int], received: Sequence[int]) -> Sequence[int]:
-    """The part of the expected tokens that a stream which broke off had come to."""
+    """Return the part of the expected tokens that a broken-off stream had reached."""
     tail = list(received[-RESYNC_TOKENS:])
     for end in range(len(expected), len(tail) - 1, -1):
         if tail and list(expected[end - len(tail) : end]) == tail:

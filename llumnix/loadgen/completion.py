@@ -1,4 +1,4 @@
-"""A streamed completion taken apart: its tokens, its text, and where each came in the body."""
+"""Parse a streamed completion: its tokens, its text, and where each arrived in the body."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from policies.types import IntColumn
 
 # One server-sent event of one line of data, as OpenAI servers send them.
 _EVENT = re.compile(rb"data: ?([^\r\n]*)\r?\n\r?\n")
-# Nearly every event is vLLM's for one token, its text free of escapes: read at a fifth of the cost
-# of JSON, and only if it is exactly that.
+# Nearly every event is vLLM's for one token, its text free of escapes: parsed at a fifth
+# of the cost of JSON, and only if it is exactly that.
 _PLAIN_TOKEN = re.compile(
     rb'"choices":\[\{"index":0,"text":"([^"\\]*)","logprobs":null,"finish_reason":null,'
     rb'"stop_reason":null,"token_ids":\[(\d+)\]\}\]\}$'
@@ -21,11 +21,11 @@ _PLAIN_TOKEN = re.compile(
 
 @dataclass(slots=True)
 class Completion:
-    """What a stream said.
+    """The contents of a stream.
 
-    `token_ids` is None when the server gave no ids for some token. `event_ends` and
-    `event_tokens` say, for each event that brought tokens, where it ended and how many it brought
-    (without ids an event with text counts as one). `done`: the stream ended as it should.
+    `token_ids` is None if the server sent no id for some token. `event_ends` and `event_tokens`
+    hold, for each event with tokens, where it ended and how many it had (without ids an event with
+    text counts as one). `done`: the stream ended properly.
     """
 
     token_ids: list[int] | None = field(default_factory=list)
@@ -45,13 +45,13 @@ class Completion:
 
     @property
     def tokens(self) -> int:
-        """Output tokens received: by their ids, else by the server's own count, else by events."""
+        """The number of output tokens: by ids, else by the server's own count, else by events."""
         if self.token_ids is None and self.usage_tokens is not None:
             return self.usage_tokens
         return sum(self.event_tokens)
 
     def add(self, text: str, ids: list[int] | None, end: int) -> None:
-        """Take in what an event that ends at `end` brought."""
+        """Add the contents of an event that ends at `end`."""
         self.texts.append(text)
         count = len(ids) if ids is not None else int(text != "")
         if not count:
@@ -64,13 +64,13 @@ class Completion:
         self.event_tokens.append(count)
 
     def token_ends(self) -> IntColumn:
-        """For each token that came in an event of its own or with others: where the event ended."""
+        """Return, for each token, where its event ended."""
         ends = np.array(self.event_ends, dtype=np.int64)
         return np.repeat(ends, np.array(self.event_tokens, dtype=np.int64))
 
 
 def parse_completion(body: bytes) -> Completion:
-    """Take the body of a streamed `/v1/completions` answer apart; what is no event is skipped."""
+    """Parse the body of a streamed `/v1/completions` response; anything but events is skipped."""
     completion = Completion()
     for event in _EVENT.finditer(body):
         data = event.group(1)
@@ -103,7 +103,7 @@ def _take(completion: Completion, message: dict[str, Any], end: int) -> None:
 
 
 def error_text(message: object) -> str:
-    """The text of an OpenAI-shaped error, or of whatever came in its place."""
+    """Return the message of an OpenAI-style error, or whatever text came in its place."""
     error = message.get("error", message) if isinstance(message, dict) else message
     if isinstance(error, dict) and error.get("message"):
         return str(error["message"])

@@ -1,10 +1,10 @@
-"""One HTTP/1.1 exchange as a load generator needs it: every read stamped, nothing parsed meanwhile.
+"""One HTTP/1.1 exchange, as a load generator needs it: each read timed, nothing parsed meanwhile.
 
-A streamed answer comes in one small read a token, and whatever a client spends on a read is taken
-from the fleet it measures (on one machine) and added to what it measures. Here a read costs an
-append and a look at the clock: 12 µs a token with the kernel's share, where a general HTTP client's
-stream reader took 22 µs. The answer is taken apart when all is over (`reply`). Each exchange has a
-connection of its own, which the server closes to end it.
+A streamed response arrives in one small read per token, and the time a client spends on a read is
+taken from the fleet it measures (on the same machine) and added to the measurement. Here a read
+costs an append and a clock reading: 12 µs per token including the kernel, against 22 µs with a
+general HTTP client's stream reader. The response is parsed after the run (`reply`). Each exchange
+has its own connection, which the server closes to end it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is: what `http://host:8000/prefix` says. `host_header` names it to itself."""
+    """The address of a server, parsed from `http://host:8000/prefix`, with its Host header."""
 
     host: str
     port: int
@@ -29,10 +29,10 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> "Endpoint":
-        """Read a base URL, with or without the `/v1` of OpenAI clients; raises ValueError."""
+        """Parse a base URL, with or without the `/v1` of OpenAI clients; raises ValueError."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not a URL like http://localhost:8000")
+            raise ValueError(f"{url!r} is not a URL such as http://localhost:8000")
         tls = parts.scheme == "https"
         prefix = parts.path.rstrip("/").removesuffix("/v1")
         port = parts.port or (443 if tls else 80)
@@ -40,15 +40,15 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The base URL, without a slash at its end."""
+        """The base URL, without a trailing slash."""
         return f"{'https' if self.tls else 'http'}://{self.host_header}{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What came back: all bytes, and for each read when it came and where it ended in them.
+    """The response: all bytes, and for each read its time and where it ended in them.
 
-    Times are those of `time.monotonic`. `error` says why it ended if the server did not end it.
+    Times are those of `time.monotonic`. `error` says why it ended, if the server did not end it.
     """
 
     raw: bytes
@@ -85,8 +85,9 @@ class _Reading(asyncio.Protocol):
 async def post(
     endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
 ) -> Exchange:
-    """Post and read until the server closes, at most `timeout_s` (wall) in all; never raises
-    for what the network or the server does: that is in the exchange's `error`.
+    """Post and read until the server closes, for at most `timeout_s` (wall) in all.
+
+    Failures of the network or the server are not raised: they are in the exchange's `error`.
     """
     loop = asyncio.get_running_loop()
     reading = _Reading()
@@ -106,9 +107,9 @@ async def post(
             finally:
                 transport.abort()
     except TimeoutError:
-        error = f"no end of the answer within {timeout_s:g} s"
+        error = f"the response did not end within {timeout_s:g} s"
     except OSError as failure:
-        error = f"no connection to {endpoint.url}: {failure}"
+        error = f"cannot connect to {endpoint.url}: {failure}"
     return reading.exchange(error)
 
 

@@ -1,4 +1,4 @@
-"""Open-loop load: each request is sent when its workload says, whatever became of the others."""
+"""Open-loop load: each request is sent at its scheduled time, whatever became of the others."""
 
 import asyncio
 import json
@@ -14,23 +14,23 @@ from llumnix.loadgen.prompts import PromptSource
 from llumnix.loadgen.records import RequestRecord, Sent, make_record
 from simulator.workload.request import TraceRequest
 
-# Answers are taken apart after the run, so that it costs the run nothing, until they fill this.
+# Responses are parsed after the run, at no cost to it, until they fill this many bytes.
 KEPT_ANSWERS_BYTES = 512 * 2**20
 # Time for the loop to settle before the first request is due (wall).
 LEAD_S = 0.05
 
 Progress = Callable[[int, int, int], None]
-"""Called with requests done, requests in all, requests in flight."""
+"""Called with the number of requests done, in all, and in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a workload is sent.
+    """How to send a workload.
 
-    `speed` is how many fleet seconds pass in a wall second. `timeout_s` (wall) bounds each
-    request from its sending to the end of its stream; `max_open` (0: no bound) the requests open
-    at once: a request over it waits, and its wait counts as slip of the generator. Up to
-    `kept_answers_bytes` answers are kept as they came, and read only after the run.
+    `speed` is the number of fleet seconds per wall second. `timeout_s` (wall) bounds each request
+    from its sending to the end of its stream; `max_open` (0: no bound) bounds the requests open at
+    once: one beyond it waits, and its wait counts as slip of the generator. Up to
+    `kept_answers_bytes` of responses are kept raw, and parsed only after the run.
     """
 
     model: str
@@ -53,19 +53,19 @@ async def run_load(
     options: LoadOptions,
     progress: Progress | None = None,
 ) -> list[RequestRecord]:
-    """Send a workload and collect every request's record, in the workload's order."""
+    """Send a workload and return every request's record, in the workload's order."""
     _allow_many_files()
     run = _Run(len(requests), endpoint, options, progress)
     async with asyncio.TaskGroup() as tasks:
         for request in sorted(requests, key=lambda request: request.arrival_s):
-            body = _body(request, options)  # made before it is due: it takes a while
+            body = _body(request, options)  # made before it is due: making it takes a while
             await asyncio.sleep(max(0.0, run.due_in_s(request)))
             tasks.create_task(run.send(request, body))
     return run.records()
 
 
 class _Run:
-    """The state of one run: its clock, and what came back so far."""
+    """The state of one run: its clock and the responses so far."""
 
     def __init__(
         self, total: int, endpoint: Endpoint, options: LoadOptions, progress: Progress | None
@@ -83,7 +83,7 @@ class _Run:
         self.ended: list[Sent | RequestRecord] = []
 
     def due_in_s(self, request: TraceRequest) -> float:
-        """Wall seconds until a request is due."""
+        """Return the wall seconds until a request is due."""
         due_s = self.started_s + request.arrival_s / self.options.speed
         return due_s - time.monotonic()
 
@@ -106,7 +106,7 @@ class _Run:
         self._changed(-1)
 
     def records(self) -> list[RequestRecord]:
-        """All records, in order of the requests' index."""
+        """Return all records, in the order of the requests' indexes."""
         records = [self._record(ended) for ended in self.ended]
         return sorted(records, key=lambda record: record.request.index)
 
@@ -144,6 +144,6 @@ def _body(request: TraceRequest, options: LoadOptions) -> bytes:
 
 
 def _allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one: each open request takes one."""
+    """Raise the soft limit of open files to the hard one: each open request needs a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

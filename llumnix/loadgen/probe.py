@@ -1,4 +1,4 @@
-"""What a server says of itself: its model, its speed, and its counters before and after a run."""
+"""A server's description of itself: model, speed, and counters before and after a run."""
 
 import asyncio
 import dataclasses
@@ -19,16 +19,16 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # A run in which more than one step in a hundred completed late measured the emulator, not the
 # fleet it emulates.
 LATE_STEPS_SHARE = 0.01
-# A fleet lists the downtimes of its last migrations only.
+# A fleet lists only the downtimes of its last migrations.
 KEPT_MOVES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A snapshot of a server. Everything is empty but `model` for a server that is not ours.
+    """A snapshot of a server. For one that is not Llumnix, all but `model` is empty.
 
-    `fleet` is what `/llumnix/fleet` says, `engines` the `/llumnix/stats` of each emulated engine by
-    URL. `speed` is None for a server that does not tell.
+    `fleet` is the response of `/llumnix/fleet`, `engines` holds the `/llumnix/stats` of each
+    emulated engine by URL. `speed` is None for a server that does not report it.
     """
 
     model: str
@@ -39,13 +39,13 @@ class ServerState:
 
 
 async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) -> ServerState:
-    """Ask a server; raises Unreachable when it does not answer at all."""
+    """Take a snapshot of a server; raises Unreachable if it does not respond at all."""
     async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
         try:
             models = await _get(session, f"{endpoint.url}/v1/models")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unreachable(
-                f"no server answers at {endpoint.url} ({error or type(error).__name__}): is it "
+                f"no server responds at {endpoint.url} ({error or type(error).__name__}): is it "
                 "running? `llumnix serve --emulate 4` starts one"
             ) from error
         data = models.get("data")
@@ -63,7 +63,7 @@ async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) ->
 
 
 def _read(answer: Mapping[str, Any]) -> FleetStatus | None:
-    """Take what a frontend of ours says; another server may have any page there, or none."""
+    """Read a Llumnix frontend's page; another server may have anything there, or nothing."""
     try:
         return FleetStatus.from_json(answer)
     except SchemaError:
@@ -85,17 +85,17 @@ async def _get_if_there(session: aiohttp.ClientSession, url: str) -> dict[str, A
     try:
         return await _get(session, url)
     except (aiohttp.ClientError, OSError, TimeoutError):
-        return {}  # an instance may be gone, or not reachable from here
+        return {}  # an instance may be gone, or unreachable from here
 
 
 @dataclass(frozen=True, slots=True)
 class FleetRun:
-    """What a fleet says happened during a run; None is unknown.
+    """A fleet's own account of a run; None is unknown.
 
-    Downtimes, gaps and the median decode step in emulated milliseconds. `late_share` is the share
-    of emulated engine steps that completed late; `late_p99_steps` is how late, in decode steps, one
-    step in a hundred was at least, in the worst engine. `cached_prompt_tokens` were not computed,
-    but found in a prefix cache. `instance_seconds` is how long machines were held, summed up.
+    Downtimes, gaps and the median decode step are in emulated milliseconds. `late_share` is the
+    share of emulated engine steps that completed late; `late_p99_steps` is the 99th percentile of
+    their lateness in the worst engine, in decode steps. `cached_prompt_tokens` were found in a
+    prefix cache rather than computed. `instance_seconds` is the total time that machines were held.
     """
 
     policy: str = ""
@@ -114,7 +114,7 @@ class FleetRun:
 
 
 def between(before: ServerState, after: ServerState) -> FleetRun:
-    """What happened between two snapshots."""
+    """Return what happened between two snapshots."""
     preemptions = decode_step_ms = late_share = late_p99_steps = None
     if after.engines:
         preemptions = sum(_grown(before, after, "preemptions").values())
@@ -136,13 +136,13 @@ def between(before: ServerState, after: ServerState) -> FleetRun:
 
 
 def _counted(before: FleetStatus | None, after: FleetStatus) -> FleetRun:
-    """What a frontend counted between two looks; one that was not there had counted nothing."""
+    """Return what a frontend counted between two snapshots; one not yet there counted nothing."""
     old, new = before.totals if before else Totals(), after.totals
     committed = new.migrations_committed - old.migrations_committed
 
     def latest(were: Sequence[float], are: Sequence[float]) -> tuple[float, ...]:
         fresh = len(are) - len(were)
-        if len(are) >= KEPT_MOVES:  # the ring is full: the oldest have made room
+        if len(are) >= KEPT_MOVES:  # the ring is full: the oldest were overwritten
             fresh = max(fresh, min(committed, len(are)))
         return tuple(are[max(0, len(are) - fresh) :])
 
@@ -158,14 +158,14 @@ def _counted(before: FleetStatus | None, after: FleetStatus) -> FleetRun:
 
 
 def _late_p99_steps(stats: Mapping[str, Any], speed: float | None) -> float:
-    """How late one step in a hundred of an engine was at least, in decode steps; 0 if untold."""
+    """Return the 99th percentile of an engine's lateness, in decode steps; 0 if unknown."""
     late_s = float(stats["lag"].get("p99_s", 0.0))
     step_s = float(stats["decode_step_ms"].get("mean", 0.0)) / 1000 / (speed or 1.0)
     return late_s / step_s if step_s else 0.0
 
 
 def _grown(before: ServerState, after: ServerState, *keys: str) -> dict[str, int]:
-    """By engine, how much a counter grew; an engine started meanwhile counts from zero."""
+    """Return a counter's growth by engine; an engine started meanwhile counts from zero."""
 
     def read(stats: Any) -> int:
         for key in keys:

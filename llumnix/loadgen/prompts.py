@@ -1,4 +1,4 @@
-"""Prompts for requests of which only the length is known."""
+"""Prompts for requests whose length alone is known."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from simulator.workload.request import TraceRequest
 
 @dataclass(frozen=True, slots=True)
 class PromptSource:
-    """Random token ids of `[low_id, high_id)`, fixed by the seed and the request's index.
+    """Random token ids in `[low_id, high_id)`, determined by the seed and the request's index.
 
-    Draw from ids that are plain words in the served model. The default suits the emulated model
-    (its words) and any vocabulary of 4,096 tokens or more.
+    The range should hold plain words of the served model. The default suits the emulated model and
+    any vocabulary of 4,096 tokens or more.
     """
 
     seed: int = 0
@@ -23,7 +23,7 @@ class PromptSource:
             raise ValueError(f"not a range of token ids: {self.low_id} to {self.high_id}")
 
     def token_ids(self, request: TraceRequest) -> list[int]:
-        """The prompt of a request; the same every time."""
+        """Return the prompt of a request, the same every time."""
         draws = stream(self.seed, f"prompt/{request.index}")
         ids: list[int] = draws.integers(self.low_id, self.high_id, request.prompt_tokens).tolist()
         return ids

@@ -1,4 +1,4 @@
-"""What became of each request of a run."""
+"""The outcome of each request of a run."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from policies.types import FloatColumn
 from simulator.workload.request import TraceRequest
 
 SHED_STATUSES = (429, 503)
-"""Answers of a server that is, or soon would be, overloaded."""
+"""HTTP statuses of a server that is, or is about to be, overloaded."""
 _TOO_LONG = re.compile(r"max_model_len|context|length|too long|longer|exceed|max_tokens", re.I)
 
 
 class Status(StrEnum):
-    """How a request ended. `CUT` is a stream that broke off after its first token."""
+    """How a request ended. `CUT`: its stream broke off after the first token."""
 
     FINISHED = "finished"
     REJECTED = "rejected"
@@ -29,12 +29,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request's story. Times are fleet seconds after the start of the run.
+    """The record of one request. Times are fleet seconds after the start of the run.
 
-    `sent_s` is when it was sent; it was due at `request.arrival_s`, and latencies count from
-    there, so that a slow generator cannot hide a slow fleet. `token_times_s` has one time a token
-    received (tokens that came in one read share theirs). `token_ids` is None where the server
-    gave no ids. `http_status` is 0 if no answer came.
+    `sent_s` is when it was sent; it was due at `request.arrival_s`, and latencies count from then,
+    so that a slow generator cannot hide a slow fleet. `token_times_s` has one time per token
+    received (tokens of one read share theirs). `token_ids` is None if the server sent no ids.
+    `http_status` is 0 if there was no response.
     """
 
     request: TraceRequest
@@ -51,7 +51,7 @@ class RequestRecord:
 
     @property
     def slip_s(self) -> float:
-        """How late the generator itself was, fleet seconds."""
+        """How late the generator itself was, in fleet seconds."""
         return self.sent_s - self.request.arrival_s
 
     @property
@@ -74,12 +74,12 @@ class RequestRecord:
 
     @property
     def ended_s(self) -> float:
-        """When the last thing known of it happened."""
+        """The time of the last event known of the request."""
         return float(self.token_times_s[-1]) if len(self.token_times_s) else self.sent_s
 
     @property
     def shed(self) -> bool:
-        """Rejected for load, not for its own length."""
+        """Whether it was rejected for load, not for its own length."""
         return self.status is Status.REJECTED and self.http_status in SHED_STATUSES
 
     def _since_arrival_s(self, token: int) -> float | None:
@@ -90,7 +90,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request that was sent and what came back, not taken apart yet."""
+    """A request that was sent and its response, not parsed yet."""
 
     request: TraceRequest
     request_id: str
@@ -99,7 +99,7 @@ class Sent:
 
 
 def make_record(sent: Sent, started_s: float, speed: float) -> RequestRecord:
-    """Judge an exchange; `started_s` is the run's start on the monotonic clock."""
+    """Return the record of an exchange; `started_s` is the run's start on the monotonic clock."""
     reply = parse_reply(sent.exchange)
     completion = parse_completion(reply.body) if reply and reply.status == 200 else Completion()
     status, error = _judge(sent.exchange, reply, completion)
@@ -123,14 +123,14 @@ def make_record(sent: Sent, started_s: float, speed: float) -> RequestRecord:
 
 def _judge(exchange: Exchange, reply: Reply | None, completion: Completion) -> tuple[Status, str]:
     if reply is None:
-        return Status.FAILED, exchange.error or "the server closed without an answer"
+        return Status.FAILED, exchange.error or "the server closed without a response"
     if reply.status != 200:
         return _judge_refusal(reply)
     broken = Status.CUT if completion.event_ends else Status.FAILED
     if completion.error:
         return broken, completion.error
     if not completion.done or not completion.finish_reason:
-        return broken, exchange.error or "the stream ended before its end"
+        return broken, exchange.error or "the stream broke off"
     if completion.finish_reason == "abort":
         return broken, f"the server aborted the stream ({completion.stop_reason or 'no reason'})"
     return Status.FINISHED, ""
@@ -143,7 +143,7 @@ def _judge_refusal(reply: Reply) -> tuple[Status, str]:
         error = reply.body[:200].decode(errors="replace")
     if reply.status in SHED_STATUSES or reply.status == 413:
         return Status.REJECTED, error
-    # The one 400 our requests may earn is for their length; any other is a fault to be seen.
+    # A 400 for its length is the only one a request may get; any other is a fault to be seen.
     if reply.status == 400 and _TOO_LONG.search(error):
         return Status.REJECTED, error
     return Status.FAILED, f"HTTP {reply.status}: {error}"

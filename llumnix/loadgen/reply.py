@@ -1,4 +1,4 @@
-"""An HTTP answer taken apart: status, body, and how much of the body each read had brought."""
+"""Parse an HTTP response: status, body, and how much of the body each read delivered."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from policies.types import FloatColumn, IntColumn
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A status and a body; whether the body is whole is for the body itself to say.
+    """A status and a body; only the body itself shows whether it is complete.
 
-    `body_at_read[i]` bytes of the body were there at `read_times_s[i]`.
+    `body_at_read[i]` bytes of the body had arrived at `read_times_s[i]`.
     """
 
     status: int
@@ -21,14 +21,14 @@ class Reply:
     read_times_s: FloatColumn
 
     def times_of(self, body_ends: IntColumn) -> FloatColumn:
-        """When the body had been read up to each of these offsets."""
+        """Return when the body had been read up to each of these offsets."""
         reads = np.searchsorted(self.body_at_read, body_ends, side="left")
         times_s: FloatColumn = self.read_times_s[reads]
         return times_s
 
 
 def parse_reply(exchange: Exchange) -> Reply | None:
-    """Take an exchange apart; None if not even a head of an HTTP answer came."""
+    """Parse an exchange; None if not even the head of an HTTP response arrived."""
     head, blank, rest = exchange.raw.partition(b"\r\n\r\n")
     status, headers = _head(head)
     if not blank or status == 0:
@@ -58,7 +58,7 @@ def _head(head: bytes) -> tuple[int, dict[str, str]]:
 
 
 def _chunks(data: bytes) -> tuple[list[int], list[bytes]]:
-    """Cut chunked framing open: where each piece lies, and the pieces."""
+    """Undo chunked framing: return the position of each piece, and the pieces."""
     starts: list[int] = []
     parts: list[bytes] = []
     position = 0
@@ -77,7 +77,7 @@ def _chunks(data: bytes) -> tuple[list[int], list[bytes]]:
 
 
 def _body_at(read_ends: IntColumn, starts: IntColumn, sizes: IntColumn) -> IntColumn:
-    """How many bytes of the body lie before each offset into the framed bytes."""
+    """Return how many bytes of the body lie before each offset into the framed bytes."""
     if not len(starts):
         return np.zeros_like(read_ends)
     before = np.cumsum(sizes) - sizes

@@ -1,1 +1,1 @@
-"""What is measured: the catalogue of metrics, and the tally that counts them."""
+"""Metrics: their catalogue, and the tally that counts them."""

@@ -1,12 +1,12 @@
-"""Every Prometheus metric of the fleet, named once.
+"""Every Prometheus metric of the fleet, defined once.
 
 `CATALOGUE` is the one list: `FleetMetrics` builds the client objects from it, and the dashboard
 and the alert rules are checked against it. All durations are *fleet* seconds (on an emulated fleet,
-wall time multiplied by its speed), so that one dashboard reads right at any speed.
+wall time multiplied by its speed), so that one dashboard is right at any speed.
 
-Two traps shape the names. There is no colon in any: exporters escape colons for some scrapers, and
-every query then silently finds nothing. And an engine's label is `instance_id`, never `instance`:
-Prometheus writes the scraped host into `instance` and would rename ours.
+Two traps shape the names. None has a colon: exporters escape colons for some scrapers, and every
+query then silently finds nothing. And an engine's label is `instance_id`, never `instance`:
+Prometheus writes the scraped host into `instance` and would rename this one.
 """
 
 from collections.abc import Collection, Sequence
@@ -34,7 +34,7 @@ RESUME_REASONS: Final = ("migrated", "instance_died", "requeued")
 RESUME_RESULTS: Final = ("ok", "failed")
 KV_KINDS: Final = ("physical", "reserved", "capacity")
 
-# Service-level bounds people choose (0.2, 0.5, 1, 2, 3, 10 s …) are all bucket bounds: a ratio of
+# Common service-level bounds (0.2, 0.5, 1, 2, 3, 10 s …) are all bucket bounds: the share of
 # requests within an objective is exact only there.
 _TTFT_S: Final = (
     *(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
@@ -60,9 +60,9 @@ _GAP_S: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One entry of the catalogue; `unit` is what one unit of the value counts (seconds, tokens…).
+    """One entry of the catalogue; `unit` is the unit of its value (seconds, tokens…).
 
-    `buckets` are the upper bounds of a histogram, in its unit, and empty for the other kinds.
+    `buckets` are the upper bounds of a histogram, in its unit; other kinds have none.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
     def series(self) -> tuple[str, ...]:
-        """Name the series a scrape shows for this metric."""
+        """Return the names of the series that a scrape shows for this metric."""
         if self.kind == "histogram":
             return tuple(f"{self.name}{part}" for part in ("_bucket", "_sum", "_count"))
         return (self.name,)
@@ -94,33 +94,40 @@ def _seconds(name: str, buckets: tuple[float, ...], text: str, *labels: str) -> 
 CATALOGUE: Final[tuple[Metric, ...]] = (
     _counter("requests_total", "requests", "Requests that ended.", "class_name", "outcome"),
     _counter("output_tokens_total", "tokens", "Output tokens sent to clients.", "class_name"),
-    _seconds("ttft_seconds", _TTFT_S, "Arrival to the first output token.", "class_name"),
+    _seconds("ttft_seconds", _TTFT_S, "Time from arrival to the first output token.", "class_name"),
     _seconds("tpot_seconds", _TPOT_S, "Mean time per output token after the first.", "class_name"),
-    _seconds("e2e_seconds", _E2E_S, "Arrival to the last output token.", "class_name"),
-    _seconds("queue_wait_seconds", _WAIT_S, "Time held in the frontend's queue.", "class_name"),
-    _gauge("queue_length", "requests", "Requests held in the frontend's queue.", "class_name"),
-    _gauge("queue_limit", "requests", "Requests the frontend's queue can hold, all classes."),
+    _seconds("e2e_seconds", _E2E_S, "Time from arrival to the last output token.", "class_name"),
+    _seconds("queue_wait_seconds", _WAIT_S, "Time spent in the frontend's queue.", "class_name"),
+    _gauge("queue_length", "requests", "Requests in the frontend's queue.", "class_name"),
+    _gauge(
+        "queue_limit", "requests", "Capacity of the frontend's queue, in requests of all classes."
+    ),
     _counter("dispatch_total", "requests", "Requests sent to instances.", "policy", "instance_id"),
     _gauge("streams_open", "streams", "Client streams being served."),
     _counter("migrations_total", "migrations", "Migrations that ended.", "reason", "result"),
     _seconds(
         "migration_downtime_seconds",
         _GAP_S,
-        "Pause a migration added for the client: its gap less one mean inter-token interval.",
+        "Pause that a migration added for the client: its gap less one mean inter-token interval.",
     ),
     _seconds(
         "migration_gap_seconds",
         _GAP_S,
-        "Last token from the source to first new token from the destination, as the client saw it.",
+        "Time from the source's last token to the destination's first new one, as the client saw "
+        "it.",
     ),
-    _counter("migration_copied_bytes_total", "bytes", "KV bytes moved by migrations."),
-    _counter("resumes_total", "streams", "Streams carried on elsewhere.", "reason", "result"),
-    _counter("stream_mismatch_total", "streams", "Replays unlike what the client already had."),
-    _gauge("instance_up", "flag", "1 while the instance answers, else 0.", "instance_id"),
+    _counter("migration_copied_bytes_total", "bytes", "KV bytes copied by migrations."),
+    _counter(
+        "resumes_total", "streams", "Streams resumed on another instance.", "reason", "result"
+    ),
+    _counter(
+        "stream_mismatch_total", "streams", "Replays that differ from what the client already had."
+    ),
+    _gauge("instance_up", "flag", "1 while the instance is up, else 0.", "instance_id"),
     _gauge(
         "instance_freeness",
         "steps",
-        "Decode steps the instance can still take, as the scheduler sees it; may be negative.",
+        "Decode steps that the instance can still run, as the scheduler sees it; may be negative.",
         "instance_id",
     ),
     _gauge("instance_running", "requests", "Requests in the instance's batch.", "instance_id"),
@@ -128,20 +135,22 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _gauge(
         "instance_prefill_backlog_tokens",
         "tokens",
-        "Tokens the instance's requests must still prefill; 0 where it does not tell.",
+        "Tokens that the instance has yet to prefill; 0 if it does not report them.",
         "instance_id",
     ),
-    _gauge("instance_kv_tokens", "tokens", "KV memory of the instance.", "instance_id", "kind"),
+    _gauge("instance_kv_tokens", "tokens", "KV cache of the instance.", "instance_id", "kind"),
     _gauge("snapshot_age_seconds", "seconds", "Age of the instance's last report.", "instance_id"),
-    _counter("control_frames_refused_total", "frames", "Control frames refused.", "reason"),
-    _gauge("build_info", "info", "Always 1; the version that runs.", "version"),
+    _counter(
+        "control_frames_refused_total", "frames", "Control frames that were refused.", "reason"
+    ),
+    _gauge("build_info", "info", "Always 1; labelled with the running version.", "version"),
 )
 
 _BY_NAME: Final = {metric.name: metric for metric in CATALOGUE}
 
 
 class FleetMetrics:
-    """The catalogue as live prometheus-client objects, one attribute each.
+    """The catalogue as prometheus-client objects, one attribute each.
 
     An attribute is the metric's name without `llumnix_`. Build one per registry; a second on the
     same registry raises ValueError. Call `declare_classes` once, so that counters exist at 0 before
@@ -199,10 +208,10 @@ class FleetMetrics:
                 histogram.labels(class_name=class_name)
 
     def retain_instances(self, known: Collection[str], reporting: Collection[str]) -> None:
-        """Drop the series of instances that are gone, so that none goes on saying old values.
+        """Drop the series of instances that are gone, so that none keeps an old value.
 
-        Of the `known` instances, which are in the fleet whether they answer or not, counters and
-        `instance_up` stay; what a report told is shown of those that are `reporting` alone.
+        Counters and `instance_up` stay for the `known` instances, which are in the fleet whether up
+        or not; figures from reports stay only for those that are `reporting`.
         """
         for metric in CATALOGUE:
             if "instance_id" not in metric.labels:

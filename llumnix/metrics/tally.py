@@ -1,4 +1,4 @@
-"""Counting: every figure the fleet publishes, as Prometheus metrics and as totals in JSON.
+"""Count every figure that the fleet publishes, as Prometheus metrics and as totals in JSON.
 
 All durations given here are fleet seconds.
 """
@@ -14,7 +14,7 @@ _KEPT = 1000
 
 
 class _OfClass:
-    """The metrics of one class, looked up once: finding a label costs as much as counting."""
+    """The metrics of one class, looked up once: a label lookup costs as much as counting."""
 
     def __init__(self, metrics: FleetMetrics, name: str) -> None:
         self.ended = {
@@ -64,21 +64,21 @@ class Tally:
         self.metrics.streams_open.dec()
 
     def waited(self, class_name: str, wait_s: float) -> None:
-        """Note how long a request was held in the queue."""
+        """Record how long a request was queued."""
         self._classes[class_name].queue_wait.observe(wait_s)
 
     def dispatched(self, policy: str, instance_id: str) -> None:
-        """Count a request sent to an instance by a policy."""
+        """Count a request that a policy sent to an instance."""
         self.metrics.dispatch_total.labels(policy=policy, instance_id=instance_id).inc()
 
     def first_token(self, class_name: str, ttft_s: float) -> None:
-        """Note the time from arrival to the first token."""
+        """Record the time from arrival to the first token."""
         self._classes[class_name].ttft.observe(ttft_s)
 
     def answered(
         self, class_name: str, e2e_s: float, tokens: int, tpot_s: float | None = None
     ) -> None:
-        """Note a finished answer; `tpot_s` is None where it has fewer than two timed tokens."""
+        """Record a finished response; `tpot_s` is None if it has fewer than two timed tokens."""
         known = self._classes[class_name]
         known.e2e.observe(e2e_s)
         known.output_tokens.inc(tokens)
@@ -86,25 +86,25 @@ class Tally:
             known.tpot.observe(tpot_s)
 
     def moved(self, gap_s: float, downtime_s: float) -> None:
-        """Note the pause a migration made in its client's stream."""
+        """Record the pause that a migration made in its client's stream."""
         self.gaps_s.append(gap_s)
         self.downtimes_s.append(downtime_s)
         self.metrics.migration_gap_seconds.observe(gap_s)
         self.metrics.migration_downtime_seconds.observe(downtime_s)
 
     def carried_on(self, reason: str, *, ok: bool) -> None:
-        """Count a request continued elsewhere: migrated, instance_died or requeued."""
+        """Count a request resumed elsewhere: migrated, instance_died or requeued."""
         self.resumed += ok
         result = "ok" if ok else "failed"
         self.metrics.resumes_total.labels(reason=reason, result=result).inc()
 
     def diverged(self) -> None:
-        """Count a replay unlike what the client already had."""
+        """Count a replay that differs from what the client already had."""
         self.mismatches += 1
         self.metrics.stream_mismatch_total.inc()
 
     def forged(self, reason: str) -> None:
-        """Count something on the control surface that was refused."""
+        """Count a refused frame on the control surface."""
         self.metrics.control_frames_refused_total.labels(reason=reason).inc()
 
     def migration_ended(self, reason: str, result: EventKind, copied_bytes: int) -> None:
@@ -114,7 +114,7 @@ class Tally:
         self.metrics.migration_copied_bytes_total.inc(copied_bytes)
 
     def totals(self) -> Totals:
-        """Say what the admin API tells of them."""
+        """Return the totals for the admin API."""
         return Totals(
             requests=self.arrived,
             **self.outcomes,

@@ -20,7 +20,7 @@ from llumnix.results.json_output import write_json
 from llumnix.results.result import RunResult
 
 POLICIES = ("round-robin", "load-aware", "freeness")
-"""What is compared unless policies are named."""
+"""The policies compared by default."""
 FIGURES: Mapping[str, Callable[[RunResult], float | None]] = {
     "TTFT mean, s": lambda result: result.ttft_s.mean,
     "TTFT p99, s": lambda result: result.ttft_s.p99,
@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def seeds_of(args: argparse.Namespace) -> range:
-    """List the seeds asked for."""
+    """Return the seeds to simulate."""
     return range(args.seed, args.seed + args.seeds)
 
 
 def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list[Job]:
-    """Describe a simulation for every pair of policy and seed."""
+    """Return one simulation per pair of policy and seed."""
     configs = {
         name: simulate.settings_of(argparse.Namespace(**{**vars(args), "policy": name}))
         for name, _ in places
@@ -111,7 +111,7 @@ def jobs_of(args: argparse.Namespace, places: Sequence[tuple[str, int]]) -> list
 
 
 def figures_of(result: RunResult) -> dict[str, float]:
-    """Return the figures that are compared, without those that are unknown."""
+    """Return the figures to compare, without unknown ones."""
     values = {name: take(result) for name, take in FIGURES.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
 
@@ -119,7 +119,7 @@ def figures_of(result: RunResult) -> dict[str, float]:
 def differences(
     figures: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, Estimate]]:
-    """Estimate, by policy and figure, the difference from the first policy."""
+    """Estimate each policy's difference from the first, by figure."""
     first = next(iter(figures))
     return {
         name: {
@@ -135,7 +135,7 @@ def differences(
 
 
 def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    """Put the policies side by side: means of the first, differences of the others."""
+    """Return the policies side by side: means of the first, differences of the others."""
     first, *others = figures
     found = differences(figures)
     seeds = len(figures[first])
@@ -160,7 +160,7 @@ def table(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 
 
 def as_json(figures: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Return every figure of every seed, and the estimates made from them."""
+    """Return every figure of every seed, and the estimates derived from them."""
     found = differences(figures)
     return {
         name: {

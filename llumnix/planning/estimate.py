@@ -16,14 +16,14 @@ _T95 = (
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and half the width of its interval; None where one value says nothing of it."""
+    """A mean and half the width of its interval; None if there is only one value."""
 
     mean: float
     half_width: float | None
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
@@ -35,9 +35,9 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Estimate the mean of independent values; raises ValueError without any."""
+    """Estimate the mean of independent values; raises ValueError if there are none."""
     if not values:
-        raise ValueError("there is no mean of nothing")
+        raise ValueError("the mean needs at least one value")
     mean = float(np.mean(values))
     if len(values) < 2:
         return Estimate(mean, None)

@@ -1,4 +1,4 @@
-"""A simulation's files: a row a request (CSV or Parquet), and a trace for Perfetto."""
+"""A simulation's files: one row per request (CSV or Parquet), and a trace for Perfetto."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ _US = 1000
 
 
 def row_of(life: Life) -> dict[str, Any]:
-    """Sum one request up; times in seconds, empty where there is none."""
+    """Return one request as a row; times are in seconds, empty if there is none."""
     record = SimulatedRecord(life)
     return {
         "request": life.request.index,
@@ -42,7 +42,7 @@ def row_of(life: Life) -> dict[str, Any]:
 
 
 def write_requests(path: Path, lives: Sequence[Life]) -> None:
-    """Write a row a request, in the format the name ends in; raises ConfigError."""
+    """Write one row per request, in the format of the file's suffix; raises ConfigError."""
     rows = [row_of(life) for life in lives]
     try:
         if path.suffix == ".csv":
@@ -71,7 +71,7 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_perfetto(path: Path, fleet: ServingFleet, lives: Sequence[Life]) -> None:
-    """Write a trace in the Chrome format: requests as slices on their instances, moves as arrows.
+    """Write a trace in the Chrome format: requests as slices on instances, migrations as arrows.
 
     Raises ConfigError.
     """
@@ -90,7 +90,7 @@ def write_perfetto(path: Path, fleet: ServingFleet, lives: Sequence[Life]) -> No
 
 
 def _slices(life: Life, numbers: dict[Any, int]) -> list[dict[str, Any]]:
-    """A request is one thread; of every instance it was at, one slice, and an arrow between."""
+    """Return a request as one thread: a slice per instance it was on, with arrows between them."""
     if not life.dispatched_ns and not life.tokens:
         return []
     moves = [move for move in life.moves if move.committed_ns]

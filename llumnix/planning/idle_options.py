@@ -1,4 +1,4 @@
-"""Options of `llumnix workload` that its sources have no use for: an error, not silence."""
+"""Refuse options of `llumnix workload` that have no effect on its sources."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from llumnix.workloads import find_workload
 
 
 def refuse_idle_options(args: argparse.Namespace) -> None:
-    """Raise ConfigError for an option of a verb that changes nothing for any of its sources."""
+    """Raise ConfigError for an option of a verb that affects none of its sources."""
     sources = sources_of(args)
     of_a_profile = getattr(args, "duration_s", None) is not None
     if args.format is not None and (of_a_profile or not any(map(_is_file, sources))):
@@ -23,7 +23,7 @@ def refuse_idle_options(args: argparse.Namespace) -> None:
 
 
 def sources_of(args: argparse.Namespace) -> list[str | Path]:
-    """List what a verb reads."""
+    """Return the sources that a verb reads."""
     if "workloads" in args:
         return list(args.workloads)
     return [args.trace if "trace" in args else args.workload]

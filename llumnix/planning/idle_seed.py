@@ -1,6 +1,6 @@
-"""Whether a seed changes anything: not where a trace is served whole by a fleet that draws nothing.
+"""Refuse seeds that change nothing: a whole trace, served by a fleet that draws nothing.
 
-Several seeds would then be one and the same run, and an interval over them a false promise.
+Several seeds would then give the same run, and an interval over them would mislead.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from simulator.workload.load import is_profile
 from simulator.workload.request import WorkloadError
 
 _DRAWING_NOTHING = ("freeness", "load-aware", "least-requests", "round-robin")
-"""Policies known never to look at the seed; of others, one's own included, nothing is assumed."""
+"""Policies that are known to ignore the seed; nothing is assumed of any other."""
 
 
 def refuse_idle_seed(
@@ -28,19 +28,20 @@ def refuse_idle_seed(
         return
     if not any(map(_draws, configs)):
         raise ConfigError(
-            f"{flag} has no effect: all of {source} is taken, as it is; --requests N takes a part "
-            "of it, by the seed"
+            f"{flag} has no effect: {source} is used whole and unchanged; --requests N takes a "
+            "part "
+            "of it, chosen by the seed"
         )
 
 
 def _draws(config: Config) -> bool:
-    """Say whether a fleet may look at the seed: in its dispatch, or for which guesses are right."""
+    """Return whether a fleet may use the seed, for its dispatch or for accepting draft tokens."""
     drawing = config.scheduler.dispatch.name not in _DRAWING_NOTHING
     return drawing or config.simulator.draft_tokens > 0
 
 
 def is_trace(source: str | Path) -> bool:
-    """Say whether a workload is read rather than drawn; raises ConfigError if there is none."""
+    """Return whether a workload is read rather than drawn; raises ConfigError if not found."""
     found = find_workload(source)
     try:
         return isinstance(found, Path) and found.is_file() and not is_profile(found)

@@ -1,10 +1,10 @@
-"""Settings given to a simulation that can change nothing in it: an error, not silence.
+"""Refuse settings that can change nothing in a simulation.
 
-What is given on the command line (`--set`, a flag, what is varied or searched) must be able to
-change one of the simulations it starts. A file is less strictly taken: `llumnix serve` reads the
-same one, and the rest of the command line may choose another policy for once. Of a file, only
-what it makes idle itself is refused. Each rule stands for settings that certainly have no effect;
-where that is not certain, there is none.
+A setting on the command line (`--set`, a flag, what is varied or searched) must be able to change
+at least one of the simulations. A file is checked less strictly, because `llumnix serve` reads the
+same one and the command line may choose another policy for once: only what the file itself makes
+idle is refused. Each rule covers settings that certainly have no effect; without certainty there is
+no rule.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _SIMULATOR = "simulator."
 _REBALANCE = tuple(
     f"scheduler.rebalance.{one.name}"
     for one in fields(RebalanceConfig)
-    if one.name != "interval_s"  # also how often a report looks at the fleet
+    if one.name != "interval_s"  # also the sampling interval of a report
 )
 _MOVING = tuple(
     f"{_SIMULATOR}{name}" for name in ("link_bytes_per_s", "message_latency_us", "copy_slowdown")
@@ -59,16 +59,17 @@ _INSTEAD = {
     "emulator.token_budget": "token_budget",
     "emulator.link_bytes_per_s": "link_bytes_per_s",
 }
-"""What has the same meaning in the simulator's own section."""
+"""Settings that have a counterpart in the simulator's own section."""
 _READ_AT = {home: key for key, home in HOMES.items() if key.startswith(_SIMULATOR)}
-"""Where a simulation reads what other sections set."""
+"""Settings of other sections that a simulation reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When some settings are idle: `why` gives the reason in a configuration, None if they act.
+    """When some settings are idle: `why` returns the reason in a configuration, None if they act.
 
-    `keys` are whole keys, or sections ending in a dot. `in_files`: it holds for real fleets too.
+    `keys` are whole keys, or sections ending in a dot. `in_files`: the rule holds for real fleets
+    too.
     """
 
     keys: tuple[str, ...]
@@ -76,7 +77,7 @@ class Rule:
     in_files: bool = False
 
     def covers(self, key: str) -> bool:
-        """Say whether the rule is about a key."""
+        """Return whether the rule covers a key."""
         return any(key == one or (one[-1] == "." and key.startswith(one)) for one in self.keys)
 
 
@@ -88,11 +89,13 @@ def _unmoved(config: Config) -> str | None:
 
 def _alone(config: Config) -> str | None:
     alone = config.simulator.instances == 1 and not config.simulator.scaling.on
-    return "one instance has nowhere to move its requests to" if alone else None
+    return "a single instance has nowhere to migrate requests to" if alone else None
 
 
 def _undrained(config: Config) -> str | None:
-    return None if config.simulator.scaling.on else "a simulation drains nobody, but by scaling"
+    return (
+        None if config.simulator.scaling.on else "a simulation drains instances only when scaling"
+    )
 
 
 def _unscaled(config: Config) -> str | None:
@@ -112,16 +115,14 @@ def _early_binding(config: Config) -> str | None:
 def _rounded_away(config: Config) -> str | None:
     slowdown = config.simulator.copy_slowdown
     lost = slowdown > 0 and round(slowdown * PER_MILLE) == 0
-    return (
-        f"{slowdown:g} is less than half a per mille, and counted in whole ones" if lost else None
-    )
+    return f"{slowdown:g} rounds to 0: it is counted in whole per mille" if lost else None
 
 
 RULES = (
-    Rule(_REAL, lambda _: "no simulation looks at this section"),
+    Rule(_REAL, lambda _: "no simulation uses this section"),
     Rule(_SOCKETS, lambda _: "a simulation has no sockets"),
     Rule((*_REBALANCE, *_MOVING), _unmoved, in_files=True),
-    Rule(("migration.",), _unmoved),  # a real fleet can be told by hand to move a request
+    Rule(("migration.",), _unmoved),  # a real fleet can be ordered manually to migrate a request
     Rule(("scheduler.moves",), _unmoved),
     Rule((*_REBALANCE, *_MOVING, "scheduler.moves", "migration."), _alone),
     Rule(("scheduler.rebalance.max_concurrent_drain",), _undrained),
@@ -133,21 +134,21 @@ RULES = (
 
 @dataclass(frozen=True, slots=True)
 class GivenSettings:
-    """A setting as it was given: its key, its value, and how its user would recognise it."""
+    """A setting as given: its key, its value, and the form in which its user wrote it."""
 
     key: str
     value: object
     shown: str
 
     def why_idle(self, config: Config) -> str | None:
-        """Say why it changes nothing in a configuration made from it; None if it may."""
+        """Return why the setting is idle in a configuration made from it; None if it may act."""
         if self._overridden(config):
             return "it is overridden by --policy, a flag, --vary or a later --set beside it"
         reasons = (rule.why(config) for rule in RULES if rule.covers(self.key))
         return next((reason for reason in reasons if reason), None)
 
     def why_idle_in_file(self, config: Config) -> str | None:
-        """The same of a setting in a file, whatever else reads it."""
+        """Return the same for a setting in a file, which other commands may read."""
         rules = (rule for rule in RULES if rule.in_files and rule.covers(self.key))
         return next((reason for rule in rules if (reason := rule.why(config))), None)
 
@@ -160,27 +161,27 @@ class GivenSettings:
 
 
 def refuse_idle(args: argparse.Namespace, configs: Sequence[Config]) -> None:
-    """Raise ConfigError for what was given and acts in none of these configurations.
+    """Raise ConfigError for a given setting that acts in none of these configurations.
 
-    They are those which the command line `args` (`simulate.add_fleet_arguments`) leads to.
+    They are the ones that the command line `args` (`simulate.add_fleet_arguments`) leads to.
     """
     for one in given(args):
         _refuse(one, [one.why_idle(config) for config in configs])
     if args.config is not None:
         try:
             alone = [load_config(args.config)]
-        except ConfigError:  # it is whole only together with what was given beside it
+        except ConfigError:  # it is complete only together with the other settings given
             alone = []
         usual = Config()
         for key, value in _leaves(merged(args.config), ""):
             if _value_at(usual, key) == value:
-                continue  # `llumnix config` prints all defaults: they are nobody's wish
+                continue  # `llumnix config` prints all defaults: they express no intention
             one = GivenSettings(key, value, f"{key} in {args.config}")
             _refuse(one, [one.why_idle_in_file(config) for config in (*alone, *configs)])
 
 
 def refuse_idle_keys(flag: str, keys: Sequence[str], configs: Sequence[Config]) -> None:
-    """Raise ConfigError for keys that are varied or searched by a flag, where none acts."""
+    """Raise ConfigError for keys that a flag varies or searches, if they act nowhere."""
     for key in keys:
         rules = [rule for rule in RULES if rule.covers(key)]
         reasons = [
@@ -191,7 +192,7 @@ def refuse_idle_keys(flag: str, keys: Sequence[str], configs: Sequence[Config]) 
 
 
 def refuse_varied(args: argparse.Namespace, keys: Sequence[str]) -> None:
-    """Raise ConfigError for what was given beside a `--vary` of the same, which wins."""
+    """Raise ConfigError for a setting that is also varied, since `--vary` wins."""
     fixed = {one.key: one.shown for one in given(args)}
     for name in ("policy", "rate", "requests"):
         if getattr(args, name) is not None:
@@ -205,7 +206,7 @@ def refuse_varied(args: argparse.Namespace, keys: Sequence[str]) -> None:
 
 
 def given(args: argparse.Namespace) -> Iterator[GivenSettings]:
-    """List the settings given on a command line, files aside."""
+    """Return the settings given on a command line, except in files."""
     for override in args.set:
         for key, value in _leaves(merged(None, [override]), ""):
             yield GivenSettings(key, value, f"--set {key}")
@@ -224,7 +225,7 @@ def _refuse(one: GivenSettings, reasons: Sequence[str | None]) -> None:
 
 
 def _value_at(config: Config, key: str) -> object:
-    """Look a setting up by its key; None where there is none."""
+    """Return a setting by its key; None if there is none."""
     found: object = config
     for name in key.split("."):
         found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)

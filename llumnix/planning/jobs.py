@@ -1,4 +1,4 @@
-"""Many simulations: described, spread over processes, and gathered as they finish."""
+"""Many simulations: described, distributed over processes, and collected as they finish."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A workload: what is drawn, and by which seed. Equal draws are equal requests."""
+    """A workload: what to draw, and by which seed. Equal draws give equal requests."""
 
     source: str
     requests: int | None
@@ -33,13 +33,13 @@ class Draw:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Draw":
-        """Read it off a command line (`simulate.add_workload_arguments`)."""
+        """Read it from a command line (`simulate.add_workload_arguments`)."""
         return cls(args.workload, args.requests, args.rate, args.high_share, args.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One simulation: a fleet, a workload, and what it is judged by."""
+    """One simulation: a fleet, a workload, and the SLO that judges it."""
 
     config: Config
     draw: Draw
@@ -47,9 +47,9 @@ class Job:
 
 
 def run_all(jobs: Sequence[Job], pool: WorkerPool, label: str) -> dict[int, RunResult]:
-    """Run them side by side; gives results by position. After Ctrl-C: what is finished by then.
+    """Run jobs in parallel; return results by position. After Ctrl-C: those that are finished.
 
-    Raises ConfigError for what cannot be run, before anything long begins.
+    Raises ConfigError for a job that cannot run, before any long work begins.
     """
     return spread(run_one, jobs, pool, label)
 
@@ -57,7 +57,7 @@ def run_all(jobs: Sequence[Job], pool: WorkerPool, label: str) -> dict[int, RunR
 def spread(
     work: Callable[[Job], T], jobs: Sequence[Job], pool: WorkerPool, label: str
 ) -> dict[int, T]:
-    """Do some work on each of them, as `run_all` does."""
+    """Apply a function to each item, in parallel as `run_all` does."""
     prepare_all(jobs)
     for config in {id(job.config): job for job in jobs}.values():
         run_one(replace(config, draw=replace(config.draw, requests=1, rate=None)))
@@ -77,7 +77,7 @@ def spread(
 
 
 def prepare_all(jobs: Sequence[Job]) -> None:
-    """Compile, before processes are started that would all do so, if there is that much to do."""
+    """Compile before starting processes that would all do so, if there is enough work."""
     sizes = {job.draw.source: job for job in jobs if job.draw.requests is None}
     whole = {source: len(drawn(job.draw)) for source, job in sizes.items()}
     requests = sum(job.draw.requests or whole[job.draw.source] for job in jobs)
@@ -87,7 +87,7 @@ def prepare_all(jobs: Sequence[Job]) -> None:
 
 @lru_cache(maxsize=4)
 def drawn(draw: Draw) -> Sequence[TraceRequest]:
-    """Load or draw a workload; the last few are kept, for jobs that differ in their fleets."""
+    """Load or draw a workload; the last few are cached, for jobs that differ in their fleets."""
     return load_workload(draw.source, draw.requests, draw.rate, draw.seed, draw.high_share)
 
 

@@ -1,4 +1,4 @@
-"""What a simulation gives, in the terms of a measured run."""
+"""The outcome of a simulation, in the terms of a measured run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ _MS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRecord:
-    """A simulated request as the report of any run wants it (`llumnix.results.result.Record`)."""
+    """A simulated request as a record of any run (`llumnix.results.result.Record`)."""
 
     life: Life
 
     @property
     def request(self) -> TraceRequest:
-        """What was asked."""
+        """The request."""
         return self.life.request
 
     @property
     def status(self) -> Status:
-        """How it ended."""
+        """How the request ended."""
         return Status.FINISHED if self.life.finished else Status.REJECTED
 
     @property
@@ -40,12 +40,12 @@ class SimulatedRecord:
 
     @property
     def ttft_s(self) -> float | None:
-        """From arrival to the first token."""
+        """Time from arrival to the first token."""
         return self._since_arrival_s(self.life.first_token_ns)
 
     @property
     def e2e_s(self) -> float | None:
-        """From arrival to the last token."""
+        """Time from arrival to the last token."""
         return self._since_arrival_s(self.life.last_token_ns)
 
     @property
@@ -58,22 +58,22 @@ class SimulatedRecord:
 
     @property
     def slip_s(self) -> float:
-        """Virtual time is never late."""
+        """0: virtual time is never late."""
         return 0.0
 
     @property
     def ended_s(self) -> float:
-        """When the last token came, or when it arrived if none did."""
+        """The time of the last token, or of the arrival if there was none."""
         return max(self.life.last_token_ns, self.life.arrived_ns) / NS_PER_S
 
     @property
     def shed(self) -> bool:
-        """Rejected for load, not for its own length."""
+        """Whether it was rejected for load, not for its own length."""
         return self.life.fate is Fate.REJECTED and self.life.rejection is not Rejection.NEVER_FITS
 
     @property
     def error(self) -> str:
-        """Why it was rejected."""
+        """Why the request was rejected."""
         return self.life.reason
 
     def _since_arrival_s(self, at_ns: int) -> float | None:
@@ -83,7 +83,7 @@ class SimulatedRecord:
 def result_of(
     fleet: ServingFleet, lives: Sequence[Life], *, policy: str, seed: int, slo: Slo | None = None
 ) -> RunResult:
-    """Sum a finished simulation up as a run like any other."""
+    """Summarise a finished simulation as a run like any other."""
     moves = [move for life in lives for move in life.moves if move.gap_ns]
     ended = [event.kind for _, event in fleet.moves.log if event.kind != "started"]
     steps_ms = [

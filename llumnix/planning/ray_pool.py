@@ -1,8 +1,8 @@
-"""Simulations on a Ray cluster, as `concurrent.futures` has it.
+"""Simulations on a Ray cluster, behind the interface of `concurrent.futures`.
 
-Ray is imported here and nowhere else, and only when it is asked for. A node may have another
-version of the simulator, and would give other results without a word: every task carries a digest
-of the code it was sent by, and a node whose own differs refuses it.
+Ray is imported only here, and only on request. A node with another version of the simulator would
+silently give other results, so every task carries a digest of the code that sent it, and a node
+whose own digest differs refuses it.
 """
 
 import functools
@@ -31,11 +31,11 @@ _CONNECT_TIMEOUT_S = 5.0
 
 
 class RayPool(Executor):
-    """Runs each call as a Ray task of one core. `cores` is how many the cluster has.
+    """Runs each call as a Ray task of one core. `cores` is the number of cores in the cluster.
 
-    The first pool of a process connects to the cluster, or starts one; it lasts as long as the
-    process. Paths that calls open are relative to the folder the pool was made in, on every node
-    that has this folder. Raises ConfigError if Ray is not installed or the cluster not there.
+    The first pool of a process connects to the cluster, or starts one, for as long as the process
+    runs. Paths that calls open are relative to the folder in which the pool was made, on every node
+    that has this folder. Raises ConfigError if Ray is not installed or the cluster unreachable.
     """
 
     def __init__(self, address: str = "") -> None:
@@ -45,7 +45,7 @@ class RayPool(Executor):
         self._asked: dict[Future[Any], Any] = {}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """See Executor; ConfigError is also what a node raises whose code differs."""
+        """See Executor; a node whose code differs raises ConfigError."""
         call = self._ray.cloudpickle.dumps(functools.partial(fn, *args, **kwargs))
         answer: Future[T] = Future()
         ref = self._task.remote(code_digest(), str(Path.cwd()), call)
@@ -70,14 +70,14 @@ class RayPool(Executor):
         if error is None:
             answer.set_result(found.result())
         else:
-            # What a task raised comes wrapped in a traceback of its node; we want it as it was.
+            # An exception of a task comes wrapped in its node's traceback: raise the original.
             cause = getattr(error, "cause", None)
             answer.set_exception(cause or ConfigError(f"a Ray task was lost: {error}"))
 
 
 @functools.cache
 def code_digest() -> str:
-    """Sum up all code that may bear on a result: ours, and the versions of Python and numpy."""
+    """Return a digest of all code that may affect a result, including Python and numpy versions."""
     digest = hashlib.blake2b(f"{sys.version_info[:2]} {np.__version__}".encode(), digest_size=16)
     for package in _PACKAGES:
         folder = Path(str(importlib.import_module(package).__file__)).parent
@@ -88,11 +88,11 @@ def code_digest() -> str:
 
 
 def _carry_out(digest: str, folder: str, call: bytes) -> Any:
-    """Run a pickled call on a node of the cluster; other code may not even understand it."""
+    """Run a pickled call on a node of the cluster, if the node's code is the same."""
     if digest != code_digest():
         raise ConfigError(
             f"node {os.uname().nodename} has another version of llumnix-scheduler, numpy or "
-            "Python: its results would differ; install the same on every node"
+            "Python, so its results would differ; install the same versions on every node"
         )
     if Path(folder).is_dir():
         os.chdir(folder)
@@ -100,26 +100,27 @@ def _carry_out(digest: str, folder: str, call: bytes) -> Any:
 
 
 def _check(address: str) -> None:
-    """Raise ConfigError if that is no address, or nobody listens there: Ray would try for long."""
+    """Raise ConfigError for a bad address or if nothing listens there: Ray would retry long."""
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ConfigError(
-            f"--ray {address!r} is no address: HOST:PORT, ray://HOST:PORT or auto; to give none, "
-            "write --ray last"
+            f"--ray {address!r} is not HOST:PORT, ray://HOST:PORT or auto; to give no address, "
+            "write "
+            "--ray last"
         )
     if match["host"]:
         place = (match["host"].strip("[]"), int(match["port"]))
         try:
             socket.create_connection(place, _CONNECT_TIMEOUT_S).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+            raise ConfigError(f"no Ray cluster responds at {address}: {error}") from error
 
 
 def _connected(address: str) -> Any:
-    """Give the module, connected; the first time in a process, that takes some seconds."""
+    """Return the connected module; the first call in a process takes some seconds."""
     if address:
         _check(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would send usage reports
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
@@ -135,6 +136,6 @@ def _connected(address: str) -> Any:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
-            story = "Ray's own words above may say why, such as a token it wants"
+            story = "Ray's own output above may say why, such as a missing token"
             raise ConfigError(f"no Ray cluster: {error} ({story})") from error
     return ray

@@ -17,11 +17,11 @@ from simulator.fleet.virtual_fleet import FleetSample
 from simulator.fleets import ServingFleet, machines_of
 
 _POINTS = 1200
-"""So many of a line are drawn at most: more than a screen is wide."""
+"""The most points of a line that are drawn: more than a screen is wide."""
 
 
 def report_of(fleet: ServingFleet, lives: Sequence[Life], result: RunResult) -> RunReport:
-    """Gather what a report shows of a run."""
+    """Return the report data of a run."""
     done = [SimulatedRecord(life) for life in lives if life.finished]
     moves = [move for life in lives for move in life.moves if move.committed_ns]
     looks = fleet.looks or []
@@ -71,9 +71,9 @@ def write_simulation(
 def _series(
     rows: Sequence[tuple[FleetSample, Sequence[float]]],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Turn looks into a line an instance, thinned out evenly.
+    """Turn samples into one line per instance, thinned out evenly.
 
-    One being drained is infinitely full, which is no point of a line.
+    An instance being drained has no finite freeness, so it has no point then.
     """
     every = -(-len(rows) // _POINTS) or 1
     lines: dict[str, list[tuple[float, float]]] = {}

@@ -185,7 +185,7 @@ def simulate(
             requests=len(requests),
         )
         if fleet.walked_instead:
-            sys.stderr.write(f"walked step by step instead: {fleet.walked_instead}\n")
+            sys.stderr.write(f"simulated step by step instead: {fleet.walked_instead}\n")
         fleet.looks = [] if watch else None
         with RunProgress("simulating") as progress:
             lives = fleet.run(requests, lambda done: progress(done, len(requests), fleet.running))
@@ -195,7 +195,7 @@ def simulate(
 
 
 def outage(text: str) -> Outage:
-    """Read INSTANCE@S or INSTANCE@S+S."""
+    """Parse INSTANCE@S or INSTANCE@S+S."""
     name, at, times = text.partition("@")
     began, plus, down = times.partition("+")
     try:

@@ -29,19 +29,19 @@ GOOD_SHARE = 0.9
 """A rate is served if this share of requests meets both SLOs (docs/glossary.md, capacity)."""
 _CLOSE = 0.02
 _HIDDEN = ("TTFT mean, s", "TPOT mean, s", "E2E p99, s", "rejected", "instance-seconds")
-"""Only in the files: a terminal is 80 characters wide."""
+"""Columns only in files: a terminal is 80 characters wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One thing that is varied: a setting, `policy`, or a property of the workload."""
+    """One dimension of a grid: a setting, `policy`, or a property of the workload."""
 
     key: str
     values: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Axis":
-        """Read KEY=VALUE,VALUE,… ; raises ConfigError."""
+        """Parse KEY=VALUE,VALUE,… ; raises ConfigError."""
         key, equals, listed = text.partition("=")
         values = tuple(filter(None, listed.split(",")))
         if not key or not equals or not values:
@@ -119,13 +119,13 @@ def refuse_what_is_idle(
 
 
 def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
-    """List every combination of values, the last axis changing fastest."""
+    """Return every combination of values, the last axis changing fastest."""
     for values in itertools.product(*(axis.values for axis in axes)):
         yield dict(zip((axis.key for axis in axes), values, strict=True))
 
 
 def job_of(args: argparse.Namespace, point: Mapping[str, str], slo: Slo | None) -> Job:
-    """Describe the simulation of one combination; raises ConfigError."""
+    """Return the simulation of one combination; raises ConfigError."""
     settings = [f"{k}={v}" for k, v in point.items() if k not in (*OF_THE_WORKLOAD, "policy")]
     prefix = "simulator."
     flags = {key.removeprefix(prefix): None for key in point if key.startswith(prefix)}
@@ -203,7 +203,7 @@ def served(job: Job, rate: float) -> bool:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Show the main figures, one row per combination."""
+    """Return a table of the main figures, one row per combination."""
     shown = Table(show_edge=False, pad_edge=False)
     columns = [name for name in (rows[0] if rows else ()) if name not in _HIDDEN]
     for name in columns:

@@ -1,4 +1,4 @@
-"""Why a simulated request took as long as it did: its time, taken apart."""
+"""Break down the time of a simulated request."""
 
 from rich.table import Table
 
@@ -17,7 +17,7 @@ def shares(life: Life) -> dict[str, int]:
     queued_ns = admitted_ns - dispatched_ns
     prefill_ns = first_ns - admitted_ns
     rest_ns = whole_ns - held_ns - queued_ns - prefill_ns
-    parts = {"held at the frontend": held_ns, "queued": queued_ns, "prefill": prefill_ns}
+    parts = {"queued at the frontend": held_ns, "queued": queued_ns, "prefill": prefill_ns}
     delays = {
         "preemption": life.preemption_loss_ns,
         "migration": sum(move.downtime_ns for move in life.moves),
@@ -31,7 +31,7 @@ def shares(life: Life) -> dict[str, int]:
 
 
 def explain(life: Life) -> Table:
-    """Lay the parts out, with the moves below."""
+    """Return the parts as a table, with the migrations below."""
     parts = shares(life)
     whole_ns = sum(parts.values()) or 1
     title = (

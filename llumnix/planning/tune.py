@@ -37,13 +37,13 @@ DEFAULT_SPACE = (
 )
 _DISPATCH = "scheduler.dispatch."
 _KEPT = 3
-"""One in so many candidates goes on to further seeds."""
+"""One in this many candidates goes on to further seeds."""
 _DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A setting and the bounds of its search; only whole numbers if both bounds are whole."""
+    """A setting and its search bounds; only whole numbers if both bounds are whole."""
 
     key: str
     low: float
@@ -52,7 +52,7 @@ class Range:
 
     @classmethod
     def parse(cls, text: str) -> "Range":
-        """Read KEY=LOW:HIGH; raises ConfigError."""
+        """Parse KEY=LOW:HIGH; raises ConfigError."""
         key, _, bounds = text.partition("=")
         low, colon, high = bounds.partition(":")
         try:
@@ -70,7 +70,7 @@ class Range:
 
 
 Settings = Mapping[str, float]
-"""What a candidate sets, by key; nothing at all is the configuration as it was given."""
+"""A candidate's settings, by key; without any, it is the given configuration."""
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -171,7 +171,7 @@ def drawn(args: argparse.Namespace, space: Sequence[Range]) -> list[dict[str, fl
 
 
 def search(args: argparse.Namespace, candidates: Sequence[Settings]) -> tuple[Settings, int]:
-    """Halve again and again; return the best candidate and how many seeds were used."""
+    """Search by successive halving; return the best candidate and the number of seeds used."""
     scores: dict[int, list[float]] = {at: [] for at in range(len(candidates))}
     alive, seeds, due = list(scores), 0, 1
     while True:
@@ -199,7 +199,7 @@ def run_places(
 
 
 def checked(args: argparse.Namespace, best: Settings, seeds_seen: int) -> Estimate:
-    """Estimate the change of the objective by tuning, on seeds that were not searched on."""
+    """Estimate how tuning changes the objective, on seeds that the search did not use."""
     first = args.seed + seeds_seen
     seeds = range(first, first + args.check_seeds)
     places = [(at, seed) for seed in seeds for at in (0, 1)]
@@ -222,7 +222,7 @@ def settings_of(args: argparse.Namespace, settings: Settings) -> Any:
 
 
 def overrides(args: argparse.Namespace, settings: Settings) -> list[str]:
-    """Return what a candidate sets as arguments of `--set`, after those given."""
+    """Return a candidate's settings as arguments of `--set`, after those given."""
     changes = [f"{key}={value}" for key, value in settings.items()]
     if any(key.startswith(_DISPATCH) for key in settings):  # parameters need their policy's name
         name = simulate.settings_of(args).scheduler.dispatch.name
@@ -242,8 +242,10 @@ def _verdict(
     args: argparse.Namespace, best: Settings, gain: Estimate | None, *, better: bool
 ) -> str:
     if gain is None:
-        return f"no candidate beats the given settings; {args.out} keeps these"
+        return f"no candidate beats the given settings; {args.out} keeps them"
     lines = [f"  {key}: {value:g}" for key, value in best.items()]
     text = f"{args.objective} changes by {gain} on {args.check_seeds} workloads not searched on"
-    end = f"written to {args.out}" if better else f"not certain: {args.out} keeps what was given"
+    end = (
+        f"written to {args.out}" if better else f"not certain; {args.out} keeps the given settings"
+    )
     return "\n".join(["best candidate:", *lines, text, end])

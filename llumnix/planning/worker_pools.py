@@ -1,4 +1,4 @@
-"""Where many simulations run: in processes of this machine, or on a Ray cluster."""
+"""Where many simulations run: in processes on this machine, or on a Ray cluster."""
 
 import argparse
 import os
@@ -10,9 +10,9 @@ from llumnix.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """A number of `processes` on this machine, or a Ray cluster if `ray` is not None.
+    """A pool of `processes` on this machine, or a Ray cluster if `ray` is not None.
 
-    `ray` is its address; if empty, the cluster is what Ray finds or starts on this machine.
+    `ray` is its address; if empty, the cluster is the one that Ray finds or starts on this machine.
     """
 
     processes: int
@@ -31,7 +31,7 @@ class WorkerPool:
         return cls(processes, args.ray)
 
     def open(self, tasks: int) -> tuple[Executor, int]:
-        """Open the pool for a number of tasks; return it and how many run at a time.
+        """Open the pool for a number of tasks; return it and the number that run at a time.
 
         Raises ConfigError if there is no such cluster.
         """

@@ -1,1 +1,1 @@
-"""Child processes and event loops: starting them, stopping them, ending with the parent."""
+"""Child processes and event loops: start them, stop them, exit with the parent."""

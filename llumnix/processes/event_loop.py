@@ -1,4 +1,4 @@
-"""Running a server's coroutine: on uvloop where it is there, ended by SIGINT or SIGTERM."""
+"""Run a server's coroutine, on uvloop if installed, until SIGINT or SIGTERM."""
 
 import asyncio
 import signal
@@ -8,7 +8,7 @@ import uvloop
 
 
 def run_async(main: Coroutine[object, object, None]) -> int:
-    """Run to the end, or until a signal cancels it; returns the exit status."""
+    """Run to completion, or until a signal cancels it; return the exit status."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
 

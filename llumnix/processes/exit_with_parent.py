@@ -1,4 +1,4 @@
-"""Ending with the process that started us, however that ended."""
+"""Exit when the parent process exits, for whatever reason."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import threading
 
 
 def exit_with_parent() -> None:
-    """Exit as soon as standard input closes: the launcher holds its other end while it lives."""
+    """Exit as soon as standard input closes: the parent holds its other end while it lives."""
     threading.Thread(target=_watch_stdin, daemon=True, name="parent watch").start()
 
 

@@ -17,9 +17,9 @@ STOP_GRACE_S = 10.0
 async def launched_frontend(
     serve_arguments: Sequence[str], log_dir: Path | None = None
 ) -> AsyncIterator[str]:
-    """Run `llumnix serve` with these arguments within the context; yields its URL.
+    """Run `llumnix serve` with these arguments within the context; yield its URL.
 
-    Raises LaunchError, with the end of its log, when it does not start.
+    Raises LaunchError, with the end of its log, if it does not start.
     """
     logs = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-"))
     child = await start_child("frontend", [*COMMAND, *serve_arguments], START_TIMEOUT_S, logs)

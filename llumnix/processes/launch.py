@@ -1,8 +1,8 @@
-"""Starting emulated instances as child processes, and stopping them again.
+"""Start emulated instances as child processes, and stop them.
 
-A child reads our end of a pipe on its standard input and exits when that closes, so no child
-outlives its parent however the parent dies. It says where it listens in one line of JSON on its
-standard output; what it logs goes to a file.
+A child holds one end of a pipe as its standard input and exits when it closes, so no child outlives
+its parent, however the parent dies. It announces its address in one line of JSON on its standard
+output; its log goes to a file.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _LOG_SHOWN_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that has started: what it announced, and where it logs."""
+    """A process that has started: its announcement and its log."""
 
     process: asyncio.subprocess.Process
     log_path: Path
@@ -33,7 +33,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """A running child: where it serves, and the process to stop."""
+    """A running child: its address, and the process to stop."""
 
     instance_id: str
     url: str
@@ -42,7 +42,7 @@ class Emulator:
     process: asyncio.subprocess.Process
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End it: politely, and by force when it does not go within the grace period."""
+        """Terminate it, and kill it if it does not exit within the grace period."""
         await stop_process(self.process, grace_s)
 
 
@@ -55,9 +55,9 @@ async def launch_emulators(
     log_dir: Path | None = None,
     command: Sequence[str] = COMMAND,
 ) -> list[Emulator]:
-    """Start one emulated instance for each id, all at once, and wait until they serve.
+    """Start one emulated instance per id, all at once, and wait until they serve.
 
-    Raises LaunchError, with the end of the log, when one does not; the others are stopped then.
+    If one does not, stops the others and raises LaunchError with the end of its log.
     """
     logs = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-"))
     started = await asyncio.gather(
@@ -89,7 +89,7 @@ async def start_child(
     log_dir: Path,
     environment: Mapping[str, str] | None = None,
 ) -> Child:
-    """Start a process and wait for its one line of JSON; raises LaunchError with its log's end."""
+    """Start a process and wait for its line of JSON; raises LaunchError with the end of its log."""
     log_path = log_dir / f"{name}.log"
     with _log_file(log_path) as log:
         process = await asyncio.create_subprocess_exec(
@@ -131,11 +131,11 @@ async def _launch(
         )
     except (KeyError, ValueError, TypeError) as error:
         await stop_process(child.process, 0.0)
-        raise LaunchError(f"{instance_id} announced itself wrongly: {child.told}") from error
+        raise LaunchError(f"{instance_id} sent an invalid announcement: {child.told}") from error
 
 
 async def stop_process(process: asyncio.subprocess.Process, grace_s: float) -> None:
-    """End a child: politely, and by force when it does not go within the grace period."""
+    """Terminate a child, and kill it if it does not exit within the grace period."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.terminate()

@@ -1,8 +1,8 @@
-"""One self-contained HTML page about some runs of a fleet: figures, distributions, migrations.
+"""A self-contained HTML page about runs of a fleet: figures, distributions, migrations.
 
 It opens anywhere and loads nothing: styles are in the page and plots are inline SVG, in the
-reader's light or dark colours. The plots need the extra `plots`; ask `require_plots` before a run
-that is to end in a report.
+reader's light or dark colours. The plots need the extra `plots`; call `require_plots` before a run
+that should end in a report.
 """
 
 from llumnix.report.data import RunReport

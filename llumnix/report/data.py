@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The data of a report."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
-"""By instance: (fleet seconds since the start, value), in order."""
+"""By instance: (fleet seconds since the start, value) pairs, in order."""
 
 Move = tuple[float, float, str, str, str]
 """A migration: started, ended (fleet seconds since the start), source, destination, request."""
 
 Size = tuple[float, int, int]
-"""From when on (fleet seconds since the start); machines held, and those that have started."""
+"""Since when (fleet seconds since the start), machines held, and those that have started."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One run: its result as JSON (of `RunResult`) and what was measured during it.
+    """One run: its result as JSON (of `RunResult`) and the series measured during it.
 
-    Durations are fleet seconds, but `downtime_ms`. Freeness is in decode steps, KV in tokens.
-    Anything may be empty: what is not known is not drawn.
+    Durations are fleet seconds, except `downtime_ms`. Freeness is in decode steps, KV in tokens.
+    Anything may be empty: what is unknown is not drawn.
     """
 
     result: Mapping[str, Any]
@@ -38,7 +38,7 @@ class RunReport:
         return bool(self.result.get("valid"))
 
     def figure(self, name: str, part: str = "") -> float | None:
-        """Look up a number of the result; None where it is not known."""
+        """Return a number of the result; None if it is unknown."""
         value = self.result.get(name)
         if part:
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -47,7 +47,7 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """A run with what to call it, and the number of its colour."""
+    """A run with its name and the number of its colour."""
 
     name: str
     colour: int
@@ -55,7 +55,7 @@ class NamedRun:
 
 
 def named(runs: Sequence[RunReport]) -> list[NamedRun]:
-    """Name runs by their policy; those of equal name are numbered."""
+    """Name runs after their policy, numbering those of equal name."""
     names = [_policy(run) for run in runs]
     times = Counter(names)
     seen: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Pictures of how latencies are distributed: tails by policy, and the downtimes of migrations."""
+"""Plots of distributions: latency tails by policy, and the downtimes of migrations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -15,16 +15,16 @@ _TAIL: Final = 0.01
 _POINTS: Final = 600
 _BINS: Final = 40
 _LABEL_POINTS: Final = 5.5
-"""About the width of a character of a label."""
+"""Approximate width of a label's character."""
 
 
 def tail(
     runs: Sequence[tuple[NamedRun, Sequence[float]]], scale: float, unit: str, name: str, what: str
 ) -> str:
-    """Draw, by run, the share of requests that took longer than x, as inline SVG.
+    """Plot each run's share of requests that took longer than x, as inline SVG.
 
-    Both axes are logarithmic, so the slowest requests, which an ordinary distribution squeezes into
-    its last pixel, get half of the picture. The 1 % line is where P99 is read off.
+    Both axes are logarithmic, so that the slowest requests, which an ordinary distribution squeezes
+    into its last pixel, get half of the plot. The 1 % line marks the P99.
     """
     with svg.plot(6.0, 3.5) as (figure, axes):
         marks = []
@@ -42,7 +42,7 @@ def tail(
 
 
 def _spread_out(count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Pick indexes evenly over the logarithm of what is left: every one in the tail is kept."""
+    """Pick indexes evenly over the logarithm of the remaining share, keeping all of the tail."""
     left = np.unique(np.geomspace(1, count, _POINTS).round().astype(np.int64))
     return count - left[::-1]
 
@@ -70,7 +70,7 @@ def _tail_axes(axes: "Axes", most: int) -> None:
 def _mark(
     axes: "Axes", marks: Sequence[tuple[float, str]], unit: str, points_per_pixel: float
 ) -> None:
-    """Mark each P99 on its curve and write it there; labels that would collide are lifted."""
+    """Mark and label each P99 on its curve; labels that would collide are raised."""
     taken: list[tuple[float, int]] = []
     for p99, colour in sorted(marks, reverse=True):
         axes.plot([p99], [_TAIL], "o", color=colour, markersize=5.5, markeredgecolor=svg.PAPER)

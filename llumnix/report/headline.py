@@ -1,4 +1,4 @@
-"""The sentences on top of a report: what came out, in figures, without advertising."""
+"""The sentences at the top of a report: the main figures, without advertising."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,23 +7,23 @@ from llumnix.report.data import NamedRun
 
 
 def headline(runs: Sequence[NamedRun]) -> str:
-    """Say the key figures of the valid runs, as HTML."""
+    """Return the key figures of the valid runs, as HTML."""
     valid = [named for named in runs if named.run.valid]
     if not valid:
-        return "No valid run: nothing here is a result."
+        return "No run was valid, so nothing here is a result."
     sentences = [_first_tokens(valid), _moves(valid), _outputs(valid)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def invalid_notes(runs: Sequence[NamedRun]) -> list[str]:
-    """Say of each invalid run why it is none, as HTML."""
+    """Return why each invalid run is invalid, as HTML."""
     notes = []
     for named in runs:
         if named.run.valid:
             continue
-        reasons = named.run.result.get("invalid_reasons") or ("it did not say why",)
+        reasons = named.run.result.get("invalid_reasons") or ("no reason was given",)
         told = "; ".join(escape(str(reason)) for reason in reasons)
-        notes.append(f"<b>{escape(named.name)}</b> is no result: {told}.")
+        notes.append(f"<b>{escape(named.name)}</b> is not a valid result: {told}.")
     return notes
 
 
@@ -34,7 +34,7 @@ def _first_tokens(valid: Sequence[NamedRun]) -> str:
         return ""
     best, best_name = ranked[0]
     text = (
-        f"99 of 100 requests had their first token within <b>{best:.2f}&nbsp;s</b> under "
+        f"99 of 100 requests got their first token within <b>{best:.2f}&nbsp;s</b> under "
         f"<b>{escape(best_name)}</b>"
     )
     others = [
@@ -57,7 +57,7 @@ def _moves(valid: Sequence[NamedRun]) -> str:
         pause = f", pausing for <b>{median:.1f}&nbsp;ms</b> (median)" if median is not None else ""
         where = f" under {escape(named.name)}" if len(valid) > 1 else ""
         sentences.append(
-            f"<b>{moved:,.0f}</b> times a request moved while it decoded{where}{pause}."
+            f"<b>{moved:,.0f}</b> times a request migrated while decoding{where}{pause}."
         )
     return " ".join(sentences)
 

@@ -1,9 +1,9 @@
-"""The picture of a run: a lane for each instance, its freeness over time, and every migration.
+"""The plot of a run: one lane per instance, its freeness over time, and every migration.
 
-Lanes, because lines of several instances drawn over each other are a tangle before the first
-migration is added. In a lane the instance's freeness is an area on its zero line: room above it,
-shortage below. A migration is a thin arrow from the source's curve at the moment it started to the
-destination's curve at the moment it ended. All runs share both scales, so they compare by eye.
+Lanes, because the curves of several instances drawn over each other are a tangle even without
+migrations. A lane shows the instance's freeness as an area on its zero line: room above it,
+shortage below. A migration is a thin arrow from the source's curve when it started to the
+destination's curve when it ended. All runs share both scales, so that they can be compared by eye.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Column = npt.NDArray[np.float64]
 
 _POINTS: Final = 700
-_LANE: Final = 0.84  # of the distance between two lanes; the rest is air
+_LANE: Final = 0.84  # of the distance between two lanes; the rest is space
 _WIDTH_IN: Final = 10.0
 _TALL_LANES: Final = 8
 _MINUTES_FROM_S: Final = 300.0
@@ -30,7 +30,7 @@ _MINUTES_FROM_S: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class LaneScale:
-    """What a lane's height and width stand for: steps of freeness, and fleet seconds.
+    """The scale of a lane: freeness in decode steps (height) and fleet seconds (width).
 
     Freeness near zero is what matters, and that of an idle instance is hundreds of times larger. So
     heights are linear up to about `linear_steps` either way and logarithmic beyond (asinh).
@@ -43,7 +43,7 @@ class LaneScale:
 
     @classmethod
     def of(cls, runs: Iterable[RunReport]) -> "LaneScale | None":
-        """Fit one scale to all runs; None when nothing was measured."""
+        """Fit one scale to all runs; None if nothing was measured."""
         runs = list(runs)
         rows = [row for run in runs for series in run.freeness.values() for row in series]
         if not rows:
@@ -56,20 +56,20 @@ class LaneScale:
         return cls(linear, top, bottom, max(*ends, 1.0))
 
     def heights(self, values: Column) -> Column:
-        """Bring freeness into a lane's height, 0…1, cut off at its ends."""
+        """Map freeness to heights within a lane, clipped to 0…1."""
         low, high = np.arcsinh(np.array([self.bottom_steps, self.top_steps]) / self.linear_steps)
         bent = np.arcsinh(np.clip(values, self.bottom_steps, self.top_steps) / self.linear_steps)
         scaled: Column = (bent - low) / (high - low)
         return scaled
 
     def height(self, steps: float) -> float:
-        """Bring one freeness into a lane's height."""
+        """Map one freeness to a height within a lane."""
         return float(self.heights(np.array([steps]))[0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """One instance's curve, in the picture's coordinates."""
+    """One instance's curve, in the plot's coordinates."""
 
     times_s: Column
     heights: Column
@@ -82,7 +82,7 @@ class _Lane:
 
 
 def freeness_lanes(named: NamedRun, scale: LaneScale, name: str) -> str:
-    """Draw one run's lanes as inline SVG."""
+    """Plot one run's lanes as inline SVG."""
     run = named.run
     ids = list(run.freeness)
     lane_in = 0.62 if len(ids) <= _TALL_LANES else max(0.28, 5.0 / len(ids))
@@ -109,7 +109,7 @@ def _lane(series: Sequence[tuple[float, float]], row: int, scale: LaneScale) -> 
 
 
 def _thinned(points: Column) -> Column:
-    """Keep at most `_POINTS` points, the lowest of each stretch: shortage must not vanish."""
+    """Keep at most `_POINTS` points, the lowest of each stretch, so that shortage stays visible."""
     if len(points) <= _POINTS:
         return points
     parts = np.array_split(points, _POINTS)
@@ -136,7 +136,7 @@ def _draw_moves(axes: "Axes", run: RunReport, lanes: dict[str, _Lane]) -> None:
         return
     starts = np.array([(move[0], lanes[move[2]].height_at(move[0])) for move in moves])
     ends = np.array([(move[1], lanes[move[3]].height_at(move[1])) for move in moves])
-    # The more there are, the fainter each: a thousand must not black out the picture.
+    # The more arrows, the fainter each: a thousand must not black out the plot.
     alpha = float(np.clip(7 / np.sqrt(len(moves)), 0.25, 0.8))
     shafts = np.stack([starts, ends], axis=1)
     axes.add_collection(
@@ -180,7 +180,7 @@ def _draw_axes(axes: "Axes", lanes: dict[str, _Lane], scale: LaneScale) -> None:
 
 
 def _draw_scale(axes: "Axes", row: int, scale: LaneScale) -> None:
-    """Say once, right of the first lane, what its height means."""
+    """Label the height once, to the right of the first lane."""
     places = {scale.top_steps: "≥ ", scale.bottom_steps: "≤ "}
     if row < _TALL_LANES:
         places[0.0] = ""

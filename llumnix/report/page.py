@@ -1,4 +1,4 @@
-"""Puts the report's parts together into one HTML file."""
+"""Assemble the report's parts into one HTML file."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,18 +16,19 @@ from llumnix.report.table import runs_table
 from llumnix.report.trust import trust_table
 
 _EMULATED: Final = (
-    "<b>Emulated</b> means: no GPU computed these tokens. Each instance batches, allocates KV "
-    "blocks and preempts as vLLM does, and waits for as long as the named GPU would have taken. "
+    "<b>Emulated</b> means that no GPU computed these tokens. Each instance batches, allocates KV "
+    "blocks and preempts as vLLM does, and waits as long as the named GPU would have taken. "
     "The rest is real: HTTP, scheduling, and migrations that copy the bytes of every KV block. "
-    "Each token is computed from those bytes, so one lost, stale or swapped block would change the "
-    "answer. Times are emulated; a run in which the emulation fell behind its clock is invalid."
+    "Each token is computed from those bytes, so a single lost, stale or swapped block would "
+    "change "
+    "the output. Times are emulated; a run is invalid if its emulation fell behind its clock."
 )
 
 
 def write_report(
     path: Path | str, runs: Sequence[RunReport], title: str, meta: Mapping[str, str]
 ) -> None:
-    """Write the report; `meta` is shown as given. Raises ConfigError if it cannot be written."""
+    """Write the report; `meta` is shown as it is. Raises ConfigError if it cannot be written."""
     text = page(runs, title, meta)
     try:
         Path(path).write_text(text, encoding="utf-8")
@@ -98,10 +99,10 @@ def _trust(runs: Sequence[NamedRun]) -> str:
         return ""
     return _section(
         "How far to trust these times",
-        "A machine with other work to do completes emulated steps late, and then times are those "
-        "of the machine. So every step is timed: <em>late</em> is one that completed more than a "
-        "decode step after its due time. Speed does not matter to a valid run, since times are the "
-        "fleet's; being late never changes a token.",
+        "A busy machine completes emulated steps late, and the times are then those of the machine "
+        "rather than the fleet. So every step is timed: it is <em>late</em> if it completed more "
+        "than one decode step after its due time. The speed of a valid run does not matter: its "
+        "times are the fleet's. Lateness never changes a token.",
         f'<div class="wide">{table}</div>',
     )
 
@@ -128,9 +129,10 @@ def _latencies(runs: Sequence[NamedRun]) -> str:
         return ""
     return _section(
         "How long requests waited",
-        "Share of requests that took longer than the time below. Lower and further left is "
-        "better; both scales are logarithmic, so that the slowest requests are in plain sight. "
-        "Where a line crosses the dashed one is its P99.",
+        "The share of requests that took longer than the time on the x axis. Lower and further "
+        "left "
+        "is better; both scales are logarithmic, so that the slowest requests are in plain sight. "
+        "A line crosses the dashed one at its P99.",
         f'<p class="keys">{"".join(_swatch(one) for one in runs)}</p>'
         f'<div class="pair">{"".join(figures)}</div>',
     )
@@ -146,8 +148,8 @@ def _sizes(runs: Sequence[NamedRun]) -> str:
         return ""
     return _section(
         "How large the fleet was",
-        "Machines over time: the line is what was held, and paid for, from order to return. The "
-        "area below it had started, and took requests or was being drained.",
+        "Machines over time: the line shows the machines held, and paid for, from order to return; "
+        "the area below it shows those that had started, whether serving or draining.",
         "".join(figures),
     )
 
@@ -167,12 +169,12 @@ def _lanes(runs: Sequence[NamedRun]) -> str:
             caption += ' <span class="badge no">not valid</span>'
         figures.append(_figure(freeness_lanes(one, scale, f"lanes{number}"), caption))
     return _section(
-        "Room on each instance, and what moved",
-        "One lane an instance. Its height is <em>freeness</em>: how many decode steps the instance "
-        'could still take. <span class="room">Above the line</span> there is room; '
-        '<span class="shortage">below it</span>, more is promised than there is memory, and '
-        "requests wait. Each thin arrow is one running request on its way from one instance to "
-        "another. All runs have the same scales; far from the line, heights are logarithmic.",
+        "Free capacity of each instance, and migrations",
+        "One lane per instance. Its height is <em>freeness</em>: how many more decode steps the "
+        'instance could run. <span class="room">Above the line</span> there is room; '
+        '<span class="shortage">below it</span>, demand exceeds the memory, and requests wait. '
+        "Each thin arrow is one running request that migrates from one instance to another. All "
+        "runs share the same scales; far from the line, heights are logarithmic.",
         "".join(figures),
     )
 
@@ -186,8 +188,8 @@ def _downtimes(runs: Sequence[NamedRun]) -> str:
     if not figures:
         return ""
     return _section(
-        "What a move cost its client",
-        "Downtime of each migration: the pause between the last token from the source and the "
-        "first new one from the destination, less the time that this stream's tokens usually take.",
+        "What a migration costs its client",
+        "The downtime of each migration: the pause between the last token from the source and the "
+        "first new one from the destination, less the stream's usual time per token.",
         f'<div class="pair">{"".join(figures)}</div>',
     )

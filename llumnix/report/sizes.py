@@ -1,4 +1,4 @@
-"""The picture of how large a fleet was, where its size follows its load."""
+"""The plot of a fleet's size, if it scales with the load."""
 
 from typing import Final
 
@@ -12,9 +12,9 @@ _HEIGHT_IN: Final = 2.2
 
 
 def fleet_size(named: NamedRun, end_s: float, name: str) -> str:
-    """Draw a run's machines over time, until its end, as inline SVG.
+    """Plot a run's machines over time, until its end, as inline SVG.
 
-    The line is what is held, and paid for; the area below it what has started.
+    The line shows the machines held, and paid for; the area below it those that have started.
     """
     from matplotlib.ticker import MaxNLocator
 

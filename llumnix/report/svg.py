@@ -1,7 +1,7 @@
-"""Inline SVG from matplotlib that wears the page's colours and fonts.
+"""Inline SVG from matplotlib in the page's colours and fonts.
 
-Colours are drawn as stand-ins and swapped for CSS variables afterwards, so one picture serves light
-and dark pages and paper; text stays text.
+Colours are drawn as placeholders and replaced by CSS variables afterwards, so one plot suits light
+and dark pages and print; text stays text.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ _STYLE: Final[dict[Any, Any]] = {
 
 
 def require_plots() -> None:
-    """Raise ConfigError, saying what to install, where matplotlib is not."""
+    """Raise ConfigError, saying what to install, if matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "the report's plots need matplotlib: pip install 'llumnix-scheduler[plots]'"
@@ -74,13 +74,13 @@ def require_plots() -> None:
 
 
 def run_colour(number: int) -> str:
-    """Give the stand-in colour of the run of this number."""
+    """Return the placeholder colour of the run with this number."""
     return f"#0a0a{number % COLOURS:02x}"
 
 
 @contextmanager
 def plot(width_in: float, height_in: float) -> Iterator[tuple["Figure", "Axes"]]:
-    """Open a figure with one axes in the house style; nothing is shown and none outlives it."""
+    """Open a figure with one axes in the report's style; it is closed with the context."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ def plot(width_in: float, height_in: float) -> Iterator[tuple["Figure", "Axes"]]
 
 
 def inline(figure: "Figure", name: str, description: str) -> str:
-    """Turn the figure into an SVG element; `name` makes its ids unique on the page.
+    """Return the figure as an SVG element; `name` makes its ids unique on the page.
 
     Call it inside the `plot` that made the figure: drawing reads the style.
     """
@@ -102,7 +102,7 @@ def inline(figure: "Figure", name: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    # Only tags are rewritten: what stands between them are labels, and may be anything.
+    # Only tags are rewritten: the text between them is labels, and may be anything.
     text = re.sub(r"<[^>]*>", lambda tag: _dressed(tag[0], name), text)
     view = re.search(r'viewBox="[^"]+"', text)
     assert view, "matplotlib always writes a viewBox"
@@ -111,7 +111,7 @@ def inline(figure: "Figure", name: str, description: str) -> str:
 
 
 def _dressed(tag: str, name: str) -> str:
-    """Give one tag ids of its own, the page's colours and font, and no more digits than show."""
+    """Return a tag with unique ids, the page's colours and font, and only visible digits."""
     tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href", "href")
     tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
     tag = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', tag)
@@ -125,6 +125,6 @@ def _dressed(tag: str, name: str) -> str:
 
 
 def _font(shorthand: "re.Match[str]") -> str:
-    """Keep size and weight of the shorthand that older matplotlib writes."""
+    """Keep the size and weight from the shorthand that older matplotlib releases write."""
     weight = "; font-weight: bold" if {"bold", "700"} & set(shorthand[1].split()) else ""
     return f"font-size: {shorthand[2]}{weight}"

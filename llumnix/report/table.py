@@ -1,4 +1,4 @@
-"""The table of runs, one row a policy; the best figure of each column stands out."""
+"""The table of runs, one row per policy, with the best figure of each column highlighted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ UNKNOWN: Final = "–"  # noqa: RUF001 - a dash is what an empty cell of a table
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: how to read its figure, how to show it, and whether less is better."""
+    """One column: how to read and format its figure, and whether less is better."""
 
     group: str
     title: str
@@ -30,7 +30,7 @@ def _figure(name: str, part: str = "", scale: float = 1.0) -> Callable[[RunRepor
 
 
 def _faults(run: RunReport) -> float | None:
-    """Add up what was wrong with the outputs; None if they were not compared."""
+    """Return the number of faults in the outputs; None if they were not compared."""
     parts = [run.figure(f"tokens_{fault}") for fault in ("lost", "doubled", "wrong")]
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
@@ -61,7 +61,7 @@ COLUMNS: Final = (
 
 
 def runs_table(runs: Sequence[NamedRun]) -> str:
-    """Return the table as HTML; a column that no run knows is left out."""
+    """Return the table as HTML, without columns that are unknown for all runs."""
     columns = [one for one in COLUMNS if any(one.read(run.run) is not None for run in runs)]
     best = {id(column): _best(column, runs) for column in columns}
     body = "".join(_row(named, columns, best) for named in runs)
@@ -98,7 +98,7 @@ def _group_starts(columns: Sequence[Column]) -> list[Column]:
 
 
 def _best(column: Column, runs: Sequence[NamedRun]) -> str | None:
-    """Say the best figure as shown, if valid runs differ in it at all."""
+    """Return the best figure as shown, if valid runs differ in it."""
     values = [column.read(named.run) for named in runs if named.run.valid]
     known = [value for value in values if value is not None]
     if not column.less_is_better or len({column.shown(value) for value in known}) < 2:

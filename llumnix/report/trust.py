@@ -1,4 +1,4 @@
-"""How far each run can be trusted: whether it measured the fleet or the machine it ran on."""
+"""How far to trust each run: whether it measured the fleet or the machine it ran on."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,11 +7,11 @@ from typing import Any, Final
 from llumnix.report.data import NamedRun
 
 _METER_BOUNDS: Final = 2.5
-"""What a full meter stands for, in bounds."""
+"""The value of a full meter, in bounds."""
 
 
 def trust_table(runs: Sequence[NamedRun]) -> str:
-    """Return the table as HTML, a row for each run that says how late it was; "" without any."""
+    """Return the table as HTML, one row per run with figures of lateness; "" if there is none."""
     told = [(named, validity) for named in runs if (validity := _validity(named))]
     if not told:
         return ""
@@ -25,7 +25,7 @@ def trust_table(runs: Sequence[NamedRun]) -> str:
 
 
 def _validity(named: NamedRun) -> Mapping[str, Any]:
-    """What a run says of its lateness; empty if it was not measured."""
+    """Return a run's figures of lateness; empty if they were not measured."""
     validity = named.run.result.get("validity")
     if not isinstance(validity, Mapping) or validity.get("late_steps_share") is None:
         return {}
@@ -47,7 +47,7 @@ def _row(named: NamedRun, validity: Mapping[str, Any], bound: float) -> str:
 
 
 def _meter(share: float, bound: float) -> str:
-    """Draw a share as a bar with a mark at the bound; its figure is beside it."""
+    """Return a share as a bar with a mark at the bound, and its figure beside it."""
     filled = min(share / bound / _METER_BOUNDS, 1.0)
     over = " over" if share > bound else ""
     return (
@@ -57,7 +57,7 @@ def _meter(share: float, bound: float) -> str:
 
 
 def _discarded(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Say which runs of the policy were too late to keep."""
+    """Return the policy's runs that were discarded as too late."""
     told = []
     for one in runs:
         share = float(one["late_steps_share"] or 0.0)

@@ -1,1 +1,1 @@
-"""The result of a run, and how it is shown."""
+"""The result of a run, and its output as a table or JSON."""

@@ -1,4 +1,4 @@
-"""Where `--json FILE` of a command goes."""
+"""Write what `--json FILE` of a command asks for."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from llumnix.errors import ConfigError
 
 
 def write_json(target: str | None, value: object) -> None:
-    """Write a value to a file, to stdout for `-`, nowhere for None; raises ConfigError."""
+    """Write a value as JSON to a file, to stdout (`-`) or nowhere (None); raises ConfigError."""
     if target is None:
         return
     text = json.dumps(value, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run on stderr: a bar on a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ LINE_EVERY_S = 5.0
 
 
 class RunProgress:
-    """A context manager; call it with requests done, in all and in flight."""
+    """A context manager; call it with the number of requests done, in all, and in flight."""
 
     def __init__(self, label: str, console: Console | None = None) -> None:
         self.label = label
@@ -36,7 +36,7 @@ class RunProgress:
             self._bar.stop()
 
     def __call__(self, done: int, total: int, in_flight: int) -> None:
-        """Show where the run is; cheap enough to be called for every request."""
+        """Show the run's progress; cheap enough to call for every request."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, in_flight=in_flight)
         elif (now_s := time.monotonic()) >= self._line_due_s or (done == total):

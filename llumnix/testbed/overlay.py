@@ -87,7 +87,7 @@ def register():
 def write_overlay(
     folder: Path, vllm_version: str, *, async_scheduling: bool = False, step_s: float = 0.0
 ) -> Path:
-    """Write the folder; put it first on PYTHONPATH. Each step of the model takes `step_s` more."""
+    """Write the folder, to be first on PYTHONPATH. Each model step takes `step_s` longer."""
     folder.mkdir(parents=True, exist_ok=True)
     _distribution(folder, "vllm", f"{vllm_version}+cpu")
     root = Path(__file__).resolve().parents[2]

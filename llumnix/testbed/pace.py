@@ -21,6 +21,8 @@ _STEP_DOWN = 0.75
 _WORTH_A_REPEAT = 0.9
 """Share of the speed that a repeat must stay below to be worth its time."""
 _FEWEST_REQUESTS = 24
+_LEAST_OF_A_WORKLOAD = 0.5
+"""Share of the requests that a repeat must have: too few would not tell policies apart."""
 _USUAL_FIRST_TOKEN_S = 1.0
 _USUAL_STEPS = 1.4
 """A usual time per output token, in decode steps of an idle fleet."""
@@ -88,7 +90,8 @@ class Pace:
         load_s = self._load_s(standing, _SPARE_RUNS)
         until_table_s = self.budget.first_table_s - standing.elapsed_s - standing.overhead_s
         most = len(self.ends_s)
-        return RunPlan(speed, self._fitting(speed, min(load_s, until_table_s), most))
+        least = min(most, _FEWEST_REQUESTS)
+        return RunPlan(speed, self._fitting(speed, min(load_s, until_table_s), least, most))
 
     def again(
         self, plan: RunPlan, lateness: float, repeated: int, standing: Standing
@@ -99,17 +102,15 @@ class Pace:
         """
         if repeated >= self.repeats:
             return None
-        wanted = self.lowered(plan.speed, lateness)
-        if not standing.kept:
-            load_s = self._load_s(standing)
-            requests = self._fitting(wanted, load_s, plan.requests)
-            fits = load_s >= self.ends_s[requests - 1] / wanted
-            return RunPlan(wanted, requests) if fits else None
-        speed = max(wanted, self._slowest_in_time(plan, standing))
+        least = plan.requests if standing.kept else math.ceil(plan.requests * _LEAST_OF_A_WORKLOAD)
+        in_time = self._slowest_in_time(least, standing)
+        speed = max(self.lowered(plan.speed, lateness), in_time)
         at_the_end = plan.speed <= self.slowest
         if speed > plan.speed * (1.0 if at_the_end else _WORTH_A_REPEAT):
             return None
-        return RunPlan(speed, plan.requests)
+        if standing.kept:
+            return RunPlan(speed, plan.requests)
+        return RunPlan(speed, self._fitting(speed, self._load_s(standing), least, plan.requests))
 
     def following(self, plan: RunPlan, lateness: float | None, standing: Standing) -> RunPlan:
         """Plan the next policy's run; `lateness` is that of the run before, None if it was valid.
@@ -119,7 +120,7 @@ class Pace:
         if lateness is None:
             return plan
         wanted = self.lowered(plan.speed, lateness)
-        speed = max(wanted, self._slowest_in_time(plan, standing))
+        speed = max(wanted, self._slowest_in_time(plan.requests, standing))
         return RunPlan(min(speed, plan.speed), plan.requests)
 
     def lowered(self, speed: float, lateness: float) -> float:
@@ -128,10 +129,9 @@ class Pace:
         # One run may have met a machine that is seldom so busy: a third is the most at once.
         return min(speed, max(_rounded(max(guess, speed / 3)), self.slowest))
 
-    def _fitting(self, speed: float, load_s: float, most: int) -> int:
-        """How many requests, `most` at most, end within so many wall seconds at this speed."""
-        fitting = bisect_right(self.ends_s, load_s * speed, hi=most)
-        return max(fitting, min(most, _FEWEST_REQUESTS))
+    def _fitting(self, speed: float, load_s: float, least: int, most: int) -> int:
+        """How many requests end within so many wall seconds at this speed."""
+        return max(least, bisect_right(self.ends_s, load_s * speed, hi=most))
 
     def _load_s(self, standing: Standing, spare_runs: float = 0.0) -> float:
         """Wall seconds of load that each run may have: an equal share of what is left."""
@@ -139,12 +139,12 @@ class Pace:
         share_s = (self.budget.runs_s - standing.elapsed_s) / runs
         return max(share_s - standing.overhead_s, 0.0)
 
-    def _slowest_in_time(self, plan: RunPlan, standing: Standing) -> float:
-        """The speed at which the runs left take just the time left; infinite without any."""
+    def _slowest_in_time(self, requests: int, standing: Standing) -> float:
+        """The speed at which the runs left, of so many requests, take just the time left."""
         if not standing.runs_left:
             return self.slowest
         load_s = self._load_s(standing)
-        needed = self.ends_s[plan.requests - 1] / load_s if load_s > 0 else math.inf
+        needed = self.ends_s[requests - 1] / load_s if load_s > 0 else math.inf
         return _rounded_up(needed)
 
 

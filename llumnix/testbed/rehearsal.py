@@ -15,8 +15,10 @@ REHEARSED_S = 6.0
 """Wall seconds of load."""
 PATIENCE_S = 25.0
 """Wall seconds until all is seen: a machine that needs longer carries little, and time is dear."""
-_CROWD_S = 15.0
-"""Fleet seconds' worth of requests that arrive in the first fleet second: a fleet at work."""
+_CROWD_S = 10.0
+_CROWD_SPEED = 2.0
+"""Requests of the first fleet seconds come this much sooner: a fleet at work, but no stampede,
+which would show what no run meets."""
 
 
 async def rehearse(
@@ -54,12 +56,8 @@ async def rehearse(
 
 def crowded(requests: Sequence[TraceRequest]) -> list[TraceRequest]:
     """Bring a workload forward, its first requests closer together: there is no time to fill up."""
+    ahead_s = _CROWD_S - _CROWD_S / _CROWD_SPEED
     return [
-        replace(
-            each,
-            arrival_s=each.arrival_s / _CROWD_S
-            if each.arrival_s < _CROWD_S
-            else each.arrival_s - _CROWD_S + 1,
-        )
+        replace(each, arrival_s=max(each.arrival_s / _CROWD_SPEED, each.arrival_s - ahead_s))
         for each in requests
     ]

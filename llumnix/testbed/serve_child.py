@@ -1,4 +1,4 @@
-"""Runs the `vllm` command line, and ends with whoever started it, however that ended.
+"""Run the `vllm` command line, and exit when the parent process exits, for whatever reason.
 
 `python -m llumnix.testbed.serve_child serve MODEL ...` in an environment with vLLM. The launcher
 holds the other end of standard input and made this process the leader of its own group; when the

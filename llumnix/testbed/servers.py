@@ -1,4 +1,4 @@
-"""`vllm serve` processes on loopback: started together, healthy when handed out, then gone."""
+"""`vllm serve` processes on loopback: started together, healthy when yielded, stopped at exit."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ START_TIMEOUT_S = 300.0
 _POLL_S = 0.2
 _STOP_GRACE_S = 10.0
 _SHOWN_CHARACTERS = 3000
-# Below the range from which the kernel takes ports for outgoing connections.
+# Below the range from which the kernel picks ports for outgoing connections.
 _PORTS = range(20000, 30000)
 
 
 def connector_config(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Give the `--kv-transfer-config` that switches the plugin on."""
+    """Return the `--kv-transfer-config` that switches the plugin on."""
     return {
         "kv_connector": "LlumnixConnector",
         "kv_connector_module_path": "migration.vllm.connector",
@@ -43,12 +43,12 @@ def connector_config(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to run one server. Servers that migrate between each other share `secret`.
+    """How to run one server. Servers that migrate to each other share `secret`.
 
-    `dtype` must be said: of a float32 model vLLM would make a bfloat16 one. Each step of the model
-    takes `step_s` more, asleep: there is time to move a request of a tiny model. `plugin_settings`
-    are the plugin's own; `arguments` further ones of `vllm serve`, winning over ours; `variables`
-    further environment variables.
+    `dtype` must be given: vLLM would turn a float32 model into a bfloat16 one. Each step of the
+    model sleeps for `step_s`, so that there is time to migrate a request of a tiny model.
+    `plugin_settings` are the plugin's own; `arguments` are further ones of `vllm serve`, which win
+    over the defaults; `variables` are further environment variables.
     """
 
     environment: Environment
@@ -66,7 +66,7 @@ class ServerOptions:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, port: int) -> list[str]:
-        """The command line of the server."""
+        """Return the command line of the server."""
         command = [
             *(str(self.environment.python), "-m", "llumnix.testbed.serve_child"),
             *("serve", str(self.model), f"--port={port}", "--host=127.0.0.1"),
@@ -87,7 +87,7 @@ class ServerOptions:
         return [*command, *self.arguments]
 
     def process_environment(self, overlay: Path) -> dict[str, str]:
-        """The environment variables of the server."""
+        """Return the environment variables of the server."""
         inherited = {
             key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ
         }
@@ -121,17 +121,17 @@ class VllmServer:
 
     @property
     def pid(self) -> int:
-        """The API server's process id, which is its group's too."""
+        """The API server's process id, which is also its group's."""
         assert self._process is not None, "not started"
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the API server's process runs."""
+        """Whether the API server's process is running."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Start it (again), and wait until it is healthy; raises LaunchError with its log's end."""
+        """Start it (again) and wait until it is healthy; raises LaunchError with its log's end."""
         options = self.options
         write_overlay(
             self._overlay,
@@ -139,7 +139,9 @@ class VllmServer:
             async_scheduling=options.async_scheduling,
             step_s=options.step_s,
         )
-        self._port = self._port or free_port()  # the same again: the fleet knows it by its address
+        self._port = (
+            self._port or free_port()
+        )  # the same as before: the fleet knows it by its address
         port = self._port
         self.url = f"http://127.0.0.1:{port}"
         with self.log_path.open("ab") as log:
@@ -178,7 +180,7 @@ class VllmServer:
         )
 
     async def stop(self, grace_s: float = _STOP_GRACE_S) -> None:
-        """End it politely; what is left after the grace period, engine included, is killed."""
+        """Terminate it; kill what is left after the grace period, engine included."""
         if self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
@@ -209,9 +211,9 @@ async def launched_vllm(
     *,
     start_timeout_s: float = START_TIMEOUT_S,
 ) -> AsyncIterator[list[VllmServer]]:
-    """Run one server for each of `options` within the context, all started at once.
+    """Run one server per entry of `options` within the context, all started at once.
 
-    Raises LaunchError when one does not start; the others are stopped then.
+    If one does not start, stops the others and raises LaunchError.
     """
     folder = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-vllm-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +243,7 @@ def fleet_options(
     blocks: int = 512,
     dtype: str = "float32",
 ) -> list[ServerOptions]:
-    """Describe equal servers that can migrate between each other."""
+    """Return the options of equal servers that can migrate to each other."""
     one = ServerOptions(
         environment,
         model,
@@ -256,7 +258,7 @@ def fleet_options(
 
 
 def _causes(log: str) -> str:
-    """Pick what names an error, each once and the first ones first; without any, the log's end."""
+    """Return the distinct lines that name an error, in order; without any, the log's end."""
     lines = [line.split("] ", 1)[-1].strip() for line in log.splitlines()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Incompatible\w*): ", line)]
     causes = "\n".join(dict.fromkeys(named)) or log[-_SHOWN_CHARACTERS:]
@@ -264,7 +266,7 @@ def _causes(log: str) -> str:
 
 
 def free_port() -> int:
-    """Find a port of loopback that nobody listens on now."""
+    """Return a loopback port that is not in use."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as tried:
             try:

@@ -1,7 +1,7 @@
 """A byte-level tokenizer: 256 bytes and a few words of chat, tools and reasoning.
 
-One token is one byte, so characters beyond ASCII are split over tokens: the hardest case for
-whoever cuts a stream.
+One token is one byte, so characters beyond ASCII span several tokens: the hardest case for cutting
+a stream.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Never shown to a client."""
 MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
-"""One token each, shown; what parsers of tools and reasoning look for."""
+"""One token each, shown to clients; parsers of tools and reasoning look for them."""
 VOCABULARY_SIZE = 256 + len(SPECIAL) + len(MARKS)
 EOS_ID = 256
 IM_END_ID = 258
@@ -92,7 +92,7 @@ def _tokenizer() -> dict[str, Any]:
 
 
 def _byte_letters() -> list[str]:
-    """Give the letter that stands for each byte, as GPT-2's byte-level alphabet has it."""
+    """Return the letter for each byte in GPT-2's byte-level alphabet."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in printable}
     others = [byte for byte in range(256) if byte not in letters]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llumnix.errors import LaunchError
+from llumnix.errors import LaunchError, Unreachable
 from llumnix.instances.instance import InstanceState
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, run_load
 from llumnix.loadgen.openloop import Progress
@@ -24,6 +24,7 @@ _MIGRATING = "freeness"
 """The policy that migrates unless told otherwise; the others are the baselines."""
 _UP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
+_PROBES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,24 @@ async def when_up(endpoint: Endpoint) -> ServerState:
     raise LaunchError(f"{', '.join(down) or endpoint.url} took no requests in {_UP_TIMEOUT_S:g} s")
 
 
+async def _when_told(endpoint: Endpoint, before: ServerState) -> ServerState:
+    """Ask again until all engines that told something before do; one that is gone never does.
+
+    On a busy machine an answer may not come in time, and then nobody knew how late the run was.
+    Raises Unreachable when the frontend does not answer.
+    """
+    for tries_left in range(_PROBES - 1, -1, -1):
+        try:
+            state = await probe(endpoint)
+        except Unreachable:
+            if not tries_left:
+                raise
+            continue
+        if before.engines.keys() <= state.engines.keys():
+            break
+    return state
+
+
 async def run_trial(
     policy: PolicyChoice,
     shape: Launchable,
@@ -138,7 +157,7 @@ async def run_trial(
         finally:
             load_s = time.monotonic() - began_s
             await watcher.stop()
-        after = await probe(endpoint)
+        after = await _when_told(endpoint, before)
     fleet = between(before, after)
     check = checker.check(records)
     result = summarise(

@@ -1,4 +1,4 @@
-"""Watching a run from outside: freeness, memory and migrations over time, off the admin API."""
+"""Watch a run from outside: freeness, memory and migrations over time, from the admin API."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from llumnix.admin.schema import EventRecord, FleetStatus, InstanceStatus, Migra
 Series = dict[str, list[tuple[float, float]]]
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 POLL_S = 0.2
-"""Wall seconds between two looks."""
+"""Wall seconds between two polls."""
 
 
 @dataclass(slots=True)
 class RunSeries:
-    """What was seen. Times are fleet seconds after the start of the watch, series by instance.
+    """The series of a run, by instance. Times are fleet seconds after the start of the watch.
 
     A move is (start, end, source, destination, request id) of a committed migration.
     """
@@ -29,7 +29,7 @@ class RunSeries:
 
 
 class RunWatcher:
-    """Polls a frontend from `start` to `stop`; a look that fails is left out, never the run."""
+    """Polls a frontend from `start` to `stop`; a failed poll is left out, never an error."""
 
     def __init__(self, url: str, speed: float) -> None:
         self.seen = RunSeries()
@@ -42,11 +42,11 @@ class RunWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look, every `POLL_S`."""
+        """Start polling, every `POLL_S`."""
         self._task = asyncio.create_task(self._poll(), name="watcher")
 
     async def stop(self) -> None:
-        """Look once more, and end."""
+        """Poll once more, and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from migration.config import MigrationConfig
 
-# vLLM's queue between an engine and its workers occasionally misses a wake-up and polls again after
-# 5 s (shm_broadcast.py): a wait that must outlast this has to be longer.
+# vLLM's queue between an engine and its workers misses a wake-up now and then and looks again after
+# 5 s (shm_broadcast.py): a deadline that must survive this has to be longer.
 PATIENCE_S = 8.0
 MIGRATION = MigrationConfig(stage_timeout_s=PATIENCE_S, detach_timeout_s=PATIENCE_S)
 
@@ -18,50 +18,84 @@ SECRET_VARIABLE = "LLUMNIX_SECRET"  # noqa: S105 - the name of a variable, not a
 
 
 class SettingsError(ValueError):
-    """The settings are wrong; the message says which and what would be valid."""
+    """A setting is wrong; the message says which one, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
-    """How this server takes part in migration. Raises SettingsError for inconsistent settings.
+    """How this server takes part in migration. Raises SettingsError for a value out of range.
 
     `migration` holds settings of the llumlet itself (`migration.config.MigrationConfig`).
     """
 
-    instance_id: str = field(default="", metadata={"help": "name in the fleet; unset: the address"})
+    instance_id: str = field(
+        default="", metadata={"help": "name of the instance in the fleet", "default": "its address"}
+    )
     control_host: str = field(
         default="127.0.0.1",
-        metadata={"help": "address the control port listens on; 0.0.0.0 for a fleet of hosts"},
+        metadata={
+            "help": "address the control port listens on; 0.0.0.0 if the fleet spans hosts",
+            "metavar": "HOST",
+        },
     )
-    control_port: int = field(default=0, metadata={"help": "control port; 0 picks a free one"})
+    control_port: int = field(
+        default=0, metadata={"help": "control port; 0 picks a free one", "metavar": "PORT"}
+    )
     advertise_host: str = field(
-        default="", metadata={"help": "address the fleet is told; unset: control_host"}
+        default="",
+        metadata={
+            "help": "address announced to the fleet",
+            "metavar": "HOST",
+            "default": "the control host",
+        },
     )
     advertise_port: int = field(
         default=0,
-        metadata={"help": "port the fleet is told, where one is mapped; 0: the control port"},
+        metadata={
+            "help": "port announced to the fleet, if it is mapped; 0 for the control port",
+            "metavar": "PORT",
+        },
     )
     secret_file: str = field(
         default="",
-        metadata={"help": f"file with the fleet's shared secret; unset: {SECRET_VARIABLE}"},
+        metadata={
+            "help": "file that holds the fleet's shared secret",
+            "metavar": "FILE",
+            "default": f"${SECRET_VARIABLE}",
+        },
     )
     staging_bytes: int = field(
         default=256 << 20,
-        metadata={"help": "host memory KV passes through, half out, half in, each rank"},
+        metadata={
+            "help": "host memory per rank that KV is staged in: half out, half in",
+            "unit": "bytes",
+        },
     )
     staging_dir: str = field(
-        default="", metadata={"help": "where that memory's file lies; unset: /dev/shm"}
+        default="",
+        metadata={
+            "help": "directory of the file behind that memory",
+            "metavar": "DIR",
+            "default": "/dev/shm",  # noqa: S108 - said, not used
+        },
     )
     copy_share: float = field(
         default=0.1,
-        metadata={"help": "no step of the engine is lengthened by more than this share to copy KV"},
+        metadata={
+            "help": "largest share by which copying KV may lengthen an engine step",
+            "metavar": "SHARE",
+        },
     )
     hold_s: float = field(
         default=PATIENCE_S,
-        metadata={"help": "a request waits this long for KV and commit without a sign of life"},
+        metadata={
+            "help": "how long an arriving request waits for KV or a commit without progress",
+            "unit": "s",
+        },
     )
     allow_untested_vllm: bool = field(
-        default=False, metadata={"help": "start on a vLLM this plugin was not tested with"}
+        default=False,
+        metadata={"help": "start even with a vLLM version the plugin was not tested with"},
     )
     migration: MigrationConfig = field(default=MIGRATION)
 
@@ -76,7 +110,7 @@ class PluginSettings:
 
 
 def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
-    """Read `kv_connector_extra_config`; unknown keys are errors."""
+    """Read `kv_connector_extra_config`. Raises SettingsError, also for an unknown key."""
     values = dict(extra)
     nested = values.pop("migration", {})
     try:
@@ -88,17 +122,17 @@ def read_settings(extra: Mapping[str, Any]) -> PluginSettings:
 
 
 def read_secret(settings: PluginSettings) -> bytes:
-    """Return the fleet's secret; raises SettingsError when there is none."""
+    """Return the fleet's secret. Raises SettingsError if there is none."""
     if settings.secret_file:
         try:
             secret = Path(settings.secret_file).read_bytes().strip()
         except OSError as error:
-            raise SettingsError(f"secret_file cannot be read: {error}") from error
+            raise SettingsError(f"cannot read secret_file: {error}") from error
     else:
         secret = os.environb.get(SECRET_VARIABLE.encode(), b"").strip()
     if not secret:
         raise SettingsError(
-            f"no secret: set {SECRET_VARIABLE} (the same for frontend and servers), "
+            f"no secret: set {SECRET_VARIABLE} (the same for the frontend and all servers) "
             "or kv_connector_extra_config.secret_file"
         )
     return secret

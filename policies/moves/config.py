@@ -1,73 +1,94 @@
-"""When requests are moved, and how many at once."""
+"""When to migrate requests, and how many at once."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class RebalanceConfig:
-    """When to migrate, and how much at once. Times are fleet seconds.
+    """When to rebalance, and how many migrations to run at once. Times are fleet seconds.
 
-    Raises ValueError when the thresholds are too close, or a bound is not positive.
+    Raises ValueError if the thresholds are too close or a bound is not positive.
     """
 
     interval_s: float = field(
-        default=0.25, metadata={"help": "how often the fleet is rebalanced", "unit": "s"}
+        default=0.25, metadata={"help": "interval between rounds of rebalancing", "unit": "s"}
     )
     low_steps: float = field(
         default=64.0,
         metadata={
-            "help": "instances less free than this give requests away",
+            "help": "freeness below which an instance migrates requests out",
             "unit": "decode steps",
         },
     )
     high_steps: float = field(
         default=100.0,
-        metadata={"help": "instances freer than this take requests in", "unit": "decode steps"},
+        metadata={
+            "help": "freeness above which an instance accepts migrations",
+            "unit": "decode steps",
+        },
     )
     hysteresis_steps: float = field(
         default=16.0,
         metadata={
-            "help": "a source stays one until it is this far above the low threshold",
+            "help": "how far above low_steps a source must rise before it stops being one",
             "unit": "decode steps",
         },
     )
     min_gain_steps: float = field(
         default=4.0,
         metadata={
-            "help": "moves that make the pair's fuller instance less than this freer are not made",
+            "help": "smallest gain worth a migration, for the fuller instance of the pair",
             "unit": "decode steps",
         },
     )
     max_concurrent_out: int = field(
-        default=1, metadata={"help": "moves under way from one instance", "unit": "migrations"}
+        default=1,
+        metadata={
+            "help": "largest number of concurrent migrations out of an instance",
+            "unit": "migrations",
+        },
     )
     max_concurrent_in: int = field(
-        default=2, metadata={"help": "moves under way to one instance", "unit": "migrations"}
+        default=2,
+        metadata={
+            "help": "largest number of concurrent migrations into an instance",
+            "unit": "migrations",
+        },
     )
     max_concurrent_drain: int = field(
         default=4,
-        metadata={"help": "moves under way from one instance being drained", "unit": "migrations"},
+        metadata={
+            "help": "largest number of concurrent migrations out of an instance being drained",
+            "unit": "migrations",
+        },
     )
     max_concurrent: int = field(
-        default=32, metadata={"help": "moves under way in the whole fleet", "unit": "migrations"}
+        default=32,
+        metadata={
+            "help": "largest number of concurrent migrations in the fleet",
+            "unit": "migrations",
+        },
     )
     order_timeout_s: float = field(
         default=60.0,
         metadata={
-            "help": "an order nobody reported the end of is given up after this",
+            "help": "time after which a migration with no reported outcome is given up",
             "unit": "s",
         },
     )
     retry_after_s: float = field(
         default=1.0,
         metadata={
-            "help": "a pair whose order came to nothing is left alone this long",
+            "help": "delay before a pair is tried again after a failed migration",
             "unit": "s",
         },
     )
     max_age_s: float = field(
         default=5.0,
-        metadata={"help": "reports older than this are not trusted to migrate by", "unit": "s"},
+        metadata={
+            "help": "age above which an instance's report is too old to migrate by",
+            "unit": "s",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -85,5 +106,5 @@ class RebalanceConfig:
 
     @property
     def release_steps(self) -> float:
-        """Freeness at which a source is one no longer, and below which no move may push anyone."""
+        """The freeness at which a source stops being one; no move may push an instance below it."""
         return self.low_steps + self.hysteresis_steps

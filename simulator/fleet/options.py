@@ -1,11 +1,11 @@
-"""The configuration of a simulated fleet: its `simulator` section."""
+"""Configuration of a simulated fleet: the `simulator` section."""
 
 from dataclasses import dataclass, field
 
 from migration.layout import Layout
 from policies.scaling import ScalingConfig
 from policies.types import InstanceId
-from simulator.costs.presets import preset
+from simulator.costs.presets import PRESETS, preset
 from simulator.engine.roster import EngineLimits
 from simulator.engine.speculation import Guesses, Speculation
 from simulator.fleet.instance import InstanceShape
@@ -15,91 +15,131 @@ KERNELS = ("auto", "steps", "plain", "compiled")
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """A fleet of equal instances in virtual time. Unset values come from the preset.
+    """A fleet of equal instances in virtual time. Unset fields take the preset's value.
 
-    Raises ValueError for an unknown preset and for inconsistent options.
+    Raises ValueError for an unknown preset or a value out of range.
     """
 
-    instances: int = field(default=16, metadata={"help": "size of the fleet", "unit": "instances"})
+    instances: int = field(
+        default=16, metadata={"help": "number of instances", "unit": "instances", "metavar": "N"}
+    )
     preset: str = field(
-        default="llama-7b-a10", metadata={"help": "cost model: a model on a GPU", "unit": ""}
+        default="llama-7b-a10",
+        metadata={
+            "help": f"cost model: {', '.join(sorted(PRESETS))}, or a .json file that `llumnix "
+            "calibrate` wrote",
+            "unit": "",
+            "metavar": "PRESET",
+        },
     )
     capacity_tokens: int | None = field(
-        default=None, metadata={"help": "KV memory of an instance", "unit": "tokens"}
+        default=None,
+        metadata={
+            "help": "KV cache size per instance",
+            "unit": "tokens",
+            "default": "the preset's",
+        },
     )
     block_tokens: int | None = field(
-        default=None, metadata={"help": "size of a KV block", "unit": "tokens"}
+        default=None,
+        metadata={"help": "size of a KV block", "unit": "tokens", "default": "the preset's"},
     )
     max_num_seqs: int | None = field(
-        default=None, metadata={"help": "largest batch", "unit": "requests"}
+        default=None,
+        metadata={
+            "help": "largest number of running requests per instance",
+            "unit": "requests",
+            "default": "the preset's",
+        },
     )
     token_budget: int | None = field(
-        default=None, metadata={"help": "tokens computed in one step at most", "unit": "tokens"}
+        default=None,
+        metadata={
+            "help": "largest number of tokens computed per step",
+            "unit": "tokens",
+            "default": "the preset's",
+        },
     )
     schedules_ahead: bool | None = field(
         default=None,
         metadata={
-            "help": "steps are made up while the one before is computed, as vLLM does with "
-            "asynchronous scheduling: who arrives meanwhile is in the one after",
+            "help": "plan each step while the previous one runs, as vLLM's async scheduling does; "
+            "a request that arrives meanwhile joins the step after next",
             "unit": "",
+            "default": "the preset's",
         },
     )
     prefix_caching: bool = field(
         default=False,
         metadata={
-            "help": "prompts that begin alike share KV, where the trace tells which do",
+            "help": "share KV among prompts with a common prefix, if the trace says which have one",
             "unit": "",
         },
     )
     draft_tokens: int = field(
         default=0,
-        metadata={"help": "tokens guessed ahead for each decode of a step", "unit": "tokens"},
+        metadata={"help": "draft tokens per decode step (speculative decoding)", "unit": "tokens"},
     )
     acceptance: float | None = field(
-        default=None, metadata={"help": "probability that a guessed token is right", "unit": ""}
+        default=None,
+        metadata={
+            "help": "probability that a draft token is accepted; needed with draft_tokens",
+            "unit": "",
+            "metavar": "SHARE",
+        },
     )
     draft_us: int = field(
         default=0,
-        metadata={"help": "time in which one token is guessed for a whole batch", "unit": "us"},
+        metadata={"help": "time to draft one token for a whole batch", "unit": "us"},
     )
     kernel: str = field(
         default="auto",
         metadata={
-            "help": "what does the work, with equal results: auto, steps (one by one), plain "
-            "(skips them), or compiled (by numba)",
+            "help": "how to compute the simulation, with equal results: step by step (steps), "
+            "fast-forwarding identical steps in Python (plain), the same compiled by numba "
+            "(compiled), or the fastest that fits (auto)",
             "unit": "",
+            "choices": KERNELS,
         },
     )
     link_bytes_per_s: int | None = field(
         default=None,
-        metadata={"help": "speed of an instance's port, shared by its migrations", "unit": "B/s"},
+        metadata={
+            "help": "speed of an instance's network port, shared by its migrations",
+            "unit": "B/s",
+            "default": "the preset's",
+        },
     )
     message_latency_us: int = field(
         default=300,
-        metadata={"help": "time a message between llumlets takes, one way", "unit": "us"},
+        metadata={"help": "one-way latency of a message between llumlets", "unit": "us"},
     )
     copy_slowdown: float = field(
         default=0.01,
         metadata={
-            "help": "share by which a step is longer while KV is copied from or to its instance",
+            "help": "share by which a step slows down while KV is copied to or from its instance",
             "unit": "",
+            "metavar": "SHARE",
         },
     )
     report_interval_s: float = field(
-        default=0.1, metadata={"help": "how often instances report their load", "unit": "s"}
+        default=0.1, metadata={"help": "interval between load reports of an instance", "unit": "s"}
     )
     queue_limit: int = field(
         default=100_000,
-        metadata={"help": "requests held before more are rejected", "unit": "requests"},
+        metadata={
+            "help": "largest number of queued requests; one more is rejected",
+            "unit": "requests",
+        },
     )
     scaling: ScalingConfig = field(
         default=ScalingConfig(),
-        metadata={"help": "when machines are ordered and given back; simulations only"},
+        metadata={"help": "when to add and remove instances; simulations only"},
     )
     start_delay_s: float = field(
         default=60.0,
         metadata={
-            "help": "from a machine's order to its first request: provisioning, weights, warm-up",
+            "help": "time to start an instance: provisioning, loading weights, warm-up",
             "unit": "s",
         },
     )
@@ -132,10 +172,10 @@ class SimulatorConfig:
                 raise ValueError(f"{name} must be positive, not {value}")
 
     def shape(self, classes: int, seed: int = 0) -> InstanceShape:
-        """Return what every instance is like, for so many priority classes.
+        """Return the shape of every instance, for this number of priority classes.
 
-        Raises ValueError for options that do not fit together. `seed` decides which guesses are
-        right.
+        Raises ValueError for options that do not fit together. `seed` decides which draft tokens
+        are accepted.
         """
         most = self.scaling.max_instances
         if most is not None and not self.scaling.min_instances <= self.instances <= most:
@@ -172,27 +212,29 @@ class SimulatorConfig:
         )
 
     def speculation(self) -> Speculation | None:
-        """Return how instances speculate; raises ValueError for incomplete options."""
+        """Return how instances speculate; raises ValueError if only a part of it is given."""
         if not self.draft_tokens:
             if self.acceptance is not None or self.draft_us:
                 raise ValueError("acceptance and draft_us have no effect without draft_tokens")
             return None
         if self.acceptance is None:
-            raise ValueError("draft_tokens needs acceptance: how often a guessed token is right")
+            raise ValueError(
+                "draft_tokens needs acceptance: the probability that a draft token is accepted"
+            )
         return Speculation(self.draft_tokens, self.acceptance, self.draft_us * 1000)
 
     def bytes_per_s(self) -> int:
-        """The speed of an instance's port."""
+        """Return the speed of an instance's network port."""
         return self.link_bytes_per_s or preset(self.preset).link_bytes_per_s
 
     def names(self) -> tuple[InstanceId, ...]:
-        """Name the instances."""
+        """Return the names of the instances."""
         return tuple(InstanceId(f"instance-{number}") for number in range(self.instances))
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """An instance that dies at a given time, and is back, empty, after a while (never, if None)."""
+    """An instance that dies at a given time and returns, empty, after a while (never if None)."""
 
     instance_id: InstanceId
     at_s: float

@@ -14,5 +14,5 @@ Results are equal bit for bit: `tests/simulator/kernel/test_kernels.py`.
 All of these are plain functions of plain numbers. They run as they are, on lists, or compiled by
 numba, on arrays (`compiled`). Rare work stays in Python: `fleet` and `instance` wire the scheduler,
 the llumlets and their network to the columns, `holdings` is what requests hold there while they
-move; `scaled_fleet`, `drain` and `slots` serve instances that come and go.
+move; `scaled_fleet`, `drain` and `engine.slots` serve instances that come and go.
 """

@@ -79,7 +79,7 @@ def test_mistakes_are_told(override: str, told: str) -> None:
 @pytest.mark.parametrize(("key", "home"), HOMES.items())
 def test_a_setting_has_one_key(key: str, home: str) -> None:
     """What repeats it is no key, is not printed, and has its value."""
-    with pytest.raises(ConfigError, match=f"'{key}' is set by '{home}' now"):
+    with pytest.raises(ConfigError, match=f"'{key}' is set through '{home}'"):
         load_config(None, [f"{key}=1"])
     section, name = key.split(".")
     printed = yaml.safe_load(describe(Config()))

@@ -89,7 +89,7 @@ def test_an_unknown_policy_is_refused_when_the_scheduler_is_built() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (lambda: SchedulerConfig(default_class="bulk"), "'bulk' is none of the classes"),
+        (lambda: SchedulerConfig(default_class="bulk"), "'bulk' is not among the classes"),
         (lambda: SchedulerConfig(classes=(PriorityClass("normal"),) * 2), "must differ"),
         (lambda: SchedulerConfig(max_age_s=0.0), "max_age_s must be positive"),
     ],

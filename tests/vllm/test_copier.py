@@ -18,10 +18,9 @@ from migration.vllm.worker.copier import (  # noqa: E402
     SelfTestFailed,
     Ticket,
     make_copier,
-    paired_runs,
-    runs,
     self_test,
 )
+from migration.vllm.worker.copying import paired_runs, runs  # noqa: E402
 from migration.vllm.worker.cuda_copier import DeviceCopier  # noqa: E402
 from tests.vllm.host_streams import HostStreams  # noqa: E402
 from tests.vllm.kv_layouts import LAYOUTS, Caches, halves, views  # noqa: E402

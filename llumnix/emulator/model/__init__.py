@@ -1,1 +1,1 @@
-"""The emulated model: a vocabulary, KV made of hashes, and the answer they must give."""
+"""The emulated model: a vocabulary, KV made of hashes, and the output that follows from them."""

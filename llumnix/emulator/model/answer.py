@@ -1,4 +1,4 @@
-"""What an answer must be: the hash model as one pure function, without blocks, steps or engines.
+"""The expected output: the hash model as one pure function, without blocks, steps or engines.
 
 Every output of an emulated fleet is compared with this, token by token.
 """
@@ -24,7 +24,7 @@ def expected_output(
     ignore_eos: bool = True,
     min_tokens: int = 0,
 ) -> tuple[int, ...]:
-    """Compute the tokens a request must produce, its end token included if it ends by one."""
+    """Return the tokens that a request must produce, including the end token if it has one."""
     rows: list[int] = []
     sums = [0] * STRIDE
     outputs: list[int] = []

@@ -1,7 +1,7 @@
-"""The emulated KV cache: real bytes in real blocks, and answers that depend on every one of them.
+"""The emulated KV cache: real bytes in real blocks, and output that depends on each of them.
 
-Each token's row holds its 64-bit hash in every word of its payload. Rows are computed from, and
-tokens are read from, what is stored; nothing is remembered beside it.
+Each token's row holds its 64-bit hash in every word of its payload. Rows are computed and tokens
+are read from what is stored; nothing is kept beside it.
 """
 
 import mmap
@@ -26,11 +26,11 @@ _WORD_STEP = 0x9E3779B1  # a large odd number: strides over a payload's words
 
 
 class KvPool:
-    """One big buffer of blocks; the system gives it real memory only where it is touched.
+    """One big buffer of blocks; the system backs it with memory only where it is touched.
 
-    With `pretouch` it does so at once: first touches of a large payload are slow, and a real
-    engine has its KV memory from the start. Raises ValueError unless the payload is a positive
-    multiple of 8 bytes a token.
+    With `pretouch` all of it is touched at once: first touches of a large payload are slow, and a
+    real engine has its KV cache from the start. Raises ValueError unless the payload is a positive
+    multiple of 8 bytes per token.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class KvPool:
         self._weights = weight_of(positions)
 
     def table(self) -> "BlockTable":
-        """Make an empty block table for a request's KV in this pool."""
+        """Return an empty block table for a request's KV in this pool."""
         return BlockTable(self.block_tokens, self._row_words)
 
     def compute(self, tokens: Sequence[int], table: "BlockTable", start: int, stop: int) -> None:
@@ -88,16 +88,16 @@ class KvPool:
         return next_token(int(rows[-1]), row_sum, may_end=may_end)
 
     def views(self, blocks: Sequence[int]) -> list[memoryview]:
-        """Give writable views of blocks, in order; adjacent blocks share one view."""
+        """Return writable views of blocks, in order; adjacent blocks share one view."""
         size = self.block_bytes
         return [self._raw[first * size : last * size] for first, last in _runs(blocks)]
 
 
 class BlockTable:
-    """Where each token's row of one request begins, in words from the start of the pool.
+    """The start of each token's row of one request, in words from the start of the pool.
 
-    `rows` and `row_array` say the same: single rows are read fast from a list, many at once from
-    an array. The array is longer than the request, to grow in place.
+    `rows` and `row_array` hold the same: a list is fast for single rows, an array for many at once.
+    The array is longer than the request, so that it grows in place.
     """
 
     def __init__(self, block_tokens: int, row_words: int) -> None:
@@ -108,7 +108,7 @@ class BlockTable:
         self._blocks = 0
 
     def follow(self, blocks: Sequence[int]) -> None:
-        """Take in the blocks the request has got since the last call."""
+        """Add the blocks that the request got since the last call."""
         if len(blocks) == self._blocks:
             return
         known = len(self.rows)
@@ -122,12 +122,12 @@ class BlockTable:
 
 
 def weight_of(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Weigh many positions at once."""
+    """Return the weights of many positions at once."""
     return positions * np.uint64(weight(1) - weight(0)) + np.uint64(weight(0))
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Merge block ids that follow each other into [first, last) runs."""
+    """Merge consecutive block ids into [first, last) runs."""
     first = last = None
     for block in blocks:
         if last is not None and block == last:

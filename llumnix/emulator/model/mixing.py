@@ -1,4 +1,4 @@
-"""The arithmetic of the hash model, one token at a time: all that `answer` and `kv` share.
+"""The arithmetic of the hash model, one token at a time, shared by `answer` and `kv`.
 
 The KV *row* of token i is a 64-bit hash of the token, its position, the row before it, and two
 earlier rows: one anywhere, one near. The next token is read off the last row and a weighted sum
@@ -11,7 +11,7 @@ from llumnix.emulator.model.vocabulary import END_ID, FIRST_WORD_ID, WORDS
 MASK = (1 << 64) - 1
 SEED = 0x243F6A8885A308D3
 STRIDE = 16
-"""A token is read off the rows of its own position modulo this: all rows within STRIDE tokens."""
+"""A token is read from the rows at its own position modulo this: all rows within STRIDE tokens."""
 
 _NEAR = 32
 _END_ONE_IN = 128
@@ -46,7 +46,7 @@ def weight(position: int) -> int:
 
 
 def next_token(last_row: int, row_sum: int, *, may_end: bool) -> int:
-    """Read the next token: a word, or END_ID about once in 128 times where the text may end."""
+    """Return the next token: a word, or END_ID about once in 128 times if the text may end."""
     x = mix(END_ID, 0, last_row, row_sum, SEED)
     if may_end and x % _END_ONE_IN == 0:
         return END_ID

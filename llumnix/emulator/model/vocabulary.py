@@ -1,7 +1,7 @@
 """The emulated model's vocabulary: the 256 bytes, then short made-up words, then the end token.
 
-Any text can be encoded, and decodes to itself. The model itself only ever says words, so its text
-is plain ASCII and can be cut anywhere.
+Any text can be encoded, and decodes to itself. The model itself only produces words, so its text is
+plain ASCII and can be cut anywhere.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 VOCABULARY = 4096
 FIRST_WORD_ID = 256
 END_ID = VOCABULARY - 1
-"""Ends a text; has no text of its own."""
+"""The token that ends a text; it has no text of its own."""
 WORDS = END_ID - FIRST_WORD_ID
 
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghjklmnprstvwyz" for vowel in "aeiou"]
@@ -29,18 +29,18 @@ _WORD_IDS = {word.encode(): FIRST_WORD_ID + index for index, word in enumerate(_
 _PIECES = re.compile(rb" [a-z]+|[^ ]+| ")
 
 TEXT = tuple(piece.decode(errors="replace") for piece in _BYTES)
-"""The text of each token on its own."""
+"""The text of each token."""
 JSON_TEXT = tuple(json.dumps(text)[1:-1] for text in TEXT)
-"""The same, as it stands between the quotes of a JSON string."""
+"""The same, escaped for a JSON string."""
 
 
 def decode(token_ids: Iterable[int]) -> str:
-    """Turn tokens into text; bytes that are no UTF-8 become replacement characters."""
+    """Turn tokens into text; invalid UTF-8 becomes replacement characters."""
     return b"".join(_BYTES[token] for token in token_ids).decode(errors="replace")
 
 
 def encode(text: str) -> list[int]:
-    """Turn text into tokens: known words whole, anything else byte by byte."""
+    """Turn text into tokens: a known word is one token, anything else a token per byte."""
     token_ids: list[int] = []
     for piece in _PIECES.findall(text.encode()):
         word = _WORD_IDS.get(piece)

@@ -7,11 +7,11 @@ _BACKLOG_BYTES = 256 * 1024
 
 
 class ClientStream:
-    """Writes a stream to its client, which may read more slowly than we write.
+    """Writes a stream to its client, which may read more slowly than the frontend writes.
 
-    `push` is the way of single tokens: no task switch, straight to the socket. It is allowed while
+    `push` serves single tokens: no task switch, straight to the socket. It is allowed while
     `flows`; otherwise `write` waits for the client. Both raise ConnectionError, or cancel the
-    handler, when the client has left.
+    handler, once the client has disconnected.
     """
 
     def __init__(self, http: web.Request) -> None:
@@ -21,12 +21,12 @@ class ClientStream:
 
     @property
     def begun(self) -> bool:
-        """Say whether status and headers have been sent."""
+        """Whether status and headers have been sent."""
         return self._response is not None
 
     @property
     def flows(self) -> bool:
-        """Say whether tokens may be pushed: begun, the client keeps up, and it speaks chunks."""
+        """Whether tokens may be pushed: begun, chunked, and the client keeps up."""
         transport = self._http.transport
         return (
             self._response is not None
@@ -42,8 +42,8 @@ class ClientStream:
         self._response = response
 
     async def write(self, data: bytes) -> None:
-        """Send bytes, and wait while too many are on their way."""
-        assert self._response is not None, "begin comes first"
+        """Send bytes, waiting while too many are in flight."""
+        assert self._response is not None, "begin must come first"
         await self._response.write(data)
 
     def push(self, data: bytes) -> None:
@@ -53,11 +53,11 @@ class ClientStream:
 
     async def end(self) -> web.StreamResponse:
         """End the stream."""
-        assert self._response is not None, "begin comes first"
+        assert self._response is not None, "begin must come first"
         await self._response.write_eof()
         return self._response
 
     def cut(self) -> None:
-        """Cut the connection: the client has not read for too long. Cancels the handler."""
+        """Abort the connection of a client that has stopped reading. Cancels the handler."""
         if self._http.transport is not None:
             self._http.transport.abort()

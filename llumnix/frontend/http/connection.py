@@ -1,4 +1,4 @@
-"""Connections to instances: one request at a time each, kept open for the next."""
+"""Connections to instances: one request at a time each, kept alive for the next."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
 
 Sink = Callable[[bytes], bool]
-"""Takes body bytes as they are read from the socket; False asks for no more."""
+"""Takes body bytes as they are read from the socket; returns False to stop."""
 
 
 class InstanceUnreachable(OSError):  # noqa: N818 - an outcome, acted on by the route
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         return data
 
     async def pour(self, sink: Sink) -> None:
-        """Give body bytes to `sink` as they come, until it wants no more or the response is over.
+        """Pass body bytes to `sink` as they arrive, until it returns False or the response is over.
 
         Never raises for a broken connection: the next `read` does.
         """
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Say whether the response is over and the connection good for another."""
+        """Whether the response is over and the connection can be reused."""
         head = self._reader.head
         done = self._reader.done and not self._body
         return done and head is not None and head.keeps and not self.closed
@@ -89,18 +89,18 @@ class Connection(asyncio.Protocol):
         self.idle_since = time.monotonic()
 
     def close(self) -> None:
-        """Close at once; whoever waits for bytes gets an error."""
+        """Close at once; a pending read raises an error."""
         self._break(BadResponse("closed by us"))
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the transport (called by the event loop)."""
-        # Not an instance of it under uvloop, but the same in all we use.
+        """Store the transport (called by the event loop)."""
+        # Under uvloop it is no instance of this class, but has every method used here.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes (called by the event loop)."""
+        """Parse received bytes (called by the event loop)."""
         if self._idle:  # nobody asked for anything
             self.close()
             return
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note of the end (called by the event loop)."""
+        """Record that the connection closed (called by the event loop)."""
         try:
             self._reader.end()
         except BadResponse as error:
@@ -156,14 +156,14 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Opens connections, and keeps those that ended well for the next request."""
+    """Opens connections, and keeps those that can be reused for the next request."""
 
     def __init__(self, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._idle: dict[str, list[Connection]] = {}
 
     async def ask(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> Connection:
-        """Post to a server. Raises Unreachable when no connection can be opened in time."""
+        """Post to a server. Raises Unreachable if no connection can be opened in time."""
         split = urlsplit(url)
         connection = self._take(url) or await self._connect(url)
         lines = [f"POST {split.path}{path} HTTP/1.1", f"Host: {split.netloc}"]
@@ -174,7 +174,7 @@ class ConnectionPool:
         return connection
 
     def give_back(self, url: str, connection: Connection) -> None:
-        """Keep a connection whose response is over; cut any other at once."""
+        """Keep a connection whose response is over; close any other at once."""
         idle = self._idle.setdefault(url, [])
         if connection.reusable and len(idle) < _IDLE_PER_HOST:
             connection.rest()

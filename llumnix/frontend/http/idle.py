@@ -1,4 +1,4 @@
-"""Noticing that a stream stands still, at no cost to each token: one lazy timer a stream."""
+"""Detect that a stream has stalled, at no cost per token: one lazy timer per stream."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ from typing import Self
 
 
 class IdleWatch:
-    """Calls `on_idle` when nothing was touched for `limit_s` wall seconds; then watches on.
+    """Calls `on_idle` after `limit_s` wall seconds without a touch, and keeps watching.
 
-    Touching is setting `touched_at` to `time.monotonic()`: no call, no timer to move.
+    To touch is to set `touched_at` to `time.monotonic()`: no call, no timer to move.
     """
 
     __slots__ = ("_handle", "_limit_s", "_on_idle", "touched_at")

@@ -1,4 +1,4 @@
-"""Sending a request to an instance, up to the first bytes of its answer."""
+"""Send a request to an instance and wait for the first bytes of its response."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from llumnix.instances.instance import Instance
 
 _DETAIL_CHARACTERS = 300
 _NOW = 0.0
-"""A deadline that has passed at any time of the event loop's clock."""
+"""A deadline that has always passed, on the event loop's clock."""
 _NO_HEAD = Head(0, CIMultiDictProxy(CIMultiDict()), keeps=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an instance gave no usable answer.
+    """Why an instance gave no usable response.
 
-    `refused`: it takes no connection. `broken`: the connection broke. `stalled`: it kept silent
-    beyond the deadline. `answered`: it said no itself, with this HTTP status.
+    `refused`: it accepts no connection. `broken`: the connection broke. `stalled`: it sent nothing
+    before the deadline. `answered`: it responded with this HTTP error status.
     """
 
     kind: Literal["refused", "broken", "stalled", "answered"]
@@ -36,7 +36,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
-    """A whole answer, not streamed."""
+    """A whole response, not streamed."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -45,7 +45,7 @@ class UpstreamAnswer:
 
 
 class Leg:
-    """A stream on one instance, begun: `first` are its first bytes."""
+    """A stream that has begun on one instance; `first` holds its first bytes."""
 
     def __init__(
         self, instance: Instance, pool: ConnectionPool, connection: Connection, head: Head
@@ -62,18 +62,18 @@ class Leg:
         return await self._connection.read()
 
     async def pour(self, sink: Sink) -> None:
-        """Give all that comes to `sink`, until that wants no more or the stream is over."""
+        """Pass everything that arrives to `sink`, until it returns False or the stream is over."""
         await self._connection.pour(sink)
 
     def close(self) -> None:
-        """Cut the connection at once, unless the stream has ended: that cancels the request."""
+        """Close the connection; if the stream has not ended, that cancels the request."""
         if not self._closed:
             self._closed = True
             self._pool.give_back(self.instance.url, self._connection)
 
 
 class Upstream:
-    """The way to all instances, for completions; `session` is for everything else."""
+    """The client side of all instances, for completions; `session` is for everything else."""
 
     def __init__(self, config: FrontendConfig) -> None:
         self._first_byte_timeout_s = config.first_byte_timeout_s
@@ -103,8 +103,8 @@ class Upstream:
     ) -> Leg | UpstreamAnswer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
-        Server errors (5xx) are failures: somebody else may do better. `waiting` learns how to end
-        the wait.
+        Server errors (5xx) are failures: another instance may do better. `waiting` is told how to
+        end the wait.
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
         leg: Leg | None = None
@@ -118,7 +118,7 @@ class Upstream:
                 result = await _receive(leg)
                 return result
         except InstanceUnreachable as error:
-            return Failure("refused", f"{instance.id} takes no connection: {error}")
+            return Failure("refused", f"{instance.id} refuses connections: {error}")
         except TimeoutError:
             if deadline.when() == _NOW:
                 return Failure("broken", f"{instance.id} went down")

@@ -1,1 +1,1 @@
-"""Where a stream goes next: first, when its request moves, and when its instance dies."""
+"""Where a stream goes: at first, when its request migrates, and when its instance dies."""

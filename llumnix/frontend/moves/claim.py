@@ -1,9 +1,9 @@
-"""Early claims: the continuation of a request, posted to where a migration is about to take it.
+"""Early claims: the continuation of a request, posted to the destination of its migration.
 
 An engine that binds a migrated request late (vLLM) allocates its memory, tokenizes, compiles and
-replays for it while it still runs at its source. So the claim goes out when the migration starts;
-when the source's stream ends with the redirect, the claim's answer is there to go on with. Nobody
-reads from it before, so that what waits unread is bounded by socket buffers.
+replays for it while the request still runs at its source. So the claim is sent when the migration
+starts; by the time the source's stream ends with the redirect, the response to the claim is there.
+It is not read before then, so that unread data is bounded by the socket buffers.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ async def _nothing_to_do() -> None:
 
 
 class Impatient(Exception):  # noqa: N818 - an outcome, acted on by the relay
-    """What was claimed early has brought nothing new in time."""
+    """An early claim delivered nothing new in time."""
 
 
 class EarlyClaim:
-    """One claim, on its way or answered. Closing it cancels its request at the destination."""
+    """One claim, pending or answered. Closing it cancels its request at the destination."""
 
     def __init__(self, migration_id: MigrationId, instance: Instance, ask: Ask) -> None:
         self.migration_id = migration_id
@@ -40,23 +40,23 @@ class EarlyClaim:
         self._task.add_done_callback(self._answered)
 
     async def answer(self, until: float | None) -> Leg | UpstreamAnswer | Failure:
-        """Wait for the answer, up to a time of the event loop's clock."""
+        """Wait for the response, up to a time on the event loop's clock."""
         try:
             async with asyncio.timeout_at(until):
                 return await asyncio.shield(self._task)
         except TimeoutError:
-            return Failure("stalled", f"{self.instance.id} has not taken the request up in time")
+            return Failure("stalled", f"{self.instance.id} did not resume the request in time")
 
     def cut_by(self, cut: Callable[[], None]) -> None:
-        """Learn how to end the wait for the answer."""
+        """Set the function that ends the wait for the response."""
         self._cut = cut
 
     def cut(self) -> None:
-        """End the wait for the answer: its instance was found dead."""
+        """End the wait for the response: the instance is dead."""
         self._cut()
 
     def close(self) -> None:
-        """Give the claim up, whatever has become of it."""
+        """Give up the claim, whatever became of it."""
         self._closed = True
         if not self._task.cancel():
             self._answered(self._task)
@@ -70,12 +70,12 @@ class EarlyClaim:
 
 
 class Claims:
-    """The early claims of one request: one at most is waiting, one at most is being followed.
+    """The early claims of one request: at most one is pending, at most one is followed.
 
-    `token_ids` gives the output so far; `prepare` does ahead of a move what can be done. It hears
-    of migrations from the mover. A claim that is followed is `unproven` until it brings something
-    new: patience with it is short, and it is kept open while the destination is asked anew, since
-    closing it would cancel what it may have.
+    `token_ids` returns the output so far; `prepare` does in advance what a move allows. The mover
+    reports migrations to it. A claim that is followed is `unproven` until it delivers something
+    new: until then patience is short, and it stays open while the destination is asked again,
+    because closing it would cancel the request there.
     """
 
     def __init__(self, config: FrontendConfig, route: Route, active: ActiveRequest) -> None:
@@ -94,23 +94,23 @@ class Claims:
 
     @property
     def unproven(self) -> bool:
-        """Say whether a claim is being followed that has brought nothing new yet."""
+        """Whether the claim being followed has delivered nothing new yet."""
         return self._followed is not None
 
     def hand_over_by(self, hand_over: RecomputeMove) -> None:
-        """Learn how the request's stream is handed over without a llumlet."""
+        """Set how the request's stream moves without a llumlet."""
         self._hand_over = hand_over
 
     def can_be_handed_to(self, target: Instance) -> bool:
-        """Say whether the request can be carried on by recompute at an instance, by us."""
+        """Return whether the frontend can resume the request on an instance by recompute."""
         return self._hand_over is not None and self._hand_over.can_go_to(target)
 
     async def hand_over(self, target: Instance) -> bool:
-        """Carry the request on there, from now on; say whether it has come to that."""
+        """Move the request there by recompute; return whether it moved."""
         return self._hand_over is not None and await self._hand_over.go(target)
 
     def started(self, migration_id: MigrationId, source: InstanceId) -> None:
-        """Claim the request where it is about to go, if it still runs where it is taken from."""
+        """Claim the request at its destination, if it still runs at the source."""
         runs = self._active.state in (ActiveState.STARTING, ActiveState.RUNNING)
         if migration_id in self._over or not runs or self._active.instance_id != source:
             return
@@ -127,17 +127,17 @@ class Claims:
         self._preparing = asyncio.create_task(self.prepare())
 
     def ended(self, migration_id: MigrationId) -> None:
-        """Note that a migration came to nothing: the request stays where it is."""
+        """Note that a migration failed: the request stays where it is."""
         if self._waiting is not None and self._waiting.migration_id == migration_id:
             self._drop_waiting()
 
     async def follow(
         self, migration_id: str | None, *, patient: bool
     ) -> Leg | UpstreamAnswer | None:
-        """Go on with what was claimed for a migration that has moved the request.
+        """Continue with the claim made for a migration that has moved the request.
 
-        None when nothing was, or when it failed, which the route knows then. `patient`: wait as
-        long as it takes.
+        Returns None if there was no claim, or if it failed, which the route then knows. `patient`:
+        wait as long as it takes.
         """
         claim = self._take(migration_id)
         if claim is None:
@@ -154,7 +154,7 @@ class Claims:
         return answer
 
     async def read(self, leg: Leg) -> bytes:
-        """Read on from a leg, with little patience while it is unproven. Raises Impatient too."""
+        """Read from a leg, with little patience while it is unproven; may then raise Impatient."""
         if self._followed is None:
             return await leg.read()
         try:
@@ -162,11 +162,11 @@ class Claims:
                 return await leg.read()
         except TimeoutError:
             if patience.expired():
-                raise Impatient(f"{leg.instance.id} has brought nothing new in time") from None
+                raise Impatient(f"{leg.instance.id} sent nothing new in time") from None
             raise
 
     def prove(self) -> None:
-        """Note that the claim being followed, if there is one, has brought something new."""
+        """Note that the claim being followed, if any, has delivered something new."""
         if self._followed is not None:
             self._route.arrived(self._followed.migration_id)
             self._followed = None
@@ -179,7 +179,7 @@ class Claims:
         self._route.salvage(claim.migration_id, claim.instance, failure)
 
     def close(self) -> None:
-        """Give up every claim but those that have been proved."""
+        """Give up every claim that has not been proved."""
         self._drop_waiting()
         for claim in (self._followed, self._failed):
             if claim is not None:

@@ -1,4 +1,4 @@
-"""Carrying a stream on: who can do it, and how what they send is joined to what the client has."""
+"""Resume a stream: which instances can, and how their output joins what the client has."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _CHANNELS = {"text", "content"}
 
 
 class Continuation:
-    """The joints of one request's stream: replays at plugged instances, grafts at other vLLMs."""
+    """How one request's stream resumes: by replay at plugged instances, by graft at other vLLMs."""
 
     def __init__(
         self, config: FrontendConfig, request: ClientRequest, server_calls: ServerCalls
@@ -28,12 +28,12 @@ class Continuation:
         self._server_calls = server_calls
 
     def by_replay(self, source: Instance, had: Transcript) -> bool:
-        """Say whether a plugged instance can carry the stream on."""
+        """Return whether an instance with the plugin can resume the stream."""
         told = source.plugged or (bool(had.token_ids) and not had.bare)
         return self._request.resumable and told
 
     def by_graft(self, had: Transcript, ids: Sequence[int]) -> bool:
-        """Say whether a vLLM without our plugin can, from these tokens on."""
+        """Return whether a vLLM without the plugin can resume it after these tokens."""
         recipe = self._request.recipe
         return (
             recipe is not None
@@ -48,7 +48,7 @@ class Continuation:
     ) -> LegFilter | Failure:
         """Make the strand of a leg that carries on, with these tokens known, what the client has.
 
-        Raises Diverged when the client has other text than these tokens are.
+        Raises Diverged if the client's text is not the text of these tokens.
         """
         joiner: Splicer | Grafter | None = None
         if leg.instance.plugged or not had.events:
@@ -77,13 +77,15 @@ class Continuation:
         else:
             whole = text.rstrip(REPLACEMENT)
             if not text.startswith(sent):
-                raise Diverged(f"what was sent is not the text of its {len(ids)} tokens")
+                raise Diverged(f"the text sent is not that of its {len(ids)} tokens")
             if whole == text:
                 held = text[len(sent) :]
             else:
                 seam = await self._seam(leg, had, ids, len(sent))
                 if seam is None:
-                    return Failure("broken", f"{leg.instance.id} ended within a character")
+                    return Failure(
+                        "broken", f"{leg.instance.id} ended in the middle of a character"
+                    )
         return Grafter(
             had, recipe, ids, held=held, seam=seam, wants_usage=self._request.wants_usage
         )
@@ -112,7 +114,7 @@ class Continuation:
 
 
 def _until_text(data: bytes) -> bytes | None:
-    """Give the events up to the first with text, or the last; None before that has come."""
+    """Return the events up to the first with text, or the last; None until that has arrived."""
     size = 0
     for event in sse.events(data[: sse.complete(data)]):
         size += len(event)

@@ -1,7 +1,7 @@
-"""Handing a stream over without a llumlet: warm the next server's cache, cut, carry on there.
+"""Move a stream without a llumlet: warm the next server's cache, cut the stream, resume there.
 
-The cut is ours: the stream is closed and computed on elsewhere from the tokens the client has. With
-these in the next server's prefix cache beforehand, that costs a step or two.
+The frontend makes the cut: it closes the stream and resumes it elsewhere by recomputing the tokens
+the client has. With these in the next server's prefix cache beforehand, that takes a step or two.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from llumnix.instances.instance import Instance
 
 
 class RecomputeMove:
-    """The hand-over of one stream, one at a time. `so_far` reads what its client has.
+    """Moves one stream, one move at a time. `so_far` returns what its client has.
 
-    `able` says whether an instance can carry on what the client has.
+    `able` returns whether an instance can resume what the client has.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class RecomputeMove:
         self._outcome: asyncio.Future[bool] | None = None
 
     def can_go_to(self, target: Instance) -> bool:
-        """Say whether the stream can be handed over to an instance now."""
+        """Return whether the stream can move to an instance now."""
         elsewhere = self.leg is not None and self.leg.instance is not target
         return elsewhere and self._outcome is None and self._able(target, self._so_far())
 
     async def go(self, target: Instance) -> bool:
-        """Hand the stream over; say whether it has arrived. False if it ended, or moved, before."""
+        """Move the stream; return whether it arrived. False if it ended or moved before."""
         leg = self.leg
         if leg is None or not self.can_go_to(target):
             return False
@@ -61,12 +61,12 @@ class RecomputeMove:
             self._outcome = self._target = self._going_to = None
 
     def take_target(self) -> Instance | None:
-        """Say where the leg that has just ended was to go, if it was cut for that."""
+        """Return the target of the move that cut the leg which just ended, if one did."""
         target, self._target = self._target, None
         return target
 
     def goes_on(self, leg: Leg | None) -> None:
-        """Note which leg the stream goes on with; None when it has ended."""
+        """Note which leg the stream continues with; None if it has ended."""
         self.leg = leg
         outcome, going_to = self._outcome, self._going_to
         if outcome is not None and not outcome.done():

@@ -1,8 +1,8 @@
-"""A request's way through the fleet: where it goes first, and where next when that ends.
+"""A request's route through the fleet: which instance first, and which next when that one ends.
 
-Three things end a stay: the request is migrated (its new instance is asked for it by the
-migration's id), it is sent back to the queue, or its instance fails it. In the last two cases any
-instance can carry it on from the token ids the client's stream had so far.
+Three things end its stay on an instance: it is migrated (and claimed at the destination by the
+migration's id), it is sent back to the queue, or the instance fails. In the last two cases any
+instance can resume it from the token ids that the client's stream has so far.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _BOUNCES = 64
 
 
 class Route:
-    """Opens one leg after the other. Failures are bounded, counted since the last `progressed`."""
+    """Opens one leg after another. Failures since the last `progressed` are bounded."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Route:
     ) -> Leg | UpstreamAnswer | Refusal:
         """Find an instance, send it the request and wait for its first bytes.
 
-        `token_ids` are the output so far of a request to be carried on, None for one that starts
-        afresh. `begun` says that the client has part of the stream; then a server without our
-        plugin can carry it on only if `prompt_ids` are given.
+        `token_ids` are the output so far of a request to resume, None for a new one. `begun` says
+        that the client has part of the stream; then a server without the plugin can resume it only
+        if `prompt_ids` are given.
         """
         while True:
             claim, self._claim = self._claim, None
@@ -90,7 +90,7 @@ class Route:
             await self._back_off()
 
     def early_destination(self, migration_id: MigrationId) -> Instance | None:
-        """Say where a request about to be migrated is to be claimed early; None for nowhere."""
+        """Return where to claim a migrating request early; None for nowhere."""
         claim = self._context.fleet.claim_at(migration_id) if self._request.resumable else None
         return claim[1] if claim and claim[1].plugged and claim[1].vllm else None
 
@@ -101,7 +101,7 @@ class Route:
         token_ids: Sequence[int],
         waiting: Cuttable,
     ) -> Leg | UpstreamAnswer | Failure:
-        """Claim the request where a migration is taking it, while it still runs elsewhere."""
+        """Claim the request at its migration's destination, while it still runs at the source."""
         body = self._body(target, migration_id, token_ids, early=True)
         result = await self._send(target, body, waiting)
         if self._request.streams:
@@ -111,26 +111,26 @@ class Route:
         return result
 
     def follow(self, instance: Instance) -> None:
-        """Note that the request goes on where it was claimed early."""
+        """Note that the request continues where it was claimed early."""
         self._active.instance_id = instance.id
         self._active.state = ActiveState.MOVING
 
     def arrived(self, migration_id: MigrationId) -> None:
-        """Note that the request gives output where it was claimed early."""
+        """Note that the request produces output where it was claimed early."""
         self._context.fleet.mover.book.claimed(self._active.request_id, migration_id)
         self._claim = None
         self._active.state = ActiveState.RUNNING
         self._carried_on(ok=True)
 
     def handed_over(self, target: Instance) -> None:
-        """Note that the stream was cut on purpose, to be carried on there."""
+        """Note that the stream was cut on purpose, to resume there."""
         self._leave("migrated")
         self._claim = (None, target) if target.alive else None
 
     def salvage(self, migration_id: MigrationId, instance: Instance, failure: Failure) -> None:
-        """Note that an early claim gave nothing: the destination is asked anew, then all others.
+        """Note that an early claim failed: ask the destination again, then all others.
 
-        It may hold the request's KV all the same; but one that refuses is not asked again.
+        The destination may hold the request's KV all the same, unless it refuses.
         """
         self._leave("migrated")
         self._claim = None
@@ -140,18 +140,18 @@ class Route:
             self._claim = self._context.fleet.claim_at(migration_id)
 
     def progressed(self) -> None:
-        """Note that new output has arrived: whatever failed before is behind us."""
+        """Note that new output has arrived: earlier failures no longer count."""
         if self._failures:
             self._failures = self._stalls = 0
             self._avoided.clear()
 
     def migrated(self, migration_id: str) -> None:
-        """Note that the request was moved; the next leg claims it where it went."""
+        """Note that the request was migrated; the next leg claims it at the destination."""
         self._leave("migrated")
         self._claim = self._context.fleet.claim_at(MigrationId(migration_id))
 
     def requeued(self) -> Refusal | None:
-        """Note that the request was sent back to be placed anew; a Refusal when that never ends."""
+        """Note that the request was sent back to be placed again; a Refusal if too often."""
         self._leave("requeued")
         if self._active.instance_id is not None:
             self._avoided.add(self._active.instance_id)
@@ -159,13 +159,13 @@ class Route:
         if self._bounces <= _BOUNCES:
             return None
         return self._given_up(
-            Refusal(503, f"instances sent it back {self._bounces} times", "overloaded")
+            Refusal(503, f"instances sent the request back {self._bounces} times", "overloaded")
         )
 
     def broke(self, failure: Failure) -> Refusal | None:
-        """Note that the instance failed a stream that had begun; a Refusal when it was the last.
+        """Note that the instance failed a stream that had begun; a Refusal if it was the last one.
 
-        If a migration was about to move the request, or just has, its destination is asked first.
+        If a migration is moving the request, or just has, its destination is asked first.
         """
         self._leave("instance_died")
         instance = self._context.fleet.instances.get(self._active.instance_id)
@@ -270,7 +270,7 @@ class Route:
         self, token_ids: Sequence[int] | None, prompt_ids: Sequence[int] | None
     ) -> bytes:
         recipe = self._request.recipe
-        assert recipe is not None, "a server without our plugin was asked for"
+        assert recipe is not None, "a server without the plugin was asked for"
         return recipe.body(self._request.body, prompt_ids or (), token_ids or ())
 
     def _given_up(self, refusal: Refusal | None) -> Refusal | None:
@@ -288,7 +288,7 @@ class Route:
             self._moving = None
 
     async def _back_off(self) -> None:
-        # The first failure costs no wait: somebody else is there as a rule.
+        # The first failure costs no wait: another instance is usually available.
         if self._failures > 1:
             await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))
 

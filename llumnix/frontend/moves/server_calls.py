@@ -1,4 +1,4 @@
-"""What is asked of a server without our plugin around a move: to warm its cache, to decode ids."""
+"""Auxiliary calls to servers without the plugin: warm a cache, decode token ids."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ _ALLOWED = ("Authorization", "X-Api-Key")
 
 
 class ServerCalls:
-    """Asks servers for such things, on behalf of one request. Deadlines are wall seconds."""
+    """Makes these calls on behalf of one request. Deadlines are wall seconds."""
 
     def __init__(
         self, session: aiohttp.ClientSession, model: str | None, headers: Mapping[str, str]
@@ -26,7 +26,7 @@ class ServerCalls:
         self._headers = {**_KIND, **{k: headers[k] for k in _ALLOWED if k in headers}}
 
     async def warm(self, target: Instance, token_ids: Sequence[int], timeout_s: float) -> bool:
-        """Have a server compute all these tokens, so that they are in its prefix cache."""
+        """Make a server compute these tokens, so that its prefix cache holds them."""
         asked = {"prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "stream": False}
         answer = await self._ask(target, "/v1/completions", asked, timeout_s)
         return answer is not None
@@ -38,9 +38,9 @@ class ServerCalls:
         output_ids: Sequence[int],
         timeout_s: float,
     ) -> str | None:
-        """Have a server say which text these output tokens are; None when it does not.
+        """Ask a server for the text of these output tokens; None if it does not say.
 
-        Some of the prompt is decoded with them: a token's text may depend on what precedes it.
+        Part of the prompt is decoded with them: a token's text may depend on what precedes it.
         """
         context = list(prompt_ids[-_CONTEXT_TOKENS:])
         before = await self._decode(target, context, timeout_s)

@@ -1,1 +1,1 @@
-"""A client's request: its body, its headers, and how it is refused."""
+"""A client's request: body, headers, and refusals."""

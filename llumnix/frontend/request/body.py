@@ -1,12 +1,12 @@
-"""The only edits a request body suffers on its way to an instance; otherwise it keeps its bytes.
+"""The only edits made to a request body on its way to an instance; all other bytes are kept.
 
-1. `"return_token_ids":true` is added to streams, so that they can be carried on elsewhere exactly.
-2. What a client itself says in our members of `kv_transfer_params` is taken out: they are ours.
-3. Our tag is added, by which an instance knows that a request may be moved, and of which class.
-4. Our signed resume field is added when a request moves.
+1. `"return_token_ids":true` is added to streams, so that they can be resumed elsewhere exactly.
+2. Members of `kv_transfer_params` reserved for Llumnix are removed if a client sets them.
+3. A tag is added that tells the instance that a request may be migrated, and its class.
+4. A signed resume field is added when a request moves.
 
 Members are added textually before the last brace; only where that cannot be done (2, and 3 and 4
-when the client has `kv_transfer_params` of its own) is the body written anew from its parsed form.
+when the client has `kv_transfer_params` of its own) is the body rewritten from its parsed form.
 """
 
 import json
@@ -19,7 +19,7 @@ TRANSFER_PARAMS = "kv_transfer_params"
 
 
 def with_member(raw: bytes, name: str, value: object) -> bytes:
-    """Add a member at the end of a JSON object; where the name is there already, ours wins.
+    """Add a member at the end of a JSON object; it wins over an earlier one of the same name.
 
     `raw` must be one JSON object in UTF-8. Readers take the last of equal names (Python's, Rust's
     and Go's JSON parsers do).
@@ -33,7 +33,7 @@ def with_member(raw: bytes, name: str, value: object) -> bytes:
 
 
 def without_forged(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:
-    """Take our own fields out of a client's body (and of `parsed`); say whether it had any."""
+    """Remove reserved fields from a client's body (and `parsed`); return whether it had any."""
     params = parsed.get(TRANSFER_PARAMS)
     if not isinstance(params, dict) or not params.keys() & {RESUME_FIELD, TAG_FIELD}:
         return raw, False
@@ -43,7 +43,7 @@ def without_forged(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:
 
 
 def with_transfer(raw: bytes, fields: Mapping[str, object], *, amid: bool) -> bytes:
-    """Add transfer parameters to a body; `amid` says that the client has given some of its own."""
+    """Add transfer parameters to a body; `amid` says whether the client gave some of its own."""
     if not amid:
         return with_member(raw, TRANSFER_PARAMS, dict(fields))
     parsed: dict[str, Any] = json.loads(raw)
@@ -53,5 +53,5 @@ def with_transfer(raw: bytes, fields: Mapping[str, object], *, amid: bool) -> by
 
 
 def dump(parsed: Mapping[str, Any]) -> bytes:
-    """Write a body anew, escaped to ASCII: a client's lone surrogates have no UTF-8 form."""
+    """Serialize a body, escaped to ASCII: a client's lone surrogates have no UTF-8 form."""
     return json.dumps(parsed, separators=(",", ":")).encode()

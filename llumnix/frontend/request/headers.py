@@ -1,4 +1,4 @@
-"""Which headers travel on: all but those that concern one connection only."""
+"""Which headers are forwarded: all but those that concern a single connection."""
 
 from collections.abc import Iterable
 
@@ -27,8 +27,8 @@ _OURS = frozenset({"host", "content-length", "content-encoding", "expect"})
 def to_instance(
     headers: CIMultiDictProxy[str], request_id: str, class_name: str
 ) -> CIMultiDict[str]:
-    """Give the headers of a completion request on its way to an instance."""
-    # A compressed stream could be neither followed nor spliced: none is asked for.
+    """Return the headers of a completion request on its way to an instance."""
+    # A compressed stream could be neither followed nor spliced, so none is requested.
     onward = end_to_end(headers, _OURS | {"accept-encoding"})
     onward[REQUEST_ID] = request_id
     onward[CLASS] = class_name
@@ -36,7 +36,7 @@ def to_instance(
 
 
 def to_instance_as_is(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Give the headers of any other request; its length is kept while its bytes are."""
+    """Return the headers of any other request, whose body and length are unchanged."""
     packed = "Content-Encoding" in headers
     return end_to_end(headers, _OURS if packed else _OURS - {"content-length"})
 
@@ -44,7 +44,7 @@ def to_instance_as_is(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 def to_client(
     headers: CIMultiDictProxy[str], request_id: str, *, streams: bool
 ) -> CIMultiDict[str]:
-    """Give the headers of an instance's answer on its way to the client."""
+    """Return the headers of an instance's response on its way to the client."""
     onward = end_to_end(headers, {"content-length"} if streams else ())
     onward.setdefault(REQUEST_ID, request_id)
     return onward

@@ -1,9 +1,9 @@
-"""Carrying a stream on at a server without our plugin: as a request whose prompt is all so far.
+"""Resume a stream at a server without the plugin, as a request whose prompt is all text so far.
 
-The server computes prompt and output so far as one prompt, and goes on from there. It knows nothing
-of what came before, so that this is right only for requests whose answer does not depend on it: no
-grammar, tools or penalties that count the output, no seed (its draws start anew) unless nothing is
-drawn, no log-probabilities. What is not known to be harmless counts as harmful.
+The server computes the prompt and the output so far as one prompt, and continues from there. It
+knows nothing of what came before, so this is right only for requests whose output does not depend
+on it: no grammar, tools or penalties that count the output, no seed (its draws would start over)
+unless nothing is drawn, no log-probabilities. A parameter not known to be harmless is harmful.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from llumnix.frontend.request.body import TRANSFER_PARAMS, dump
 
 _COMPLETION_TOKENS = 16
-"""How many tokens vLLM gives a completion that says nothing."""
+"""vLLM's default limit of output tokens for a completion."""
 _CAPS = ("max_tokens", "max_completion_tokens")
 
 _HARMLESS = frozenset(
@@ -49,7 +49,7 @@ _HARMLESS_IF: Mapping[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to compute a request's answer from its middle on. `cap` is None where none was given."""
+    """How to compute the rest of a request's output. `cap` is None if none was given."""
 
     chat: bool
     stops: tuple[str, ...]
@@ -58,13 +58,13 @@ class Recipe:
     caps: Mapping[str, int]
 
     def exhausted(self, known: int) -> bool:
-        """Say whether so many tokens are all there may be."""
+        """Return whether this many tokens exhaust the limit."""
         return any(cap <= known for cap in self.caps.values())
 
     def body(self, raw: bytes, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> bytes:
-        """Write the body of the request that goes on after these tokens.
+        """Return the body of the request that continues after these tokens.
 
-        Stop strings are left out: one may straddle the cut, so that they are ours to find.
+        Stop strings are left out: one may straddle the cut, so the frontend looks for them.
         """
         parsed: dict[str, Any] = json.loads(raw)
         known = len(output_ids)
@@ -84,7 +84,7 @@ class Recipe:
 
 
 def recipe(parsed: Mapping[str, Any]) -> Recipe | None:
-    """Say how a (resumable) stream is computed from its middle on; None when it cannot be."""
+    """Return how to compute the rest of a (resumable) stream; None if it cannot be done."""
     if not all(_harmless(name, value) for name, value in parsed.items()):
         return None
     chat = "messages" in parsed
@@ -118,7 +118,7 @@ def _harmless(name: str, value: object) -> bool:
 
 
 def _plain(message: object) -> bool:
-    """Say whether a message is text alone: a server renders any other anew, whatever ids it has."""
+    """Whether a message is plain text: a server renders any other again, whatever ids it has."""
     if not isinstance(message, dict) or message.get("tool_calls"):
         return False
     content = message.get("content")

@@ -1,4 +1,4 @@
-"""OpenAI's way to say no: error bodies, error responses and error events within a stream."""
+"""Refusals in OpenAI's format: error bodies, error responses, and error events in a stream."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request gets no answer: an HTTP status and what OpenAI clients show their user.
+    """Why a request is refused: an HTTP status and the message that clients show their user.
 
     `retry_after_s` becomes a Retry-After header.
     """
@@ -33,15 +33,15 @@ class Refusal:
     retry_after_s: float | None = None
 
     def body(self) -> bytes:
-        """Give the JSON error body."""
+        """Return the JSON error body."""
         return json.dumps(self._error(), separators=(",", ":")).encode()
 
     def event(self) -> bytes:
-        """Give a server-sent event carrying the error, for a stream that has already begun."""
+        """Return a server-sent event carrying the error, for a stream that has already begun."""
         return b"data: " + self.body() + b"\n\n"
 
     def response(self) -> web.Response:
-        """Give the HTTP response."""
+        """Return the HTTP response."""
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, round(self.retry_after_s)))

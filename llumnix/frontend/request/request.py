@@ -1,4 +1,4 @@
-"""What the frontend knows of a client's request: parsed once, its body kept as it came."""
+"""What the frontend knows of a client's request: parsed once, with its body unchanged."""
 
 import json
 import re
@@ -30,11 +30,11 @@ class Classes:
 class ClientRequest:
     """A completion or chat completion to be served.
 
-    `body` is the client's, byte for byte, save forged fields of ours (then `forged`); `body_ids`
-    the same with token ids asked for, which the client did not ask for if `hides_ids`. Only a
-    `resumable` one (see `_movable`) can be carried on by another instance. `prompt_tokens` is exact
-    for token ids, else an estimate. `has_params`: the client gives transfer parameters of its own.
-    `recipe` says how a server without our plugin can carry it on; None when it cannot.
+    `body` is the client's, byte for byte, except for reserved fields (`forged` if it had any);
+    `body_ids` is the same but asks for token ids, which the client did not ask for if `hides_ids`.
+    Only a `resumable` request (see `_movable`) can be resumed by another instance. `prompt_tokens`
+    is exact for token ids, else an estimate. `has_params`: the client gives transfer parameters of
+    its own. `recipe` says how a server without the plugin can resume it; None if it cannot.
     """
 
     path: str
@@ -53,24 +53,24 @@ class ClientRequest:
     recipe: Recipe | None
 
     def asks_ids(self, instance: Instance) -> bool:
-        """Say whether an instance is asked for token ids that the client did not ask for.
+        """Return whether to ask an instance for token ids that the client did not ask for.
 
-        An emulated engine's whole answer moves with the request; a vLLM's is asked for anew. A
-        server without our plugin is asked where it is known to understand, and it helps.
+        An emulated engine's whole response moves with the request; a vLLM's is requested again. A
+        server without the plugin is asked if it is known to understand, and if that helps.
         """
         if instance.plugged:
             return self.hides_ids and (self.streams or instance.vllm)
         return self.hides_ids and instance.vllm and self.recipe is not None
 
     def original(self, instance: Instance) -> bytes:
-        """Give the body of a request that starts at an instance."""
+        """Return the body of a request that starts at an instance."""
         return self.body_ids if self.asks_ids(instance) else self.body
 
 
 def parse(
     path: str, raw: bytes, headers: Mapping[str, str], classes: Classes
 ) -> ClientRequest | Refusal:
-    """Read a request's body and headers; a Refusal says what the client did wrong."""
+    """Parse a request's body and headers; a Refusal says what the client did wrong."""
     try:
         parsed = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
@@ -107,7 +107,7 @@ def parse(
 
 
 def request_id(wanted: str | None, in_use: Mapping[Any, object]) -> str:
-    """Keep the id a client chose, if it is a plain one and not in use; else make one."""
+    """Return the id that the client chose, if it is valid and not in use; else a new one."""
     if wanted and _SAFE_ID.fullmatch(wanted) and wanted not in in_use:
         return wanted
     return secrets.token_hex(12)
@@ -134,9 +134,7 @@ def _class_of(
         if name in classes.names:
             return name
         known = ", ".join(classes.names)
-        return Refusal(
-            400, f"{header}: there is no class {name!r}; known: {known}", "unknown_class"
-        )
+        return Refusal(400, f"{header}: unknown class {name!r}; known: {known}", "unknown_class")
     priority = parsed.get("priority")
     urgent = isinstance(priority, int) and priority < 0  # vLLM: lower is sooner, 0 the default
     return (
@@ -145,11 +143,11 @@ def _class_of(
 
 
 def _movable(parsed: dict[str, Any]) -> bool:
-    """Say whether an answer can be joined from two instances' parts.
+    """Return whether a response can be joined from the parts of two instances.
 
-    Not so with several prompts or choices, or beam search; with a prompt that is echoed (asking for
-    token ids changes the echo) or scored, which the second instance does not do again; and where
-    the server hides token ids, as it does with reasoning that is not to be shown.
+    Not with several prompts or choices, or beam search; not with a prompt that is echoed (asking
+    for token ids changes the echo) or scored, which the second instance does not repeat; and not if
+    the server hides token ids, as it does for hidden reasoning.
     """
     return (
         _single(parsed)

@@ -1,1 +1,1 @@
-"""Joining streams, as bytes: ledger, transcript, and the splice between two instances' answers."""
+"""Join streams, as bytes: ledger, transcript, and the splice between two instances' output."""

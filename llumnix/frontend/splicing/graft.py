@@ -1,7 +1,7 @@
-"""Joining a stream that was computed anew from its middle on: what comes is all new.
+"""Join a stream that resumed from its middle by recompute: all that arrives is new.
 
-Unlike a replay it says nothing of what came before, so that usage, stop strings and names are put
-right here. Only one channel of text can be joined so: a parser's state does not come along.
+Unlike a replay it says nothing of what came before, so usage, stop strings and names are corrected
+here. Only a single channel of text can be joined this way: a parser's state is not carried over.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _CHANNELS = ("text", "content")
 
 
 class Grafter:
-    """Turns the stream of a request that goes on from `known` tokens into the rest of the client's.
+    """Turns a stream that continues after `known` tokens into the rest of the client's stream.
 
-    The client may not have all of those. `held` is text of known tokens that it has not got. `seam`
-    replaces the first text there is, where the server began in the middle of a character.
+    The client may not have all of those: `held` is text of known tokens that it has not received.
+    `seam` replaces the first text if the server began in the middle of a character.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Grafter:
         self._stopper = Stopper(recipe.stops, include=recipe.include_stop, sent=sent, held=held)
 
     def feed(self, data: bytes) -> bytes:
-        """Give what the client gets for these events. Raises Diverged."""
+        """Return what the client gets for these events. Raises Diverged."""
         out: list[bytes] = []
         for event in sse.events(data):
             if self.ended:
@@ -78,16 +78,16 @@ class Grafter:
         return out
 
     def _join(self, choice: dict[str, Any]) -> bool:
-        """Put a choice's text right, in place; say whether there is anything in it."""
+        """Correct a choice's text in place; return whether anything is in it."""
         delta = choice.get("delta")
         if isinstance(delta, dict):
             delta.pop("role", None)
             if delta.get("tool_calls"):
-                raise Diverged("a tool call cannot be carried on without our plugin")
+                raise Diverged("a tool call cannot be resumed without the plugin")
         finish, text = choice.get("finish_reason"), ""
         for channel, _, value in [(c, h, h[k]) for c, h, k in strings(choice)]:
             if value and channel not in _CHANNELS:
-                raise Diverged(f"{channel} cannot be carried on without our plugin")
+                raise Diverged(f"{channel} cannot be resumed without the plugin")
             text += value
         if text and self._seam is not None:
             text, self._seam = self._seam, None

@@ -1,6 +1,6 @@
-"""A stream's ledger: the raw bytes an instance sent for it, and when the first and last came.
+"""A stream's ledger: the raw bytes that an instance sent, and when the first and last arrived.
 
-Bytes are kept as they came, older ones compressed (a stream's events differ in little more than
+Bytes are kept as they arrived, older ones compressed (a stream's events differ in little more than
 their text, so they shrink about fifteen-fold), and parsed only if the stream has to move.
 """
 
@@ -25,7 +25,7 @@ class Ledger:
         self._packed_tokens = 0
 
     def add(self, data: bytes) -> None:
-        """Keep whole events; called for every token, so it does next to nothing."""
+        """Append whole events; called for every token, so it does almost nothing."""
         self.last = data
         self._loose.append(data)
         self._loose_bytes += len(data)
@@ -33,11 +33,11 @@ class Ledger:
             self._pack()
 
     def raw(self) -> bytes:
-        """Give back everything, byte for byte."""
+        """Return everything, byte for byte."""
         return self.after(0)
 
     def after(self, size: int) -> bytes:
-        """Give back all but so many first bytes."""
+        """Return everything after this many bytes."""
         parts, start = [], 0
         for length, block in self._packed:
             if start + length > size:
@@ -47,11 +47,11 @@ class Ledger:
         return b"".join([*parts, loose[max(0, size - start) :]])
 
     def token_ids(self) -> list[int]:
-        """List the output token ids these events carry."""
+        """Return the output token ids in these events."""
         return sse.token_ids(self.raw())
 
     def tokens(self) -> int:
-        """Count the output tokens these events carry, by their ids."""
+        """Count the output tokens in these events, by their ids."""
         return self._packed_tokens + sse.count_token_ids(b"".join(self._loose))
 
     def __bool__(self) -> bool:
@@ -67,7 +67,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Pace:
-    """When a client's stream began, how fast it came, and how long it has stood still for moves.
+    """When a client's stream began, its pace, and how long moves have paused it.
 
     Wall seconds. A *gap* is the time between the last bytes from one instance and the first new
     ones from the next; the token's own compute is in it.
@@ -79,11 +79,11 @@ class Pace:
     moves: int = 0
 
     def mean_interval_s(self, tokens: int) -> float:
-        """Give the mean time between tokens, gaps left out; 0 with fewer than two tokens."""
+        """Return the mean time between tokens, without gaps; 0 for fewer than two tokens."""
         steps = tokens - 1 - self.moves
         return max(0.0, self.last_at - self.first_at - self.gaps_s) / steps if steps > 0 else 0.0
 
     def add_gap(self, gap_s: float) -> None:
-        """Note a move's gap."""
+        """Add the gap of a move."""
         self.gaps_s += gap_s
         self.moves += 1

@@ -1,7 +1,7 @@
-"""One leg of a stream as bytes: what the instance sends goes in, what the client gets comes out.
+"""One leg of a stream, as bytes: the instance's output in, the client's stream out.
 
-No I/O, so that every way of cutting a stream into pieces can be tested. Per token: one search for a
-redirect, one entry in the ledger, one cut of token ids.
+No I/O, so every way to split a stream into pieces can be tested. Per token: one search for a
+redirect, one entry in the ledger, one removal of token ids.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,31 @@ from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.instances.instance import Instance
 
 Hide = Callable[[bytes], bytes]
-"""Takes out of events the token ids that we asked for and the client did not."""
+"""Removes from events the token ids that the client did not ask for."""
 
 
 def as_it_is(data: bytes) -> bytes:
-    """Hide nothing: the client asked for the ids itself, or nobody did."""
+    """Hide nothing: the client asked for the ids itself, or no one did."""
     return data
 
 
 def hider(instance: Instance, *, asked: bool) -> Hide:
-    """Say how to hide token ids, if we have `asked` this instance for them."""
+    """Return how to hide token ids, if the frontend `asked` this instance for them."""
     if not asked:
         return as_it_is
     return sse.with_token_ids_nulled if instance.vllm else sse.without_token_ids
 
 
 class Overlong(Exception):  # noqa: N818 - the instance's fault, acted on by the relay
-    """The instance sent a single event beyond the limit."""
+    """The instance sent a single event above the limit."""
 
 
 class LegFilter:
-    """Forwards whole events only, so that a stream can be cut over at any moment.
+    """Forwards only whole events, so that a stream can switch instances at any moment.
 
-    `joiner` joins it to what the client has: a Splicer if it replays that, a Grafter if it goes on
-    from it, None if there is nothing yet. `let_go` is set once the instance says that the request
-    went on elsewhere, or that it does not take it; what it sends from then on is swallowed.
+    `joiner` joins it to what the client has: a Splicer if it replays that, a Grafter if it
+    continues from it, None if there is nothing yet. `let_go` is set once the instance says that the
+    request continues elsewhere, or that it refuses it; everything it sends afterwards is dropped.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LegFilter:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Give what the client gets for these bytes. Raises Diverged or Overlong."""
+        """Return the client's part of these bytes. Raises Diverged or Overlong."""
         if self.let_go is not None:
             return b""
         if self._rest:
@@ -68,7 +68,7 @@ class LegFilter:
             whole = sse.complete(data)
             data, self._rest = data[:whole], data[whole:]
             if len(self._rest) > self._limit:
-                raise Overlong(f"an event beyond {self._limit} bytes")
+                raise Overlong(f"an event of more than {self._limit} bytes")
             if not data:
                 return b""
         if self._plugged and sse.lets_go(data):
@@ -83,20 +83,20 @@ class LegFilter:
 
     @property
     def grafted(self) -> bool:
-        """Say whether the ledger begins after what the client has, rather than with it."""
+        """Whether the ledger begins after what the client has, rather than includes it."""
         return isinstance(self._joiner, Grafter)
 
     @property
     def over(self) -> bool:
-        """Say whether nothing more is to be had, whatever the instance may still send."""
+        """Whether the leg is over, whatever the instance may still send."""
         complete = isinstance(self._joiner, Grafter) and self._joiner.ended
         return complete or self.let_go is not None
 
     def end(self, *, cut_off: bool) -> bytes | None:
-        """Take note that the connection is over (`cut_off`: by an error).
+        """Record that the connection is over (`cut_off`: by an error).
 
-        Gives what of the stream is left to send, or None when it ended too early. A server without
-        our plugin need not say [DONE]: its HTTP body being complete must do.
+        Returns what is left to send, or None if the stream ended too early. A server without the
+        plugin need not send [DONE]: a complete HTTP body is enough.
         """
         done = sse.ends_with_done(self._rest or self.ledger.last)
         return self._rest if done or not (cut_off or self._plugged) else None

@@ -1,21 +1,21 @@
-"""Log-probabilities of tokens a client has not got, of an answer that ended with a redirect.
+"""Log-probabilities of tokens that a response ended with and its client has not received.
 
-What replays a request elsewhere knows its tokens but not their log-probabilities, and writes
-dummies in their place. Those the client has are skipped; for tokens it has not, the first answer's
-are kept here, by position in the output, and put back.
+An instance that replays a request knows its tokens but not their log-probabilities, and writes
+dummies in their place. Those the client has are skipped; for the others, those of the response that
+ended in a redirect are kept here, by position in the output, and restored.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 _LISTS = ("token_logprobs", "top_logprobs", "tokens")
-"""What a completion says of each token. `text_offset` is the replaying server's to say."""
+"""What a completion says of each token; `text_offset` is left to the replaying server."""
 
 Choice = dict[str, Any]
 
 
 class KeptTokens:
-    """Tokens past what the client has: `ids` and, where it asked for them, log-probabilities."""
+    """Tokens beyond what the client has: `ids` and, if it asked for them, log-probabilities."""
 
     def __init__(self) -> None:
         self.ids: dict[int, int] = {}
@@ -23,13 +23,13 @@ class KeptTokens:
 
     @property
     def end(self) -> int:
-        """Give the position after the last token whose log-probabilities are kept."""
+        """Return the position after the last token whose log-probabilities are kept."""
         return max(self._entries, default=-1) + 1
 
     def keep(self, choice: Choice, position: int) -> None:
-        """Keep the tokens of a choice, of which the first is at `position`.
+        """Keep the tokens of a choice, the first of which is at `position`.
 
-        What is known of a token already stays: only the first server to write it has sampled it.
+        An entry is never replaced: only the first server to send a token has sampled it.
         """
         for place, token in enumerate(choice.get("token_ids") or (), start=position):
             self.ids.setdefault(place, token)
@@ -37,14 +37,14 @@ class KeptTokens:
             self._entries.setdefault(place, entry)
 
     def after(self, token_ids: list[int]) -> list[int]:
-        """Give these tokens, which the client has, and those kept that follow without a gap."""
+        """Return these tokens, which the client has, and the kept ones that follow gaplessly."""
         ids = list(token_ids)
         while (following := self.ids.get(len(ids))) is not None:
             ids.append(following)
         return ids
 
     def restore(self, choice: Choice, position: int) -> None:
-        """Put what is kept back into a choice, of which the first token is at `position`."""
+        """Restore kept entries in a choice, the first token of which is at `position`."""
         logprobs = choice.get("logprobs")
         if not self._entries or not isinstance(logprobs, dict):
             return
@@ -60,7 +60,7 @@ class KeptTokens:
 
 
 def _entries(choice: Choice) -> Iterator[Any]:
-    """Give what a choice says of each of its tokens; nothing where it says nothing."""
+    """Return a choice's entries per token; nothing if it has none."""
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, dict):
         return

@@ -1,9 +1,9 @@
-"""Joining a stream that moved: skip what the client has, compare it, keep the first stream's name.
+"""Join a stream that moved: skip what the client has, compare it, keep the first stream's id.
 
-The instance that carries a request on replays its output from the first token. How that replay is
-cut into chunks says nothing, so skipping goes by characters within each channel of text (and by
-count for token ids). What is skipped must equal what the client was sent: anything else would be
-somebody else's answer, and ends the stream with an error instead.
+The instance that resumes a request replays its output from the first token. The replay may be split
+into chunks differently, so skipping goes by characters within each channel of text (and by count
+for token ids). What is skipped must equal what the client was sent: anything else would be the
+output of another request, and ends the stream with an error.
 """
 
 import json
@@ -43,7 +43,7 @@ class Splicer:
         self._begun = False
 
     def feed(self, data: bytes) -> bytes:
-        """Give what of these events is new to the client. Raises Diverged."""
+        """Return the part of these events that is new to the client. Raises Diverged."""
         out: list[bytes] = []
         rest = sse.events(data)
         for event in rest:
@@ -84,13 +84,13 @@ class Splicer:
         return sse.encode({**chunk, **self._had.head})
 
     def _skip(self, choice: dict[str, Any]) -> bool:
-        """Take what the client has out of a choice, in place; say whether anything is left."""
+        """Remove what the client has from a choice, in place; return whether anything is left."""
         delta = choice.get("delta")
         if isinstance(delta, dict):
             delta.pop("role", None)
         fresh = self._skip_token_ids(choice)
         for channel, holder, key in list(strings(choice)):
-            # A server that sends text without ids cannot be held to them.
+            # A server that sends text without ids cannot be checked against them.
             self._by_ids = self._by_ids and ("token_ids" in choice or not holder[key])
             holder[key] = self._unseen(channel, holder[key])
             fresh = fresh or bool(holder[key])
@@ -126,7 +126,7 @@ class Splicer:
         return len(ids) > max(0, overlap)
 
     def _skip_call_headers(self, delta: dict[str, Any]) -> None:
-        """Drop what introduces a tool call the client knows: each server invents its own ids."""
+        """Drop the header of a tool call the client knows: each server makes up its own ids."""
         kept = []
         for call in delta["tool_calls"]:
             function = call.get("function") or {}
@@ -147,7 +147,7 @@ class Splicer:
             self._swaps.append((ours, firsts))
 
     def _missing(self) -> int:
-        """Count the characters and token ids the client has and the replay has not shown yet."""
+        """Count the characters and token ids that the client has and the replay has yet to show."""
         texts = sum(len(text) - self._at[channel] for channel, text in self._had.texts.items())
         ids = len(self._had.token_ids) - self._ids_at if self._by_ids else 0
         return texts + ids

@@ -21,16 +21,16 @@ _CHUNK = re.compile(rb"^data:\s*\{", re.MULTILINE)
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _REDIRECT = "migrate:"
 _REFUSED = "llumnix:refused:"
-# vLLM 0.30 says `tool_calls` of any stream that has called a tool, however it ended.
+# vLLM 0.30 reports `tool_calls` for any stream that called a tool, however it ended.
 _CUT_OFF = ("abort", "length", "tool_calls")
-"""How an engine ends a request that has moved: the emulated one, and vLLM's own way."""
+"""How an engine ends a request that has moved: the emulated engine's way, and vLLM's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The request went on elsewhere: by a migration, or back to the queue (`migration_id` None).
+    """The request continues elsewhere: by a migration, or back in the queue (`migration_id` None).
 
-    `choice` is the one that says so, with tokens the client is to get from elsewhere.
+    `choice` is the one that says so, with tokens that the client gets from elsewhere.
     """
 
     migration_id: str | None
@@ -39,13 +39,13 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRefused:
-    """The instance would not carry the request on: our signature did not convince it."""
+    """The instance refused to resume the request: it did not accept the signature."""
 
     reason: str
 
 
 def complete(data: bytes) -> int:
-    """Say how many of these bytes are whole events (those up to the last blank line)."""
+    """Return the length of the whole events in these bytes (up to the last blank line)."""
     if data.endswith(b"\n\n"):
         return len(data)
     line_feeds, with_returns = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
@@ -55,7 +55,7 @@ def complete(data: bytes) -> int:
 
 
 def events(data: bytes) -> Iterator[bytes]:
-    """Cut whole events apart, each with its blank line; bytes after the last are one more piece."""
+    """Split whole events, each with its blank line; bytes after the last are one more piece."""
     start = 0
     for end in _EVENT_END.finditer(data):
         yield data[start : end.end()]
@@ -65,7 +65,7 @@ def events(data: bytes) -> Iterator[bytes]:
 
 
 def payload(event: bytes) -> dict[str, Any] | None:
-    """Parse an event's JSON object; None for comments, `[DONE]` and what is not an object."""
+    """Parse an event's JSON object; None for comments, `[DONE]` and anything else."""
     text = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
     if not text.startswith(b"{"):
         return None
@@ -77,26 +77,26 @@ def payload(event: bytes) -> dict[str, Any] | None:
 
 
 def encode(parsed: dict[str, Any]) -> bytes:
-    """Write an event, compact as vLLM does."""
+    """Serialize an event, compactly as vLLM does."""
     text = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
     return b"data: " + text.encode("utf-8", "backslashreplace") + b"\n\n"
 
 
 def is_done(event: bytes) -> bool:
-    """Say whether this is the event that ends a stream."""
+    """Return whether this is the event that ends a stream."""
     return event.startswith(b"data:") and event[5:].strip() == b"[DONE]"
 
 
 def ends_with_done(data: bytes) -> bool:
-    """Say whether the last of these whole events is the one that ends a stream."""
+    """Return whether the last of these whole events is the one that ends a stream."""
     line = data.rstrip().rpartition(b"\n")[2]
     return is_done(line)
 
 
 def outcome_of(parsed: dict[str, Any] | None) -> Redirect | ClaimRefused | None:
-    """Read off a parsed chunk or answer that its instance has let go of the request.
+    """Return how a parsed chunk or response says that its instance let the request go, if it does.
 
-    A client may well stop at the string `migrate:x`; then the finish reason is `stop`.
+    A client may have a stop string `migrate:x`; then the finish reason is `stop`.
     """
     choices = parsed.get("choices") if parsed else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -113,12 +113,12 @@ def outcome_of(parsed: dict[str, Any] | None) -> Redirect | ClaimRefused | None:
 
 
 def lets_go(data: bytes) -> bool:
-    """Say whether there may be a redirect or a refusal in these events, at next to no cost."""
+    """Return whether these events may hold a redirect or a refusal, at almost no cost."""
     return _STOPPED_MARK in data and (REDIRECT_MARK in data or REFUSED_MARK in data)
 
 
 def until_let_go(data: bytes) -> tuple[bytes, Redirect | ClaimRefused | None]:
-    """Cut whole events off before a redirect or refusal; it is swallowed with all that follows."""
+    """Truncate whole events before a redirect or refusal, dropping it and all that follows."""
     kept = b""
     for event in events(data):
         outcome = outcome_of(payload(event)) if lets_go(event) else None
@@ -129,7 +129,7 @@ def until_let_go(data: bytes) -> tuple[bytes, Redirect | ClaimRefused | None]:
 
 
 def without_token_ids(data: bytes) -> bytes:
-    """Cut the token ids out that were asked for by us and not by the client.
+    """Remove the token ids that the client did not ask for.
 
     Inside a JSON string quotes are escaped, so text that looks like these members never matches.
     """
@@ -137,9 +137,9 @@ def without_token_ids(data: bytes) -> bytes:
 
 
 def with_token_ids_nulled(data: bytes) -> bytes:
-    """Do the same with vLLM's events, which have null in the place of ids nobody asked for.
+    """Do the same with vLLM's events, which hold null in place of ids that were not asked for.
 
-    Of a token that shows nowhere (a parser swallowed it) vLLM then writes no event at all.
+    vLLM then writes no event at all for a token that a parser swallowed.
     """
     if _EMPTY_DELTA in data:
         data = b"".join(event for event in events(data) if not _ONLY_IDS.search(event))
@@ -147,15 +147,15 @@ def with_token_ids_nulled(data: bytes) -> bytes:
 
 
 def token_ids(data: bytes) -> list[int]:
-    """List the output token ids these events carry."""
+    """Return the output token ids in these events."""
     return [int(one) for ids in _TOKEN_IDS.findall(data) for one in ids.split(b",")]
 
 
 def count_token_ids(data: bytes) -> int:
-    """Count the output token ids these events carry."""
+    """Count the output token ids in these events."""
     return sum(ids.count(b",") + 1 for ids in _TOKEN_IDS.findall(data))
 
 
 def count_chunks(data: bytes) -> int:
-    """Count the events that carry JSON: about one a token, where a server tells no ids."""
+    """Count the events with JSON: about one per token, if the server sends no ids."""
     return len(_CHUNK.findall(data))

@@ -1,13 +1,13 @@
-"""Finding stop strings in text that two servers wrote: neither sees one that straddles the cut."""
+"""Find stop strings in text from two servers: neither sees one that straddles the cut."""
 
 from collections.abc import Sequence
 
 
 class Stopper:
-    """Gives text out as vLLM would: cut at a stop string, what may become one held back.
+    """Releases text as vLLM would: cut at a stop string, holding back what may become one.
 
     `sent` is the text the client has, `held` what follows it and has been held back so far. Only a
-    string that ends in new text counts: in what is known already there was none.
+    string that ends in new text counts: the known text contains none.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool, sent: str, held: str) -> None:
@@ -20,10 +20,10 @@ class Stopper:
         self._held = held
 
     def feed(self, text: str, *, last: bool, stops: bool = True) -> tuple[str, str | None]:
-        """Take new text; give what goes out, and the stop string that has been found.
+        """Take new text; return what is released, and the stop string found, if any.
 
-        `last`: no more comes, so nothing is held back. `stops` is False for text too early for a
-        stop string to count.
+        `last`: no more text follows, so nothing is held back. `stops` is False for text too early
+        for a stop string to count.
         """
         known = self._before + self._held
         whole, start = known + text, len(self._before)
@@ -38,7 +38,7 @@ class Stopper:
         return out, None
 
     def _find(self, whole: str, new_from: int) -> tuple[int, str] | None:
-        """Find the stop string that is complete first, reading character by character."""
+        """Find the stop string that completes first, reading character by character."""
         hits = []
         for rank, stop in enumerate(self._stops):
             at = whole.find(stop, max(0, new_from - len(stop) + 1))

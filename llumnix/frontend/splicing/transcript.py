@@ -1,8 +1,8 @@
-"""What a client already has, read off the raw bytes it was sent; needed only when a stream moves.
+"""What a client already has, parsed from the raw bytes sent; needed only when a stream moves.
 
 Text is kept by *channel*: the text of a completion, each string of a chat delta (`content`,
-`reasoning`, …), each tool call's name and arguments. Which chunk carried what depends on timing and
-merging; the text of a channel does not.
+`reasoning`, …), each tool call's name and arguments. How the text is split into
+chunks depends on timing and merging; the text of a channel does not.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ _NOT_TEXT = ("role",)
 class Transcript:
     """The content of a stream so far.
 
-    `head` holds the members every chunk repeats (`id`, `created`), of the first chunk there was;
+    `head` holds the members that every chunk repeats (`id`, `created`), from the first chunk;
     `call_ids` the ids of tool calls, by index.
-    `prompt_ids` are the prompt's, where the server told; `bare` says that some text came without
+    `prompt_ids` are the prompt's, if the server sent them; `bare` says that some text came without
     token ids. `finished` and `usage` say whether the finish reason and the usage chunk were among
     the events.
     """
@@ -37,12 +37,12 @@ class Transcript:
     usage: bool = False
 
     def size(self) -> tuple[int, int, bool, bool, int]:
-        """Order transcripts of one stream by how far they got."""
+        """Return a key that orders transcripts of one stream by how far they got."""
         text = sum(map(len, self.texts.values()))
         return (text, len(self.token_ids), self.finished, self.usage, self.events)
 
     def joined(self, more: "Transcript") -> "Transcript":
-        """Give this with what came after it."""
+        """Return this transcript with another appended."""
         channels = [*self.texts, *(each for each in more.texts if each not in self.texts)]
         return Transcript(
             texts={each: self.texts.get(each, "") + more.texts.get(each, "") for each in channels},
@@ -58,7 +58,7 @@ class Transcript:
 
 
 class Reader:
-    """Reads a stream's events bit by bit; what is no chunk counts as an event, no more."""
+    """Reads a stream's events incrementally; anything but a chunk only counts as an event."""
 
     def __init__(self) -> None:
         self._seen = Transcript()
@@ -73,7 +73,7 @@ class Reader:
                 self._chunk(chunk)
 
     def transcript(self) -> Transcript:
-        """Give what has been read so far."""
+        """Return what has been read so far."""
         texts = {channel: "".join(parts) for channel, parts in self._texts.items()}
         return replace(self._seen, texts=texts, token_ids=list(self._seen.token_ids))
 
@@ -105,7 +105,7 @@ def read(raw: bytes) -> Transcript:
 
 
 def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
-    """Give a chunk's choice; None where it has none (usage, errors)."""
+    """Return a chunk's choice; None if it has none (usage, errors)."""
     choices = chunk.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None
@@ -120,7 +120,7 @@ def _call_ids(choice: dict[str, Any]) -> Iterator[tuple[int, str]]:
 
 
 def strings(choice: dict[str, Any]) -> Iterator[tuple[Channel, dict[str, Any], str]]:
-    """List the places in a choice that hold text: (channel, the object it is in, its key there)."""
+    """Return the places in a choice that hold text: (channel, containing object, key)."""
     if isinstance(choice.get("text"), str):
         yield "text", choice, "text"
     delta = choice.get("delta")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from migration.vllm.worker.cache_shape import CacheShape, Lane
-from migration.vllm.worker.copier import Ticket, check_numbers, count_slots, paired_runs, runs
+from migration.vllm.worker.copying import Ticket, check_numbers, count_slots, paired_runs, runs
 
 CHUNK_BYTES = 32 << 20
 """Device memory for staging; vLLM leaves at least this much beside its KV cache."""

@@ -86,17 +86,17 @@ def test_keys_of_a_newer_frontend_are_left_out_and_those_of_an_older_are_default
 @pytest.mark.parametrize(
     ("plain", "told"),
     [
-        (None, "FleetStatus: an object expected"),
-        ([], "FleetStatus: an object expected"),
+        (None, "FleetStatus: expected an object"),
+        ([], "FleetStatus: expected an object"),
         ({}, "FleetStatus.instances is missing"),
-        ({"instances": {}}, "FleetStatus.instances: a list expected"),
-        ({"instances": [7]}, "InstanceStatus: an object expected, not int"),
+        ({"instances": {}}, "FleetStatus.instances: expected a list"),
+        ({"instances": [7]}, "InstanceStatus: expected an object, not int"),
         ({"instances": [{}]}, "InstanceStatus.id is missing"),
-        ({"instances": [{"id": "a", "running": True}]}, "running: int expected, not bool"),
-        ({"instances": [{"id": "a", "running": 1.5}]}, "running: int expected, not float"),
-        ({"instances": [{"id": "a", "age_s": "1"}]}, "age_s: float expected, not str"),
-        ({"instances": [], "totals": None}, "Totals: an object expected, not NoneType"),
-        ({"instances": [], "now_s": None}, "now_s: float expected, not NoneType"),
+        ({"instances": [{"id": "a", "running": True}]}, "running: expected int, not bool"),
+        ({"instances": [{"id": "a", "running": 1.5}]}, "running: expected int, not float"),
+        ({"instances": [{"id": "a", "age_s": "1"}]}, "age_s: expected float, not str"),
+        ({"instances": [], "totals": None}, "Totals: expected an object, not NoneType"),
+        ({"instances": [], "now_s": None}, "now_s: expected float, not NoneType"),
     ],
 )
 def test_what_is_wrong_is_named(plain: object, told: str) -> None:

@@ -82,6 +82,9 @@ def feed_instance(metrics: FleetMetrics, dice: random.Random, instance_id: str, 
     metrics.instance_freeness.labels(instance_id=instance_id).set(dice.uniform(-50, 500))
     metrics.instance_running.labels(instance_id=instance_id).set(dice.randrange(32))
     metrics.instance_waiting.labels(instance_id=instance_id).set(dice.randrange(4))
+    metrics.instance_prefill_backlog_tokens.labels(instance_id=instance_id).set(
+        dice.randrange(4000)
+    )
     metrics.snapshot_age_seconds.labels(instance_id=instance_id).set(99)
     for kind, tokens in (("physical", 9000), ("reserved", 500), ("capacity", 13616)):
         metrics.instance_kv_tokens.labels(instance_id=instance_id, kind=kind).set(tokens)
@@ -209,7 +212,7 @@ def test_the_dashboards_figures_are_those_that_were_fed(prometheus: Prometheus) 
         return [prometheus.numbers(query) for query in queries]
 
     assert shown("Instances up") == [[1.0], [2.0]]
-    assert shown("KV memory in use") == [[pytest.approx(9500 / 13616)] * len(INSTANCES)]
+    assert shown("KV cache in use") == [[pytest.approx(9500 / 13616)] * len(INSTANCES)]
     p50, p99 = shown("Downtime")
     assert 0.001 <= p50[0] <= p99[0] <= 0.03
 

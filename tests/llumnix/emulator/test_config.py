@@ -30,8 +30,8 @@ def test_what_is_set_goes_before_the_preset() -> None:
         ({"preset": "h100"}, "unknown cost preset 'h100'"),
         ({"speed": 0.0}, "speed must be positive"),
         ({"capacity_tokens": 100, "max_model_len": 200}, "above the capacity"),
-        ({"default_class": "low"}, "none of high, normal"),
-        ({"classes": (PriorityClass("only"),)}, "none of only"),
+        ({"default_class": "low"}, "not among the classes: high, normal"),
+        ({"classes": (PriorityClass("only"),)}, "not among the classes: only"),
     ],
 )
 def test_mistakes_are_named(wrong: dict[str, object], message: str) -> None:

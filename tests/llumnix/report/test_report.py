@@ -136,7 +136,7 @@ def test_the_headline_compares_each_run_with_the_best(runs: list[RunReport]) -> 
     assert "<b>2.00&nbsp;s</b> under <b>load-aware</b>" in text
     assert "4.00&nbsp;s (2.0 times as long) under freeness + migration" in text
     assert "8.00&nbsp;s (4.0 times as long) under round-robin" in text
-    assert "<b>150</b> times a request moved" in text
+    assert "<b>150</b> times a request migrated" in text
     assert "no token was lost, doubled or wrong" in text
 
 
@@ -161,7 +161,7 @@ def test_an_invalid_run_is_struck_and_never_a_result(runs: list[RunReport]) -> N
     broken = with_result(runs[2], valid=False, invalid_reasons=(lag,), ttft_s=perfect)
     known = named([runs[0], broken])
     assert "freeness" not in headline(known)
-    assert invalid_notes(known) == [f"<b>freeness + migration</b> is no result: {lag}."]
+    assert invalid_notes(known) == [f"<b>freeness + migration</b> is not a valid result: {lag}."]
     text = page([runs[0], runs[1], broken], "t", {})
     assert "<tr class=invalid>" in text
     assert "stroke: var(--run-2)" not in text

@@ -268,6 +268,14 @@ def test_a_server_that_is_not_ours_tells_nothing() -> None:
     assert between(ServerState("m"), ServerState("m")) == FleetRun()
 
 
+def test_further_cells_of_a_run_come_below_its_verdict_and_may_be_unknown() -> None:
+    results = [summed([record(0, [1.0])]), summed([record(0, [1.0])])]
+    table = results_table(results, more=[{"late": "0.3 %", "other": "-"}, {"late": "-"}])
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert rows[:2] == [("valid", "yes", "yes"), ("late", "0.3 %", "-")]
+    assert "other" not in {name for name, *_ in rows}
+
+
 def test_the_table_leaves_out_what_nobody_knows() -> None:
     unknown = results_table([summed([record(0, [1.0, 2.0])])])
     names = list(unknown.columns[0].cells)

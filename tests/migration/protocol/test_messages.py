@@ -145,8 +145,14 @@ def test_deep_nesting_is_no_way_to_overflow_the_stack() -> None:
             messages.decode(wire.unpack(commit.replace(b"params\x80", b"params\x81\xa1a" + deep)))
 
 
-@pytest.mark.parametrize("field", ["kind", "reason"])
-@pytest.mark.parametrize("value", ["", "handed over", 1, None])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("kind", value) for value in ("", "handed over", 1, None)),
+        # A reason is a proposer's name, and anybody may add a proposer: any short text will do.
+        *(("reason", value) for value in (1, None, "x" * 1025)),
+    ],
+)
 def test_a_word_that_decides_is_one_of_those_known(field: str, value: object) -> None:
     """A choice travels as its member's value, and comes back as the member."""
     (event,) = (one for one in ORDERS if isinstance(one, MigrationEvent))

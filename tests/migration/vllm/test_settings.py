@@ -64,5 +64,5 @@ def test_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(" \n")
     with pytest.raises(SettingsError, match="no secret"):
         read_secret(PluginSettings(secret_file=str(path)))
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot read secret_file"):
         read_secret(PluginSettings(secret_file=str(tmp_path / "none")))
