@@ -193,7 +193,7 @@ def test_a_format_may_be_named_where_the_looks_do_not_tell(
     [
         (["slice", "azure-conv-2023", "--requests", "9", "--numbers", "5:10"], "numbers 0 to 8"),
         (["slice", "power-law:M-M", "--time-s", "99999999:"], "no request arrives from"),
-        (["scale", "power-law:M-M", "--prompt-factor", "0"], "length factor"),
+        (["scale", "power-law:M-M", "--prompt-factor", "0"], "a length factor must be above 0"),
         (["scale", "power-law:M-M", "--rate", "nan"], "above 0"),
         (["convert", "/no/such/folder"], "/no/such/folder"),
         (["merge", "power-law:M-M", "power-law:Q-Q"], "S, M, L"),

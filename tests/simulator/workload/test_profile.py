@@ -173,7 +173,7 @@ def test_a_profile_survives_being_written_and_read() -> None:
     ("change", "story"),
     [
         ({"schema": "other/9"}, "other/9"),
-        ({"counts": [1, 2]}, "counts must have one number"),
+        ({"counts": [1, 2]}, "counts must have one number, 0 or more"),
         ({"counts": "many"}, "not a workload profile"),
         ({"slot_s": -1.0}, "slot_s and span_s must be above 0"),
         ({"rank_correlation": 2.0}, "between -1 and 1"),
