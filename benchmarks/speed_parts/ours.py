@@ -57,7 +57,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FleetTotals:
     """What a fleet reports at its end."""
 
     finished: int
@@ -66,7 +66,7 @@ class Told:
     migrations: int
 
 
-def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> Told:
+def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> FleetTotals:
     """Serve the requests."""
     simulator = SimulatorConfig(
         instances=spec.instances,
@@ -88,7 +88,7 @@ def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> Told:
     )
     fleet.serve(requests)
     columns = fleet.state.req
-    return Told(
+    return FleetTotals(
         finished=int(np.count_nonzero(np.asarray(columns[FATE]) == FINISHED)),
         decode_tokens=int(np.sum(columns[OUT])),
         preemptions=int(np.sum(columns[PREEMPTIONS])),
@@ -96,9 +96,9 @@ def simulated(spec: Spec, requests: Sequence[TraceRequest]) -> Told:
     )
 
 
-def _stepped(fleet: SimulatedFleet, requests: Sequence[TraceRequest]) -> Told:
+def _stepped(fleet: SimulatedFleet, requests: Sequence[TraceRequest]) -> FleetTotals:
     lives = fleet.run(requests)
-    return Told(
+    return FleetTotals(
         finished=sum(life.finished for life in lives),
         decode_tokens=sum(life.tokens for life in lives),
         preemptions=sum(life.preemptions for life in lives),

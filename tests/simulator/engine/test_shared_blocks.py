@@ -127,5 +127,5 @@ def test_giving_back_twice_raises() -> None:
     blocks = SharedBlocks(4, 16)
     taken = blocks.allocate(1) or []
     blocks.free(taken)
-    with pytest.raises(RuntimeError, match="nobody holds it"):
+    with pytest.raises(RuntimeError, match="freed, but not held"):
         blocks.free(taken)

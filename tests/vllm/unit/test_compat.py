@@ -88,7 +88,7 @@ def test_a_plain_configuration_is_taken() -> None:
     ("changes", "specs", "words"),
     [
         ({"pipeline_parallel_size": 2}, [FullAttentionSpec()], "pipeline parallelism"),
-        ({"data_parallel_size": 2}, [FullAttentionSpec()], "one server a replica"),
+        ({"data_parallel_size": 2}, [FullAttentionSpec()], "one server per replica"),
         ({"decode_context_parallel_size": 2}, [FullAttentionSpec()], "context parallelism"),
         ({"prefill_context_parallel_size": 2}, [FullAttentionSpec()], "context parallelism"),
         ({"speculative_config": object()}, [FullAttentionSpec()], "speculative decoding"),
