@@ -205,9 +205,10 @@ class GlobalScheduler:
         self._sources = find_sources(view)
         view = replace(view, sources=self._sources)
         proposed: list[MigrateOrder] = []
+        orders: list[MigrateOrder] = []
         for propose in self._proposers:
-            orders = propose(view)
             view = view.after(orders)
+            orders = propose(view)
             proposed += orders
         return self._allow(proposed, fleet, now_s)
 

@@ -107,23 +107,28 @@ NAMES = ("vllm-0", "vllm-1")
 
 
 async def test_a_server_laid_out_otherwise_is_refused(stack: Stack) -> None:
-    """Its blocks are larger: nothing is copied, and the request goes on where it is."""
+    """Its blocks are larger, so it is of another group: no order is given, and the answer goes on.
+
+    (That a llumlet refuses such an order all the same is tested in tests/migration.)
+    """
     case = _case("greedy", chat=False)
     body = case.whole_body(prompt_text(3, 100), stream=True)
     expected = await stack.fleet.ride(case.path, body)
-    before = (await stack.fleet.get("/llumnix/fleet"))["totals"]["migrations_refused"]
+    before = (await stack.fleet.get("/llumnix/fleet"))["totals"]
     ride = asyncio.create_task(stack.fleet.ride(case.path, body))
     row = await _running(stack)
     other = "vllm-0" if row["instance_id"] == "vllm-2" else "vllm-2"
-    status, _ = await stack.fleet.post(
+    status, said = await stack.fleet.post(
         "/llumnix/migrate", {"request_id": row["request_id"], "destination": other}
     )
     got = await ride
-    totals = (await stack.fleet.get("/llumnix/fleet"))["totals"]
+    after = (await stack.fleet.get("/llumnix/fleet"))["totals"]
 
-    assert status == 200
+    assert status == 409
+    assert "is of another group" in str(said)
     assert differences(expected.recording, got.recording) == []
-    assert totals["migrations_refused"] == before + 1
+    for count in ("migrations_refused", "migrations_committed"):
+        assert after[count] == before[count]
 
 
 async def _running(stack: Stack) -> dict[str, Any]:
