@@ -86,6 +86,6 @@ def test_a_fleet_the_kernels_refuse_says_that_it_is_walked(
 ) -> None:
     arguments = ["azure-conv-2023", "--requests=10", "--rate=4", "--instances=2", "--json=-"]
     assert main(["simulate", *arguments, "--set", "fleet.report_interval_s=20"]) == 0
-    assert "simulated step by step instead: its reports come too late" in capsys.readouterr().err
+    assert "walked step by step instead: its reports come too late" in capsys.readouterr().err
     assert main(["simulate", *arguments]) == 0
     assert "step by step" not in capsys.readouterr().err
