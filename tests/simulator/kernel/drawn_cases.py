@@ -216,7 +216,8 @@ def _with_prefixes(draws: Draws, drawn: Case) -> Case:
     if drawn.config.preset != "toy":
         requests = requests[:50]  # they would take too long to walk
     capacity_tokens = draws.choice([drawn.config.capacity_tokens, 6_000, 3_000, 1_800])
-    config = replace(drawn.config, prefix_caching=True, capacity_tokens=capacity_tokens)
+    told = any(one.prompt_blocks for one in requests)  # a cache where nothing is told is an error
+    config = replace(drawn.config, prefix_caching=told, capacity_tokens=capacity_tokens)
     return replace(drawn, config=config, requests=requests)
 
 
