@@ -50,6 +50,7 @@ class Route:
         self._failures = 0
         self._stalls = 0
         self._bounces = 0
+        self._served_model: str | None = None
 
     async def open(
         self,
@@ -83,6 +84,7 @@ class Route:
                 if claim and claim[0] is not None:
                     self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
                 self._active.state = ActiveState.RUNNING
+                self._served_model = min(target.group.models, default=None)
                 return self._opened(result)
             refusal = self._failed(target, result)
             if refusal is not None:
@@ -207,13 +209,15 @@ class Route:
         return None
 
     async def _place(self, output_tokens: int, *, begun: bool, grafts: bool) -> Instance | Refusal:
+        # Whoever began the answer has settled its model, also where the request names none.
+        model = self._request.model or (self._served_model if begun else None)
         ask = PlacementRequest(
             DispatchRequest(
                 self._active.request_id,
                 self._request.class_index,
                 self._request.prompt_tokens + output_tokens,
                 self._arrived_at_s,
-                model=self._request.model or self._context.fleet.only_model(),
+                model=model or self._context.fleet.only_model(),
             ),
             frozenset(self._avoided),
             frozenset(self._barred),

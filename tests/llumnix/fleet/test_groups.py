@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.fleet.mover import Impossible
 from llumnix.instances.instance import Instance
@@ -88,6 +90,24 @@ async def test_a_drained_server_without_our_plugin_hands_streams_to_its_like() -
 
         assert text_of(await it.got) == full_text(TOKENS)
         assert it.stays("b") == 0
+
+
+@pytest.mark.parametrize(("like", "other"), [("c", "b"), ("b", "c")])
+async def test_a_stream_that_names_no_model_stays_with_the_model_that_began_it(
+    like: str, other: str
+) -> None:
+    """Two models would make a mixture of one answer, when the server that began it dies."""
+    models = {"a": "m", like: "m", other: "other"}
+    async with scene({"model": None}, plugged=False, instances=3, models=models) as it:
+        first = it.at("a")
+        first.give(4)
+        await it.client_has(4)
+        first.die()
+        second = await it.next_stay(first)
+        second.finish(TOKENS)
+
+        assert text_of(await it.got) == full_text(TOKENS)
+        assert (it.stays(like), it.stays(other)) == (1, 0)
 
 
 async def test_a_drained_server_keeps_streams_nobody_else_can_serve() -> None:

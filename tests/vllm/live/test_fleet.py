@@ -125,7 +125,7 @@ async def test_a_server_laid_out_otherwise_is_refused(stack: Stack) -> None:
     after = (await stack.fleet.get("/llumnix/fleet"))["totals"]
 
     assert status == 409
-    assert "is of another group" in str(said)
+    assert "not of one group" in str(said)
     assert differences(expected.recording, got.recording) == []
     for count in ("migrations_refused", "migrations_committed"):
         assert after[count] == before[count]
