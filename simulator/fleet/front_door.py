@@ -69,7 +69,7 @@ class FrontDoor(Generic[Request, Placement]):
         self._queue.offer(self._host.place, self._host.settle)
         if self._queue.turns_away(ticket):
             self._queue.leave(ticket)
-            reason = f"{self._queue.limit} requests are already waiting"
+            reason = f"{self._queue.limit} requests are waiting already"
             self._host.reject(request, Rejection.QUEUE_FULL, reason)
         self.end(ticket)
 
