@@ -150,6 +150,7 @@ def _cache_folder() -> Path:
     state = importlib.import_module(State.__module__)
     for path in (__file__, state.__file__, *(module.__file__ for module in _MODULES)):
         assert path is not None
-        digest.update(Path(path).read_bytes())
+        when_ns = Path(path).stat().st_mtime_ns  # numba compiles anew for another path or time
+        digest.update(f"{path} {when_ns}".encode() + Path(path).read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "llumnix" / f"kernel-{digest.hexdigest()[:16]}"
