@@ -1,4 +1,7 @@
-"""Which instances can replace each other: nothing is dispatched or paired across groups."""
+"""Which instances can replace each other.
+
+A request goes to an instance whose group serves its model; moves stay within one group.
+"""
 
 import enum
 from dataclasses import dataclass

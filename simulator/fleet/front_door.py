@@ -62,11 +62,7 @@ class FrontDoor(Generic[Request, Placement]):
             reason = f"{needed} tokens never fit in {self._capacity_tokens}"
             self._host.reject(request, Rejection.NEVER_FITS, reason)
             return
-        self.begin()
-        ticket = self._queue.join(
-            request, self._host.dispatch_request(request), self._host.number(request)
-        )
-        self._queue.offer(self._host.place, self._host.settle)
+        ticket = self._join(request)
         if self._queue.turns_away(ticket):
             self._queue.leave(ticket)
             reason = f"{self._queue.limit} requests are waiting already"
@@ -75,12 +71,7 @@ class FrontDoor(Generic[Request, Placement]):
 
     def requeue(self, request: Request) -> None:
         """Queue a request again that was admitted before, and is never rejected."""
-        self.begin()
-        ticket = self._queue.join(
-            request, self._host.dispatch_request(request), self._host.number(request)
-        )
-        self._queue.offer(self._host.place, self._host.settle)
-        self.end(ticket)
+        self.end(self._join(request))
 
     def offer(self) -> None:
         """Place what can be placed now: something has changed."""
@@ -97,6 +88,15 @@ class FrontDoor(Generic[Request, Placement]):
         """List the tokens of the next requests to be served, at most so many."""
         self.begin()
         return [ticket.request.prompt_tokens for ticket in self._queue.first(count) or ()]
+
+    def _join(self, request: Request) -> Ticket[Request]:
+        """Enqueue a request, and place what can be placed now."""
+        self.begin()
+        ticket = self._queue.join(
+            request, self._host.dispatch_request(request), self._host.number(request)
+        )
+        self._queue.offer(self._host.place, self._host.settle)
+        return ticket
 
     def begin(self) -> None:
         """Note what happened to the queue elsewhere; here, nothing does."""

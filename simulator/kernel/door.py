@@ -131,7 +131,8 @@ class LinedUpDoor(FrontDoor[int, int]):
     def __init__(
         self, discipline: PolicySpec, limit: int, capacity_tokens: int, fleet: ColumnFleet
     ) -> None:
-        super().__init__(discipline, limit, capacity_tokens, ColumnPlacer(fleet))
+        self.placer = ColumnPlacer(fleet)
+        super().__init__(discipline, limit, capacity_tokens, self.placer)
         self._fleet = fleet
         self._lined_up: list[Ticket[int]] = []
         self._known_served = 0

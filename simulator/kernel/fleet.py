@@ -27,7 +27,7 @@ from simulator.fleet.options import Outage, SimulatorConfig
 from simulator.fleet.virtual_fleet import VirtualFleet
 from simulator.kernel import clockwork, front
 from simulator.kernel.compiled import PLAIN, Kernel, available, compiled
-from simulator.kernel.door import ColumnPlacer, LinedUpDoor
+from simulator.kernel.door import LinedUpDoor
 from simulator.kernel.instance import ColumnInstance
 from simulator.kernel.lives import Lives
 from simulator.kernel.reports import snapshot
@@ -89,7 +89,6 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         self.kernel: Kernel = compiled() if self._compiled else PLAIN
         self._names = list(config.names())
         self.instance_at: dict[int, ColumnInstance] = {}
-        self._placer = ColumnPlacer(self)
         self._ask_door = ask_door
 
     def run(
@@ -201,7 +200,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
     def _go_on(self, code: int) -> None:
         """Do what the kernel's `place` asks for, until everything that fits is placed."""
         while code == front.ASK_SUBMIT:
-            self._placer.submit(int(self.state.fleet[SUBJECT]))
+            self.door.placer.submit(int(self.state.fleet[SUBJECT]))
             code = self.kernel.place(self.state, self.events.now_ns)
         if code == front.ASK_DOOR:
             self.door.offer()
@@ -257,7 +256,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         """Advance the scheduler to the kernel's time."""
         state, held = self.state, None
         if state.fleet[HELD_BACK] >= 0:
-            request = self._placer.dispatch_request(int(state.fleet[HELD_BACK]))
+            request = self.door.placer.dispatch_request(int(state.fleet[HELD_BACK]))
             held = (request, int(state.fleet[HELD_BACK_AT]) / NS_PER_S)
         sources = [self._names[int(i)] for i in state.col[SLOT][state.col[SOURCE] > 0]]
         self.scheduler.take_over(sources, held, int(state.fleet[TURN]))
