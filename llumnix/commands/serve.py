@@ -26,6 +26,7 @@ FLEET_GROUPS = {
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
     ),
+    "faults": ("step_timeout_s", "breaker_failures", "breaker_open_s", "max_poisoned"),
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),

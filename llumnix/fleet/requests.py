@@ -79,7 +79,8 @@ class ActiveRequest:
 
     `tokens` counts output tokens so far. `cut` is
     called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations.
+    the request's migrations. `flows_since_s` is when it first produced something new on its present
+    instance, in wall seconds; None if it has not yet.
     """
 
     request_id: RequestId
@@ -90,6 +91,7 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    flows_since_s: float | None = None
 
     def cut_by(self, cut: Callable[[], None]) -> None:
         """Set the function that ends the wait for the instance."""

@@ -41,6 +41,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
+        context.fleet.health.suspects.forget(active.request_id)
         context.tally.request_ended(request.class_name, outcome)
         context.queue.retry()
     return response

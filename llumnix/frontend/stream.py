@@ -14,7 +14,8 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.idle import IdleWatch
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims, Impatient
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -157,12 +158,12 @@ class StreamRelay:
                 except OSError as error:
                     data, broken = b"", f"{leg.instance.id} broke off: {error!r}"
         except Impatient as error:
-            return Failure("stalled", str(error))
+            return Failure(FailureKind.STALLED, str(error))
         except Overlong as error:
-            return Failure("broken", f"{leg.instance.id} sent {error}")
+            return Failure(FailureKind.BROKEN, f"{leg.instance.id} sent {error}")
         left = strand.end(cut_off=bool(broken))
         if left is None:
-            kind: Literal["stalled", "broken"] = "stalled" if self._stalled else "broken"
+            kind = FailureKind.STALLED if self._stalled else FailureKind.BROKEN
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
             await self._send(left, leg)
@@ -195,6 +196,9 @@ class StreamRelay:
             self._timing.first(now)
         elif self._timing.paused:
             self._timing.goes_on(now, len(self._record.had.token_ids))
+        if self._active.flows_since_s is None:
+            self._active.flows_since_s = now
+            self._context.fleet.health.flows(self._active.request_id)
         self._pace.last_at = self._watch.touched_at = now
         self._writing = True
         await self._client.write(data)
@@ -204,7 +208,7 @@ class StreamRelay:
         """Return how a leg ended that its instance has let go, and keep its last tokens."""
         if isinstance(how, ClaimRefused):
             self._context.tally.forged("resume_refused")
-            return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
+            return Failure(FailureKind.ANSWERED, f"{leg.instance.id} refused: {how.reason}", 403)
         self._record.keep(how.choice)
         return how
 
@@ -273,4 +277,4 @@ class StreamRelay:
             self._leg.close()
 
 
-_SENT_BACK = Failure("broken", "it was sent back")
+_SENT_BACK = Failure(FailureKind.UNABLE, "it was sent back")

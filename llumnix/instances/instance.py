@@ -2,9 +2,10 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from llumnix.instances.fitness import Fitness
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -25,6 +26,8 @@ class InstanceState(enum.StrEnum):
     STARTING = "starting"
     UP = "up"
     DRAINING = "draining"
+    SUSPECT = "suspect"
+    """Its engine stands still: nothing new is sent there until it moves again."""
     DOWN = "down"
 
 
@@ -119,6 +122,7 @@ class Instance:
     seen: bool = False
     models: tuple[Mapping[str, Any], ...] = ()
     group: Group = ANY
+    fitness: Fitness = field(default_factory=Fitness)
 
     @classmethod
     def at(cls, url: str) -> "Instance":
@@ -148,12 +152,14 @@ class Instance:
             return InstanceState.DOWN if self.seen else InstanceState.STARTING
         if self.load is None:
             return InstanceState.STARTING
+        if self.fitness.hung:
+            return InstanceState.SUSPECT
         return InstanceState.DRAINING if self.draining else InstanceState.UP
 
     @property
     def alive(self) -> bool:
-        """Whether it is up and has reported, draining or not."""
-        return self.link is not None and self.load is not None
+        """Whether it is up, has reported and does not stand still, draining or not."""
+        return self.link is not None and self.load is not None and not self.fitness.hung
 
     def become(self, identity: Identity, link: InstanceLink) -> None:
         """Note that the server was reached, and its identity."""
