@@ -12,6 +12,7 @@ from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.request_log import log_requests
 from llumnix.frontend.serving import serve
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -82,7 +83,9 @@ def build_app(context: ServingContext) -> web.Application:
         page = generate_latest(context.tally.metrics.registry)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application(client_max_size=context.config.body_limit_bytes)
+    app = web.Application(
+        client_max_size=context.config.body_limit_bytes, middlewares=[log_requests]
+    )
     app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
     app.add_routes(
         [
