@@ -7,12 +7,14 @@ import json
 import sys
 from typing import Any
 
+from llumnix.arguments import log_config
 from llumnix.commands.emulate import child_arguments
 from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
 from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
+from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
 from llumnix.service import Service, run_frontend
@@ -90,6 +92,7 @@ def _add_scheduling(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
+    configure(config.logs)
     if args.exit_with_parent:
         exit_with_parent()
     if not config.fleet.emulate and not config.fleet.instances:
@@ -135,6 +138,7 @@ def settings(args: argparse.Namespace) -> Config:
     try:
         return dataclasses.replace(
             config,
+            logs=log_config(args, config.logs),
             fleet=dataclasses.replace(config.fleet, **fleet),
             frontend=dataclasses.replace(config.frontend, **frontend),
             scheduler=dataclasses.replace(config.scheduler, **scheduler),

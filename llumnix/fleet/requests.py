@@ -3,10 +3,11 @@
 import enum
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llumnix.admin.schema import DecisionRecord
+from llumnix.fleet.account import Account
 from llumnix.instances.instance import Instance
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
@@ -79,7 +80,7 @@ class ActiveRequest:
 
     `tokens` counts output tokens so far. `cut` is
     called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations.
+    the request's migrations. `account` is what its line in the log will say.
     """
 
     request_id: RequestId
@@ -90,6 +91,12 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    account: Account = field(default_factory=Account)
+
+    def goes_to(self, instance_id: InstanceId) -> None:
+        """Note where the request is sent."""
+        self.instance_id = instance_id
+        self.account.sent_to(instance_id)
 
     def cut_by(self, cut: Callable[[], None]) -> None:
         """Set the function that ends the wait for the instance."""

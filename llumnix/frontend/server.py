@@ -14,6 +14,7 @@ from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.request_log import log_requests
 from llumnix.frontend.serving import serve
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -77,7 +78,9 @@ def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
     async def models(_http: web.Request) -> web.Response:
         return merged_models(context.fleet.instances.alive())
 
-    app = web.Application(client_max_size=context.config.body_limit_bytes)
+    app = web.Application(
+        client_max_size=context.config.body_limit_bytes, middlewares=[log_requests]
+    )
     app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
     app.add_routes([web.get("/v1/models", models), *_own_pages(context, clients=True)])
     if admin is not None:
@@ -90,7 +93,7 @@ def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
 
 def build_admin_app(context: ServingContext, admin: Admin) -> web.Application:
     """Build the application of the admin port."""
-    app = web.Application()
+    app = web.Application(middlewares=[log_requests])
     app.add_routes([*admin.routes(), *_own_pages(context, clients=False)])
     app.add_routes([web.route("*", "/{rest:.*}", unknown)])
     return app

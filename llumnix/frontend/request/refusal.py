@@ -35,6 +35,11 @@ class Refusal:
     param: str | None = None
     retry_after_s: float | None = None
 
+    def cause(self) -> str:
+        """Return what the log says of it: not its message if that may quote the client."""
+        code = self.code or str(self.status)
+        return f"{code}: {self.message}" if self.status >= 500 else code
+
     def body(self) -> bytes:
         """Return the JSON error body."""
         return json.dumps(self._error(), separators=(",", ":")).encode()
