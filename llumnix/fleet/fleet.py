@@ -209,9 +209,13 @@ class Fleet:
         instance.fitness.renew()
         told = instance.identity.speed if instance.identity else None
         self.events.add(self.now_s(), "instance_up", f"{instance.id} is up at {instance.url}")
+        log.info("instance_up instance=%s url=%s", instance.id, instance.url)
         if told is not None and told != self.clock.speed:
             text = f"{instance.id} runs at speed {told:g}, the fleet at {self.clock.speed:g}"
-            log.warning("speed_mismatch %s", text)
+            log.warning(
+                "speed_mismatch instance=%s speed=%g fleet_speed=%g",
+                *(instance.id, told, self.clock.speed),
+            )
             self.events.add(self.now_s(), "speed_mismatch", text)
 
     def went_down(self, instance: Instance, reason: str) -> None:
