@@ -78,10 +78,10 @@ class ActiveState(enum.StrEnum):
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
-    `tokens` counts output tokens so far. `cut` is
-    called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations. `flows_since_s` is when it first produced something new on its present
-    instance, in wall seconds; None if it has not yet. `account` is what its line in the log will say.
+    `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
+    to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
+    it first produced something new on its present instance, in wall seconds; None if it has not
+    yet. `account` is what its line in the log will say.
     """
 
     request_id: RequestId
