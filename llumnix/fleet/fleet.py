@@ -18,13 +18,14 @@ from llumnix.fleet.health import FleetHealth
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
+from llumnix.fleet.trouble_log import TroubleLog
 from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
+from llumnix.instances.trouble import Cause, ContactFailed, Trouble
 from llumnix.instances.untouched import UntouchedLink
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
@@ -102,6 +103,7 @@ class Fleet:
         self.health = FleetHealth(
             config.max_poisoned, self.requests, self.events, self.now_s, lambda: self.changed()
         )
+        self._troubles = TroubleLog(self.events)
         self.changed: Callable[[], None] = lambda: None
         self.mover = Mover(
             self.scheduler,
@@ -209,9 +211,13 @@ class Fleet:
         instance.fitness.renew()
         told = instance.identity.speed if instance.identity else None
         self.events.add(self.now_s(), "instance_up", f"{instance.id} is up at {instance.url}")
+        log.info("instance_up instance=%s url=%s", instance.id, instance.url)
         if told is not None and told != self.clock.speed:
             text = f"{instance.id} runs at speed {told:g}, the fleet at {self.clock.speed:g}"
-            log.warning("speed_mismatch %s", text)
+            log.warning(
+                "speed_mismatch instance=%s speed=%g fleet_speed=%g",
+                *(instance.id, told, self.clock.speed),
+            )
             self.events.add(self.now_s(), "speed_mismatch", text)
 
     def went_down(self, instance: Instance, reason: str) -> None:
@@ -223,8 +229,13 @@ class Fleet:
             request.cut()
         self.changed()
 
+    def not_up(self, instance: Instance, trouble: Trouble) -> None:
+        """Note why an instance could not be reached, or was lost."""
+        self._troubles.not_up(instance, trouble, self.now_s())
+
     def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
         """Process a report."""
+        self._troubles.up(instance)
         if new_request_ids is not None:
             self.scheduler.confirm(instance.id, list(new_request_ids))
         elif instance.load is not None:
@@ -273,7 +284,11 @@ class Fleet:
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)
         if other is not None and other is not instance:
-            raise NotUnderstood(f"{other.url} also calls itself {identity.instance_id}")
+            if other.link is not None:
+                what = f"{other.url} also calls itself {identity.instance_id}"
+                raise ContactFailed(Cause.DUPLICATE, what)
+            # Its name has moved, as a pod's does with it, to another address.
+            other.id = InstanceId(other.endpoint.address.name)
         if identity.kind is InstanceKind.UNTOUCHED:
             assert self._session is not None
             return UntouchedLink(

@@ -14,6 +14,7 @@ from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
@@ -22,14 +23,22 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     """Serve a completion or chat completion, streamed or not."""
     arrived_at = time.monotonic()
     context.tally.request_arrived()
+    account = own_account()
+    account.request_id = request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)
     request = await _read(context, http)
     if isinstance(request, Refusal):
         context.tally.request_ended(context.classes.default, "rejected")
+        account.outcome, account.cause = "rejected", request.cause()
         return request.response()
+    # Once more: another request may have taken the id while this one's body was on its way.
+    account.request_id = request_id(account.request_id, context.fleet.requests.active)
+    account.class_name, account.model = request.class_name, request.model or ""
+    account.prompt_tokens = request.prompt_tokens
     active = ActiveRequest(
-        RequestId(request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)),
+        RequestId(account.request_id),
         request.class_name,
         context.fleet.now_s(),
+        account=account,
     )
     context.fleet.requests.open(active)
     outcome = "failed"
@@ -43,6 +52,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
         context.fleet.forget(active.request_id)
         context.fleet.health.suspects.forget(active.request_id)
         context.tally.request_ended(request.class_name, outcome)
+        account.outcome = outcome
         context.queue.retry()
     return response
 
@@ -106,10 +116,14 @@ async def _answer(
     if not isinstance(opened, Refusal):
         opened = await answers.AnswerRelay(context, route, claims).settle(opened)
     if isinstance(opened, Refusal):
+        active.account.cause = opened.cause()
         # Never admitted, as opposed to admitted and then failed.
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":
         spent_s = context.fleet_seconds(time.monotonic() - arrived_at)
-        context.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
+        active.account.output_tokens = answers.output_tokens(opened)
+        context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
+    else:
+        active.account.cause = f"{opened.instance.id} answered {opened.status}"
     return answers.response(opened, active.request_id, request=request), outcome

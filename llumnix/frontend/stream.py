@@ -57,7 +57,7 @@ class StreamRelay:
         self._route = route
         self._active = active
         self._claims = claims
-        self._timing = Timing(context, request.class_name, arrived_at)
+        self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
         self._record = DeliveredStream()
         server_calls = ServerCalls(context.upstream.session, request.model, http.headers)
@@ -83,10 +83,13 @@ class StreamRelay:
                 refusal = await self._follow(leg)
         finally:
             self._recompute_move.goes_on(None)
+            tokens = self._record.tokens() or self._record.chunks()
+            self._timing.ended(tokens)
         if refusal is not None:
+            self._active.account.cause = refusal.cause()
             return await self._fail(refusal), "failed"
         response = await self._client.end()
-        self._timing.finished(self._record.tokens() or self._record.chunks())
+        self._timing.finished(tokens)
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:

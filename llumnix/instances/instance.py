@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.fitness import Fitness
+from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -95,6 +97,9 @@ class InstanceListener(Protocol):
     def went_down(self, instance: "Instance", reason: str) -> None:
         """The instance is down."""
 
+    def not_up(self, instance: "Instance", trouble: Trouble) -> None:
+        """An attempt to reach the instance failed, or it is lost: called each time."""
+
     def reported(self, instance: "Instance", new_request_ids: Sequence[RequestId] | None) -> None:
         """A report of the instance's load has arrived and is in `instance.load`.
 
@@ -110,10 +115,11 @@ class InstanceListener(Protocol):
 class Instance:
     """One engine replica. Its id is its address until it has identified itself.
 
-    `load` is the last report, marked terminating while draining; None before the first.
+    `load` is the last report, marked terminating while draining; None before the first. `trouble`
+    is why it is not up, as far as known; None once it is.
     """
 
-    url: str
+    endpoint: Endpoint
     id: InstanceId
     identity: Identity | None = None
     link: InstanceLink | None = None
@@ -123,12 +129,22 @@ class Instance:
     models: tuple[Mapping[str, Any], ...] = ()
     group: Group = ANY
     fitness: Fitness = field(default_factory=Fitness)
+    trouble: Trouble | None = None
 
     @classmethod
     def at(cls, url: str) -> "Instance":
-        """Return the record of a server that has not been contacted yet."""
-        bare = url.rstrip("/")
-        return cls(url=bare, id=InstanceId(bare.partition("://")[2]))
+        """Return the record of a server that has not been contacted yet. Raises BadAddress."""
+        return cls.behind(Endpoint.at(url))
+
+    @classmethod
+    def behind(cls, endpoint: Endpoint) -> "Instance":
+        """Return the record of a server at an endpoint."""
+        return cls(endpoint, InstanceId(endpoint.address.name))
+
+    @property
+    def url(self) -> str:
+        """Return its base URL."""
+        return self.endpoint.url
 
     @property
     def plugged(self) -> bool:
@@ -185,6 +201,7 @@ class Instance:
         """Store a report, stamped with its local arrival time: clocks differ between machines."""
         terminating = load.terminating or self.draining
         self.load = replace(load, instance_id=self.id, reported_at_s=now_s, terminating=terminating)
+        self.trouble = None
 
     def set_draining(self, on: bool) -> None:
         """Mark it as draining, at once rather than with its next report."""

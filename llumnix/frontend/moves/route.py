@@ -70,8 +70,7 @@ class Route:
             if isinstance(target, Refusal):
                 return self._opened(target)
             self._active.state = ActiveState.MOVING if begun else ActiveState.STARTING
-            self._active.instance_id = target.id
-            self._active.flows_since_s = None
+            self._active.goes_to(target.id)
             if begun and not target.plugged:
                 body = graft_body(self._request, prompt_ids, token_ids)
             else:
@@ -115,7 +114,7 @@ class Route:
 
     def follow(self, instance: Instance) -> None:
         """Note that the request continues where it was claimed early."""
-        self._active.instance_id = instance.id
+        self._active.goes_to(instance.id)
         self._active.state = ActiveState.MOVING
 
     def arrived(self, migration_id: MigrationId) -> None:
@@ -235,6 +234,7 @@ class Route:
         if self._moving is None:
             waited_s = self._context.fleet_seconds(time.monotonic() - asked_at)
             self._context.tally.waited(self._request.class_name, waited_s)
+            self._active.account.queue_wait_s = waited_s
         return placed
 
     async def _send(
@@ -274,6 +274,7 @@ class Route:
     def _carried_on(self, *, ok: bool) -> None:
         if self._moving is not None:
             self._context.tally.carried_on(self._moving, ok=ok)
+            self._active.account.moves += ok
             self._moving = None
 
 
