@@ -7,6 +7,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
@@ -66,7 +67,9 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
         raw = await http.read()
     except web.HTTPRequestEntityTooLarge:
         return too_large
-    request = parse(http.path, raw, http.headers, context.classes)
+    visit = own_visit()
+    classes = visit.classes(context.classes)
+    request = parse(http.path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
@@ -74,6 +77,10 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
     if request.model is not None and not context.fleet.serves(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
+    too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
+    if too_many is not None:
+        context.tally.access_refused(too_many.code or "")
+        return too_many
     return request
 
 
