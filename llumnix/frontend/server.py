@@ -1,5 +1,7 @@
 """The HTTP server for clients: routes each path to its handler."""
 
+import asyncio
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -9,6 +11,7 @@ from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
+from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
@@ -26,6 +29,8 @@ class FrontendServer:
         self._fleet = fleet
         self._runner: web.AppRunner | None = None
         self._upstream: Upstream | None = None
+        self._context: ServingContext | None = None
+        self.lifetime = Lifetime(lambda: bool(fleet.instances.up()), config.retry_after_s)
 
     async def start(self) -> str:
         """Listen; return the URL. Raises OSError if the address is in use."""
@@ -41,7 +46,8 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        app = build_app(ServingContext(config, fleet, queue, self._upstream, classes))
+        self._context = ServingContext(config, fleet, queue, self._upstream, classes)
+        app = build_app(self._context, self.lifetime)
         self._runner = web.AppRunner(
             app,
             # Without this a handler outlives its client, and the instance computes for no one.
@@ -56,15 +62,35 @@ class FrontendServer:
         host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
         return f"http://{host}:{port}"
 
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Apply changed limits and deadlines to requests that arrive from now on."""
+        self.config = config
+        if self._context is not None:
+            self._context.config = config
+            self._context.queue.reconfigure(
+                config.queue_limit, config.queue_timeout_s, config.retry_after_s
+            )
+
+    async def leave(self, hurry: asyncio.Event) -> int:
+        """Take leave of the clients, as configured; return how many requests were cut.
+
+        `hurry` ends the waits.
+        """
+        config = self.config
+        return await self.lifetime.leave(config.drain_delay_s, config.shutdown_grace_s, hurry)
+
     async def close(self) -> None:
-        """Stop accepting requests, let open streams finish in the grace period, then cut them."""
+        """Close all connections; open streams have the grace period to finish before they are cut.
+
+        Nothing is open any more after `leave`.
+        """
         if self._runner is not None:
             await self._runner.cleanup()
         if self._upstream is not None:
             await self._upstream.close()
 
 
-def build_app(context: ServingContext) -> web.Application:
+def build_app(context: ServingContext, lifetime: Lifetime) -> web.Application:
     """Build the application: its routes and handlers."""
     passthrough = Passthrough(context)
 
@@ -74,9 +100,6 @@ def build_app(context: ServingContext) -> web.Application:
     async def models(_http: web.Request) -> web.Response:
         return merged_models(context.fleet.instances.alive())
 
-    async def health(_http: web.Request) -> web.Response:
-        return web.Response(status=200 if context.fleet.instances.up() else 503)
-
     async def metrics(_http: web.Request) -> web.Response:
         n_classes = len(context.classes.names)
         fleet_view.set_gauges(context.fleet, context.queue.lengths(n_classes), context.queue.limit)
@@ -84,13 +107,15 @@ def build_app(context: ServingContext) -> web.Application:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(
-        client_max_size=context.config.body_limit_bytes, middlewares=[log_requests]
+        client_max_size=context.config.body_limit_bytes,
+        middlewares=[log_requests, lifetime.middleware()],
     )
     app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
     app.add_routes(
         [
             web.get("/v1/models", models),
-            web.get("/health", health),
+            web.get("/health", lifetime.health),
+            web.get("/ready", lifetime.ready),
             web.get("/metrics", metrics),
             *Admin(context).routes(),
             web.route("*", "/{rest:.*}", passthrough.forward),
