@@ -31,6 +31,7 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
         *("body_limit_bytes", "event_limit_bytes"),
@@ -108,12 +109,16 @@ def run(args: argparse.Namespace) -> int:
     reloader = Reloader(lambda: settings(args), config, service)
     try:
         return run_async(
-            run_frontend(service, lambda url: _ready(url, config, args.announce), reloader.reload)
+            run_frontend(
+                service,
+                lambda url, admin_url: _ready(url, admin_url, config, args.announce),
+                reloader.reload,
+            )
         )
     except OSError as error:
-        where = f"{config.frontend.host}:{config.frontend.port}"
         raise ConfigError(
-            f"cannot listen on {where}: {error.strerror or error}; choose another with --port"
+            f"cannot listen: {error.strerror or error}; choose another port with --port or "
+            "--admin-port"
         ) from error
 
 
@@ -143,9 +148,9 @@ def settings(args: argparse.Namespace) -> Config:
         raise ConfigError(str(error)) from error
 
 
-def _ready(url: str, config: Config, announce: bool) -> None:
+def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
     if announce:
-        sys.stdout.write(json.dumps({"url": url}) + "\n")
+        sys.stdout.write(json.dumps({"url": url, "admin_url": admin_url}) + "\n")
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"
@@ -154,6 +159,6 @@ def _ready(url: str, config: Config, announce: bool) -> None:
         f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
         f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
         '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
-        f"  watch: llumnix top --url {url}\n"
+        f"  watch: llumnix top --url {admin_url}\n"
     )
     sys.stdout.flush()

@@ -36,7 +36,8 @@ class Passthrough:
             async with self._context.upstream.session.request(
                 http.method,
                 URL(instance.url + http.raw_path, encoded=True),
-                headers=to_instance_as_is(http.headers),
+                headers=instance.endpoint.headers(to_instance_as_is(http.headers)),
+                ssl=instance.endpoint.verified_by,
                 data=http.content.iter_any() if has_body else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(

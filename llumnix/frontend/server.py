@@ -1,4 +1,4 @@
-"""The HTTP server for clients: routes each path to its handler."""
+"""The HTTP server for clients and for the admin API: routes each path to its handler."""
 
 import asyncio
 
@@ -7,11 +7,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
-from llumnix.frontend.admin import Admin
+from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
+from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
@@ -22,18 +24,24 @@ COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
 class FrontendServer:
-    """Serves one fleet; start it within a running event loop."""
+    """Serves one fleet; start it within a running event loop.
 
-    def __init__(self, config: FrontendConfig, fleet: Fleet) -> None:
+    `admin_token` must be sent with every admin request; it may be empty only where one port carries
+    both (`FrontendConfig.shares_port`).
+    """
+
+    def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
         self.config = config
+        self.admin_url = ""
         self._fleet = fleet
-        self._runner: web.AppRunner | None = None
+        self._admin_token = admin_token
+        self._listeners = Listeners(config)
         self._upstream: Upstream | None = None
         self._context: ServingContext | None = None
         self.lifetime = Lifetime(lambda: bool(fleet.instances.up()), config.retry_after_s)
 
     async def start(self) -> str:
-        """Listen; return the URL. Raises OSError if the address is in use."""
+        """Listen; return the clients' URL. Raises OSError if an address is in use."""
         config, fleet = self.config, self._fleet
         queue = HoldQueue(
             fleet.dispatch,
@@ -46,21 +54,19 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        self._context = ServingContext(config, fleet, queue, self._upstream, classes)
-        app = build_app(self._context, self.lifetime)
-        self._runner = web.AppRunner(
-            app,
-            # Without this a handler outlives its client, and the instance computes for no one.
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=config.shutdown_grace_s,
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, config.host, config.port, backlog=config.backlog)
-        await site.start()
-        port = self._runner.addresses[0][1]
-        host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
-        return f"http://{host}:{port}"
+        context = ServingContext(config, fleet, queue, self._upstream, classes)
+        self._context = context
+        admin = Admin(context, AdminGuard(self._admin_token))
+        shared = config.shares_port(self._admin_token)
+        assert shared or self._admin_token, "an admin port of its own needs a token"
+        app = build_app(context, self.lifetime, admin if shared else None)
+        url = await self._listeners.listen(app, Address(config.host, config.port))
+        self.admin_url = url
+        if not shared:
+            address = Address(config.admin_host, config.admin_port_wanted())
+            admin_app = build_admin_app(context, self.lifetime, admin)
+            self.admin_url = await self._listeners.listen(admin_app, address)
+        return url
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""
@@ -84,14 +90,13 @@ class FrontendServer:
 
         Nothing is open any more after `leave`.
         """
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
 
 
-def build_app(context: ServingContext, lifetime: Lifetime) -> web.Application:
-    """Build the application: its routes and handlers."""
+def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
+    """Build the clients' application; `admin` is served there too if it has no port of its own."""
     passthrough = Passthrough(context)
 
     async def complete(http: web.Request) -> web.StreamResponse:
@@ -100,25 +105,40 @@ def build_app(context: ServingContext, lifetime: Lifetime) -> web.Application:
     async def models(_http: web.Request) -> web.Response:
         return merged_models(context.fleet.instances.alive())
 
+    app = web.Application(
+        client_max_size=context.config.body_limit_bytes,
+        middlewares=[log_requests, lifetime.middleware()],
+    )
+    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
+    app.add_routes([web.get("/v1/models", models), *_own_pages(context, lifetime, clients=True)])
+    if admin is not None:
+        app.add_routes(admin.routes())
+    else:
+        app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
+    app.add_routes([web.route("*", "/{rest:.*}", passthrough.forward)])
+    return app
+
+
+def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -> web.Application:
+    """Build the application of the admin port."""
+    app = web.Application(middlewares=[log_requests])
+    app.add_routes([*admin.routes(), *_own_pages(context, lifetime, clients=False)])
+    app.add_routes([web.route("*", "/{rest:.*}", unknown)])
+    return app
+
+
+def _own_pages(context: ServingContext, lifetime: Lifetime, *, clients: bool) -> list[web.RouteDef]:
+    """List what both ports serve to anyone: the probes, and the metrics."""
+
     async def metrics(_http: web.Request) -> web.Response:
         n_classes = len(context.classes.names)
         fleet_view.set_gauges(context.fleet, context.queue.lengths(n_classes), context.queue.limit)
         page = generate_latest(context.tally.metrics.registry)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application(
-        client_max_size=context.config.body_limit_bytes,
-        middlewares=[log_requests, lifetime.middleware()],
-    )
-    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
-    app.add_routes(
-        [
-            web.get("/v1/models", models),
-            web.get("/health", lifetime.health),
-            web.get("/ready", lifetime.ready),
-            web.get("/metrics", metrics),
-            *Admin(context).routes(),
-            web.route("*", "/{rest:.*}", passthrough.forward),
-        ]
-    )
-    return app
+    hidden = clients and not context.config.metrics_on_clients_port
+    return [
+        web.get("/health", lifetime.health),
+        web.get("/ready", lifetime.ready),
+        web.get("/metrics", unknown if hidden else metrics),
+    ]

@@ -1,11 +1,12 @@
 """Identify a server."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
+from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.exposition import LLUMLET, info, is_vllm
 from llumnix.instances.instance import VLLM, Identity, InstanceKind
 from policies.types import InstanceId
@@ -17,7 +18,7 @@ class NotUnderstood(Exception):  # noqa: N818 - what the server said, not what w
     """The server responds, but not as an OpenAI-compatible server would."""
 
 
-async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> Identity:
+async def discover(session: aiohttp.ClientSession, endpoint: Endpoint, secret: bytes) -> Identity:
     """Identify a server: one with the plugin says so, any other counts as untouched.
 
     The emulated engine has an endpoint for it; vLLM, whose endpoints are its own, says it among its
@@ -25,26 +26,27 @@ async def discover(session: aiohttp.ClientSession, url: str, secret: bytes) -> I
     untouched. The caller bounds the time. Raises aiohttp.ClientError if the server does not
     respond, NotUnderstood if it does not speak OpenAI's API.
     """
-    models = await fetch_models(session, url)
+    models = await fetch_models(session, endpoint)
     if secret:
-        async with session.get(f"{url}/llumnix/instance") as response:
+        async with ask(session, endpoint, "/llumnix/instance") as response:
             if response.status == 200:
-                return _plugged(await response.json(), models, url)
-    async with session.get(f"{url}/metrics") as response:
+                return _plugged(await response.json(), models, endpoint)
+    async with ask(session, endpoint, "/metrics") as response:
         page = await response.text() if response.status == 200 else ""
     llumlet = info(page, LLUMLET) if secret else None
-    address = InstanceId(urlsplit(url).netloc)
+    address = InstanceId(endpoint.address.name)
     if llumlet is not None:
-        return _plugged(
-            {**llumlet, "instance_id": llumlet.get("instance_id") or address}, models, url
-        )
+        told = {**llumlet, "instance_id": llumlet.get("instance_id") or address}
+        return _plugged(told, models, endpoint)
     engine = VLLM if is_vllm(page) else ""
     return Identity(instance_id=address, kind=InstanceKind.UNTOUCHED, models=models, engine=engine)
 
 
-async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mapping[str, Any], ...]:
+async def fetch_models(
+    session: aiohttp.ClientSession, endpoint: Endpoint
+) -> tuple[Mapping[str, Any], ...]:
     """Return the models that a server serves. Raises like `discover`."""
-    async with session.get(f"{url}/v1/models") as response:
+    async with ask(session, endpoint, "/v1/models") as response:
         if response.status != 200:
             raise NotUnderstood(f"GET /v1/models returned {response.status}")
         try:
@@ -54,7 +56,16 @@ async def fetch_models(session: aiohttp.ClientSession, url: str) -> tuple[Mappin
             raise NotUnderstood(f"GET /v1/models returned no list of models: {error!r}") from error
 
 
-def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url: str) -> Identity:
+def ask(
+    session: aiohttp.ClientSession, endpoint: Endpoint, path: str
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """Get a path of a server, with its key and its TLS settings."""
+    return session.get(endpoint.url + path, headers=endpoint.headers({}), ssl=endpoint.verified_by)
+
+
+def _plugged(
+    told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], endpoint: Endpoint
+) -> Identity:
     host = str(told.get("control_host", ""))
     try:
         return Identity(
@@ -62,7 +73,7 @@ def _plugged(told: Mapping[str, Any], models: tuple[Mapping[str, Any], ...], url
             kind=InstanceKind.PLUGGED,
             models=models,
             capacity_tokens=int(told["capacity_tokens"]),
-            control_host=(urlsplit(url).hostname or "") if host in _WILDCARDS else host,
+            control_host=endpoint.address.host if host in _WILDCARDS else host,
             control_port=int(told["control_port"]),
             speed=float(told.get("speed", 1.0)),
             engine=str(told.get("engine", "")),

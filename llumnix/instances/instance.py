@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from llumnix.instances.endpoint import Endpoint
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -110,7 +111,7 @@ class Instance:
     `load` is the last report, marked terminating while draining; None before the first.
     """
 
-    url: str
+    endpoint: Endpoint
     id: InstanceId
     identity: Identity | None = None
     link: InstanceLink | None = None
@@ -122,9 +123,18 @@ class Instance:
 
     @classmethod
     def at(cls, url: str) -> "Instance":
-        """Return the record of a server that has not been contacted yet."""
-        bare = url.rstrip("/")
-        return cls(url=bare, id=InstanceId(bare.partition("://")[2]))
+        """Return the record of a server that has not been contacted yet. Raises BadAddress."""
+        return cls.behind(Endpoint.at(url))
+
+    @classmethod
+    def behind(cls, endpoint: Endpoint) -> "Instance":
+        """Return the record of a server at an endpoint."""
+        return cls(endpoint, InstanceId(endpoint.address.name))
+
+    @property
+    def url(self) -> str:
+        """Return its base URL."""
+        return self.endpoint.url
 
     @property
     def plugged(self) -> bool:

@@ -41,7 +41,7 @@ class Keeper:
         while True:
             try:
                 async with asyncio.timeout(self._config.contact_timeout_s):
-                    identity = await discover(self._session, instance.url, self._secret)
+                    identity = await discover(self._session, instance.endpoint, self._secret)
                     link = await self._linker(instance, identity)
             except FAILURES as error:
                 log.debug("instance_unreachable url=%s error=%r", instance.url, error)

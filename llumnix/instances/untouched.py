@@ -12,7 +12,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import NotUnderstood, fetch_models
+from llumnix.instances.discovery import NotUnderstood, ask, fetch_models
 from llumnix.instances.exposition import LLUMLET, PREFIXES, info
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from policies.types import InstanceId, InstanceLoad
@@ -100,8 +100,8 @@ class UntouchedLink:
     async def _poll(self, *, with_models: bool) -> None:
         asked_at_s = self._now_s()
         if with_models:
-            self._instance.know_models(await fetch_models(self._session, self._instance.url))
-        async with self._session.get(f"{self._instance.url}/metrics") as response:
+            self._instance.know_models(await fetch_models(self._session, self._instance.endpoint))
+        async with ask(self._session, self._instance.endpoint, "/metrics") as response:
             text = await response.text() if response.status == 200 else ""
         if self._wants_llumlet and info(text, LLUMLET) is not None:
             self.give_up("its llumlet has appeared")

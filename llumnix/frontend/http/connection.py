@@ -1,18 +1,18 @@
 """Connections to instances: one request at a time each, kept alive for the next."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import cast
-from urllib.parse import urlsplit
 
 from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
+from llumnix.instances.endpoint import Endpoint
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
 _IDLE_S = 4.0
 _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
+_HANDSHAKES_PER_HOST = 8
 
 Sink = Callable[[bytes], bool]
 """Takes body bytes as they are read from the socket; returns False to stop."""
@@ -160,22 +160,25 @@ class ConnectionPool:
 
     def __init__(self, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._idle: dict[str, list[Connection]] = {}
+        self._idle: dict[Endpoint, list[Connection]] = {}
+        self._handshakes: dict[Endpoint, asyncio.Semaphore] = {}
 
-    async def ask(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> Connection:
-        """Post to a server. Raises Unreachable if no connection can be opened in time."""
-        split = urlsplit(url)
-        connection = self._take(url) or await self._connect(url)
-        lines = [f"POST {split.path}{path} HTTP/1.1", f"Host: {split.netloc}"]
+    async def ask(
+        self, endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Connection:
+        """Post to a server. Raises InstanceUnreachable if no connection can be opened in time."""
+        address = endpoint.address
+        connection = self._take(endpoint) or await self._connect(endpoint)
+        lines = [f"POST {address.path}{path} HTTP/1.1", f"Host: {address.netloc}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}", "", ""]
         head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
         connection.ask(head + body)
         return connection
 
-    def give_back(self, url: str, connection: Connection) -> None:
+    def give_back(self, endpoint: Endpoint, connection: Connection) -> None:
         """Keep a connection whose response is over; close any other at once."""
-        idle = self._idle.setdefault(url, [])
+        idle = self._idle.setdefault(endpoint, [])
         if connection.reusable and len(idle) < _IDLE_PER_HOST:
             connection.rest()
             idle.append(connection)
@@ -189,8 +192,8 @@ class ConnectionPool:
                 connection.close()
         self._idle.clear()
 
-    def _take(self, url: str) -> Connection | None:
-        idle = self._idle.get(url)
+    def _take(self, endpoint: Endpoint) -> Connection | None:
+        idle = self._idle.get(endpoint)
         fresh_since = time.monotonic() - _IDLE_S
         while idle:
             connection = idle.pop()
@@ -199,15 +202,23 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def _connect(self, url: str) -> Connection:
-        split = urlsplit(url)
-        secure = ssl.create_default_context() if split.scheme == "https" else None
-        port = split.port or (443 if secure else 80)
+    async def _connect(self, endpoint: Endpoint) -> Connection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    Connection, split.hostname or "", port, ssl=secure
-                )
+                if endpoint.tls is None:
+                    return await _open(endpoint)
+                # Handshakes cost CPU time on both sides: a burst of them must not hold up streams.
+                async with self._handshakes.setdefault(
+                    endpoint, asyncio.Semaphore(_HANDSHAKES_PER_HOST)
+                ):
+                    return await _open(endpoint)
         except (OSError, TimeoutError) as error:
             raise InstanceUnreachable(f"{error!r}") from error
-        return connection
+
+
+async def _open(endpoint: Endpoint) -> Connection:
+    address = endpoint.address
+    _, connection = await asyncio.get_running_loop().create_connection(
+        Connection, address.host, address.port, ssl=endpoint.tls
+    )
+    return connection

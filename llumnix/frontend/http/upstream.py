@@ -69,7 +69,7 @@ class Leg:
         """Close the connection; if the stream has not ended, that cancels the request."""
         if not self._closed:
             self._closed = True
-            self._pool.give_back(self.instance.url, self._connection)
+            self._pool.give_back(self.instance.endpoint, self._connection)
 
 
 class Upstream:
@@ -112,7 +112,8 @@ class Upstream:
         try:
             async with asyncio.timeout(deadline_s) as deadline:
                 waiting.cut_by(partial(_cut, deadline))
-                connection = await self._pool.ask(instance.url, path, headers, body)
+                endpoint = instance.endpoint
+                connection = await self._pool.ask(endpoint, path, endpoint.headers(headers), body)
                 leg = Leg(instance, self._pool, connection, _NO_HEAD)
                 leg.head = await connection.head()
                 result = await _receive(leg)

@@ -66,7 +66,12 @@ class ServerCalls:
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._session.post(target.url + path, data=body, headers=self._headers) as told,
+                self._session.post(
+                    target.url + path,
+                    data=body,
+                    headers=target.endpoint.headers(self._headers),
+                    ssl=target.endpoint.verified_by,
+                ) as told,
             ):
                 answer = await told.json(content_type=None) if told.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable
+from llumnix.instances.endpoint import Endpoint
 from tests.llumnix.frontend.stage import until
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -60,7 +61,7 @@ async def served(play: Play) -> AsyncIterator[tuple[Server, ConnectionPool]]:
 
 
 async def ask(server: Server, pool: ConnectionPool) -> Connection:
-    connection = await pool.ask(server.url, "/v1/x", {"X-A": "é"}, b"body")
+    connection = await pool.ask(Endpoint.at(server.url), "/v1/x", {"X-A": "é"}, b"body")
     await connection.head()
     return connection
 
@@ -90,7 +91,7 @@ async def test_a_connection_that_ended_well_is_used_again() -> None:
         for _ in range(3):
             connection = await ask(server, pool)
             await connection.read()
-            pool.give_back(server.url, connection)
+            pool.give_back(Endpoint.at(server.url), connection)
 
         assert server.connections == 1
         assert len(server.requests) == 3
@@ -101,7 +102,7 @@ async def test_one_given_back_in_the_middle_is_cut() -> None:
     async with served(begin) as (server, pool):
         connection = await ask(server, pool)
         assert await connection.read() == b"a"
-        pool.give_back(server.url, connection)
+        pool.give_back(Endpoint.at(server.url), connection)
         await asyncio.wait_for(server.lost.wait(), 10.0)
 
 
@@ -139,7 +140,7 @@ async def test_a_dead_idle_connection_is_not_used_again() -> None:
         for number in (1, 2):
             connection = await ask(server, pool)
             await connection.read()
-            pool.give_back(server.url, connection)
+            pool.give_back(Endpoint.at(server.url), connection)
             await until(partial(getattr, connection, "closed"))
             assert server.connections == number
 
@@ -194,4 +195,4 @@ async def test_nobody_there_is_unreachable() -> None:
     async with served(ok) as (server, pool):
         pass
     with pytest.raises(InstanceUnreachable):
-        await pool.ask(server.url, "/", {}, b"")
+        await pool.ask(Endpoint.at(server.url), "/", {}, b"")

@@ -14,6 +14,7 @@ from llumnix.frontend.splicing.leg_filter import LegFilter
 from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.splice import Diverged
 from llumnix.frontend.splicing.transcript import read
+from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.instance import VLLM, Identity, Instance, InstanceKind
 from policies.types import InstanceId
 from tests.llumnix.frontend.splicing.chunks import DONE, event, text_of
@@ -38,7 +39,7 @@ class FakeLeg:
 
     def __init__(self, first: bytes, rest: list[bytes]) -> None:
         identity = Identity(InstanceId("b"), InstanceKind.UNTOUCHED, engine=VLLM)
-        self.instance = Instance("http://b", InstanceId("b"), identity)
+        self.instance = Instance(Endpoint.at("http://b"), InstanceId("b"), identity)
         self.first = first
         self._rest = rest
 
