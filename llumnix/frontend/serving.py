@@ -46,7 +46,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     try:
         response, outcome = await _relay(context, http, request, active, arrived_at)
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "cancelled"
+        outcome = "failed" if account.cut else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
