@@ -32,6 +32,10 @@ class InstanceTable:
         """Add an instance."""
         self._instances.append(instance)
 
+    def remove(self, instance: Instance) -> None:
+        """Remove an instance that is there."""
+        self._instances.remove(instance)
+
     def get(self, instance_id: InstanceId | str | None) -> Instance | None:
         """Return an instance by id; None if there is none."""
         return next((each for each in self._instances if each.id == instance_id), None)
