@@ -74,7 +74,7 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not context.fleet.serves(request.model):
+    if request.model is not None and not await context.fleet.finds(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
     too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
