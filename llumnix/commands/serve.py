@@ -40,7 +40,7 @@ FRONTEND_GROUPS = {
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
-        *("body_limit_bytes", "event_limit_bytes"),
+        *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
         *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),

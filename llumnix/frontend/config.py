@@ -67,6 +67,14 @@ class FrontendConfig:
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
+    queue_limit_bytes: int = _count(
+        2 * 2**30,
+        "memory for the bodies of all requests, queued or being served; beyond it, a 503",
+        "bytes",
+    )
+    body_expansion_limit: int = _count(
+        200, "how many times its size a compressed body may have; beyond it, a 413", "times"
+    )
     queue_timeout_s: float = _option(
         300.0, "longest time a request is queued before it gets a 503", "s"
     )
@@ -123,7 +131,14 @@ class FrontendConfig:
                 raise ValueError(f"{name} must be from 0 to {_MAX_PORT}, not {port}")
         if self.port and self.port == self.admin_port:
             raise ValueError("admin_port must differ from port")
-        for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):
+        for name in (
+            "backlog",
+            "body_limit_bytes",
+            "queue_limit_bytes",
+            "body_expansion_limit",
+            "max_attempts",
+            "event_limit_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.queue_limit < 0:

@@ -30,6 +30,7 @@ class Listeners:
             # Without this a handler outlives its client, and the instance computes for no one.
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,  # it would unpack on the event loop; `bodies` does it
             shutdown_timeout=self._config.shutdown_grace_s,
         )
         self._runners.append(runner)

@@ -12,6 +12,7 @@ from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.access.door import Door
 from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
+from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
@@ -40,6 +41,7 @@ class FrontendServer:
         self._admin_token = admin_token
         self._listeners = Listeners(config)
         self._upstream: Upstream | None = None
+        self.intake = Intake(config)
         scheduler = fleet.scheduler.config
         self._classes = Classes(
             tuple(each.name for each in scheduler.classes), scheduler.default_class
@@ -60,13 +62,14 @@ class FrontendServer:
         )
         fleet.changed = queue.retry
         self._upstream = Upstream(config)
-        context = ServingContext(config, fleet, queue, self._upstream, self._classes)
+        context = ServingContext(config, fleet, queue, self._upstream, self._classes, self.intake)
         self._context = context
         admin = Admin(context, AdminGuard(self._admin_token))
         shared = config.shares_port(self._admin_token)
         assert shared or self._admin_token, "an admin port of its own needs a token"
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
+        self.intake.install(app)
         url = await self._listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
@@ -107,6 +110,7 @@ class FrontendServer:
         await self._listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
+        await self.intake.close()
 
 
 def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:

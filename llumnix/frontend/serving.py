@@ -14,7 +14,7 @@ from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.request.request import ClientRequest, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
@@ -59,17 +59,12 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
 
 
 async def _read(context: ServingContext, http: web.Request) -> ClientRequest | Refusal:
-    limit = context.config.body_limit_bytes
-    too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
-    if (http.content_length or 0) > limit:
-        return too_large
-    try:
-        raw = await http.read()
-    except web.HTTPRequestEntityTooLarge:
-        return too_large
+    raw = await context.intake.read(http)
+    if isinstance(raw, Refusal):
+        return raw
     visit = own_visit()
     classes = visit.classes(context.classes)
-    request = parse(http.path, raw, http.headers, classes, visit.caller.tenant)
+    request = await context.intake.parse(http.path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
