@@ -22,6 +22,8 @@ COMMANDS = {
     "instances": "commands.fleet",
     "migrate": "commands.fleet",
     "drain": "commands.fleet",
+    "add": "commands.members",
+    "remove": "commands.members",
     "emulate": "commands.emulate",
     "simulate": "planning.simulate",
     "compare": "planning.compare",

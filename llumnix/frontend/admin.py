@@ -6,11 +6,13 @@ from typing import Any
 
 from aiohttp import web
 
-from llumnix.admin.schema import DrainStatus, News, RequestDecisions
+from llumnix.admin.schema import DrainStatus, MemberStatus, News, RequestDecisions
+from llumnix.errors import ConfigError
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.mover import Impossible
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
+from llumnix.instances.instance import Instance
 from policies.types import RequestId
 
 
@@ -30,6 +32,8 @@ class Admin:
             web.get("/llumnix/explain/{request_id}", self._explain),
             web.post("/llumnix/migrate", self._migrate),
             web.post("/llumnix/drain", self._drain),
+            web.post("/llumnix/instances", self._add),
+            web.delete("/llumnix/instances/{instance_id:.+}", self._remove),
             web.route("*", "/llumnix/{rest:.*}", _unknown),
         ]
 
@@ -76,17 +80,42 @@ class Admin:
         asked = await _body(http, {"instance_id": str, "on": bool})
         if isinstance(asked, Refusal):
             return asked.response()
-        instance = self._fleet.instances.get(asked.get("instance_id"))
-        if instance is None:
-            known = ", ".join(each.id for each in self._fleet.instances)
-            message = f"there is no instance {asked.get('instance_id')!r}; known: {known}"
-            return Refusal(404, message).response()
+        instance = self._instance(asked.get("instance_id"))
+        if isinstance(instance, Refusal):
+            return instance.response()
         try:
             await self._fleet.mover.drain(instance, on=asked.get("on", True))
         except OSError as error:
             return Refusal(502, f"cannot send the order to {instance.id}: {error}").response()
         self._context.queue.retry()
         return _json(DrainStatus(instance.id, instance.state).to_json())
+
+    async def _add(self, http: web.Request) -> web.Response:
+        asked = await _body(http, {"url": str})
+        if isinstance(asked, Refusal):
+            return asked.response()
+        try:
+            instance = await self._fleet.add_member(asked.get("url", ""))
+        except (ConfigError, ValueError) as error:
+            return Refusal(400, str(error), "invalid_value", "url").response()
+        return _json(MemberStatus(instance.id, instance.url, instance.state).to_json())
+
+    async def _remove(self, http: web.Request) -> web.Response:
+        instance = self._instance(http.match_info["instance_id"])
+        if isinstance(instance, Refusal):
+            return instance.response()
+        await self._fleet.members.remove(instance, now="now" in http.query)
+        self._context.queue.retry()
+        there = instance in self._fleet.instances
+        state = str(instance.state) if there else "removed"
+        return _json(MemberStatus(instance.id, instance.url, state).to_json())
+
+    def _instance(self, instance_id: str | None) -> Instance | Refusal:
+        instance = self._fleet.instances.get(instance_id)
+        if instance is not None:
+            return instance
+        known = ", ".join(each.id for each in self._fleet.instances)
+        return Refusal(404, f"there is no instance {instance_id!r}; known: {known}")
 
 
 async def _unknown(http: web.Request) -> web.Response:
