@@ -1,84 +1,100 @@
-"""Models are asked for again before one is said not to exist, and not more than once a second."""
+"""Models that come and go while the instances stay: found at once, and asked for in moderation."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from llumnix.fleet.model_catalog import ModelCatalog
-from llumnix.instances.instance import Instance
-from llumnix.instances.table import InstanceTable
-
-
-class _Server:
-    """Lists its models, and counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.models = ["base"]
-        self.asked = 0
-
-    async def list(self, _http: web.Request) -> web.Response:
-        self.asked += 1
-        return web.json_response({"data": [{"id": name} for name in self.models]})
+from llumnix.fleet import model_catalog
+from llumnix.instances.instance import InstanceState
+from tests.llumnix.frontend.stage import until
+from tests.llumnix.instances.raw_server import RawServer, Reply, raw_server
+from tests.llumnix.instances.test_credentials import completed, frontend
+from tests.llumnix.instances.test_trouble import fleet_of
 
 
-class _Alive(InstanceTable):
-    def alive(self) -> list[Instance]:
-        return list(self)
+@pytest.fixture(name="no_pause")
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setattr(model_catalog, "_ASK_AGAIN_S", 0.0)
+        yield
 
 
-class _Link:
-    """Stands for a link: only whose it is matters."""
+def times_asked(server: RawServer) -> int:
+    return server.asked.count("/v1/models")
 
 
-@pytest.fixture(name="server")
-def _server() -> _Server:
-    return _Server()
+async def status_of(url: str, model: str) -> int:
+    body = {"model": model, "prompt": "x", "max_tokens": 1}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/completions", json=body) as response,
+    ):
+        return response.status
 
 
-@pytest.fixture(name="catalog")
-async def _catalog(server: _Server) -> AsyncIterator[ModelCatalog]:
-    app = web.Application()
-    app.add_routes([web.get("/v1/models", server.list)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    instance = Instance.at(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    instance.link = _Link()  # type: ignore[assignment]
-    table = _Alive(1, time.monotonic)
-    table.add(instance)
-    async with aiohttp.ClientSession() as session:
-        catalog = ModelCatalog(session, table, 60.0)
-        yield catalog
-        await catalog.close()
-    await runner.cleanup()
+async def test_a_model_loaded_at_run_time_is_served_at_its_first_request() -> None:
+    async with raw_server() as server, fleet_of(server.url, models_interval_s=60) as fleet:
+        await until(lambda: fleet.instances.up())
+        async with frontend(fleet) as url:
+            server.models.append("lora")
+            assert await status_of(url, "lora") == 200
 
 
-async def test_a_model_loaded_just_after_an_answer_is_found(
-    catalog: ModelCatalog, server: _Server
-) -> None:
-    """The law: whoever asks gets an answer from after it asked."""
-    (instance,) = catalog.instances
-    await catalog.refresh()
-    for name in ("first", "second"):
-        server.models.append(name)
-        await catalog.refresh()
-        assert name in instance.model_ids
+async def test_a_flood_of_wrong_models_asks_each_server_once_a_second() -> None:
+    async with raw_server() as server, fleet_of(server.url, models_interval_s=60) as fleet:
+        await until(lambda: fleet.instances.up())
+        async with frontend(fleet) as url:
+            before = times_asked(server)
+            statuses = await asyncio.gather(*(status_of(url, f"no{i}") for i in range(100)))
+            assert set(statuses) == {404}
+            # The flood may take more than a second on a machine that is busy, but not a hundred.
+            assert times_asked(server) - before < 50
+            assert (await completed(url))[0] == 200
 
 
-async def test_a_flood_of_questions_is_one(catalog: ModelCatalog, server: _Server) -> None:
-    await asyncio.gather(*(catalog.refresh() for _ in range(200)))
+@pytest.mark.usefixtures("no_pause")
+async def test_those_who_come_while_servers_are_asked_share_the_answer() -> None:
+    async with raw_server() as server, fleet_of(server.url, models_interval_s=60) as fleet:
+        await until(lambda: fleet.instances.up())
+        before = times_asked(server)
+        server.answer = lambda path, headers: (
+            None if path == "/v1/models" else server.usual(path, headers)
+        )
+        asking = [asyncio.create_task(fleet.finds("no")) for _ in range(20)]
+        await until(lambda: times_asked(server) > before)
+        # One that leaves takes no other's answer away; nobody waits long for a silent server.
+        asking.pop().cancel()
+        assert await asyncio.gather(*asking) == [False] * 19
+        assert times_asked(server) == before + 1
 
-    assert server.asked == 1
+
+async def test_models_are_current_within_their_interval() -> None:
+    """Also where nobody asks: what a server no longer has is not sent to it for long."""
+    async with raw_server() as server, fleet_of(server.url, models_interval_s=0.05) as fleet:
+        await until(lambda: fleet.instances.up())
+        (instance,) = fleet.instances
+        server.models[:] = ["other"]
+        await until(lambda: instance.model_ids == {"other"})
+        server.answer = lambda path, headers: (
+            Reply("", 500) if path == "/v1/models" else server.usual(path, headers)
+        )
+        before = times_asked(server)
+        await until(lambda: times_asked(server) > before + 2)
+        assert instance.model_ids == {"other"}
+        assert instance.state is InstanceState.UP
 
 
-async def test_giving_up_does_not_end_it_for_others(catalog: ModelCatalog, server: _Server) -> None:
-    one, other = (asyncio.ensure_future(catalog.refresh()) for _ in range(2))
-    await asyncio.sleep(0)
-    one.cancel()
-    await other
-
-    assert server.asked == 1
+async def test_a_server_restarted_with_another_model_is_known_by_it() -> None:
+    """On the same port, as a container that is replaced."""
+    async with raw_server() as server, fleet_of(server.url, models_interval_s=60) as fleet:
+        (instance,) = fleet.instances
+        await until(lambda: instance.alive)
+        await server.stop()
+        await until(lambda: not instance.alive)
+        server.models[:] = ["new"]
+        await server.start()
+        await until(lambda: instance.alive)
+        assert instance.model_ids == {"new"}
+        assert not fleet.serves("m")
