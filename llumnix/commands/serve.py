@@ -17,6 +17,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
+from llumnix.processes.open_files import raise_limit
 from llumnix.service import Service, run_frontend
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
@@ -34,11 +35,13 @@ FRONTEND_GROUPS = {
     "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
+        *("max_connections", "header_limit_bytes"),
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
         *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
         *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+        *("header_timeout_s", "body_timeout_s", "body_rate_bytes_per_s", "keepalive_timeout_s"),
         *("claim_patience_s", "helper_timeout_s", "shutdown_grace_s"),
     ),
 }
@@ -94,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
     configure(config.logs)
+    raise_limit()
     if args.exit_with_parent:
         exit_with_parent()
     if not config.fleet.emulate and not config.fleet.instances:

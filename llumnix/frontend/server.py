@@ -37,7 +37,7 @@ class FrontendServer:
         self.admin_url = ""
         self._fleet = fleet
         self._admin_token = admin_token
-        self._listeners = Listeners(config)
+        self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
         self.intake = Intake(config)
         scheduler = fleet.scheduler.config
@@ -65,11 +65,11 @@ class FrontendServer:
         app = build_app(context, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self._listeners.listen(app, Address(config.host, config.port))
+        url = await self.listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
             address = Address(config.admin_host, config.admin_port_wanted())
-            self.admin_url = await self._listeners.listen(build_admin_app(context, admin), address)
+            self.admin_url = await self.listeners.listen(build_admin_app(context, admin), address)
         return url
 
     def reload(self) -> None:
@@ -81,7 +81,7 @@ class FrontendServer:
 
     async def close(self) -> None:
         """Stop accepting requests, let open streams finish in the grace period, then cut them."""
-        await self._listeners.close()
+        await self.listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
         await self.intake.close()
