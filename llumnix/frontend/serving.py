@@ -46,11 +46,12 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     try:
         response, outcome = await _relay(context, http, request, active, arrived_at)
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "cancelled"
+        outcome = "failed" if account.cut else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
+        context.fleet.health.suspects.forget(active.request_id)
         context.tally.request_ended(request.class_name, outcome)
         account.outcome = outcome
         context.queue.retry()
@@ -68,7 +69,7 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not context.fleet.serves(request.model):
+    if request.model is not None and not await context.fleet.finds(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
     too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
