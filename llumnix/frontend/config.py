@@ -64,6 +64,32 @@ class FrontendConfig:
     body_limit_bytes: int = _count(
         32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
     )
+    max_connections: int | None = field(
+        default=None,
+        metadata={
+            "help": "largest number of client connections; to make room, the one idle for longest "
+            "is closed",
+            "unit": "connections",
+            "default": "as the limit on open files allows, at two for each",
+        },
+    )
+    header_limit_bytes: int = _count(
+        256 * 1024, "largest head of a request; a larger one gets a 431", "bytes"
+    )
+    header_timeout_s: float = _option(
+        20.0, "deadline for a request's head, after which its connection is closed", "s"
+    )
+    body_timeout_s: float = _option(
+        30.0, "time for a request's body, beyond what it takes at body_rate_bytes_per_s", "s"
+    )
+    body_rate_bytes_per_s: float = _option(
+        10_000.0,
+        "pace at which a longer body must arrive, else a 408",
+        "bytes/s",
+    )
+    keepalive_timeout_s: float = _option(
+        75.0, "how long a client's connection may be idle between requests", "s"
+    )
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
@@ -122,6 +148,10 @@ class FrontendConfig:
             "first_byte_timeout_s",
             "idle_timeout_s",
             "claim_patience_s",
+            "header_timeout_s",
+            "body_timeout_s",
+            "body_rate_bytes_per_s",
+            "keepalive_timeout_s",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -39,7 +40,7 @@ class FrontendServer:
         self.admin_url = ""
         self._fleet = fleet
         self._admin_token = admin_token
-        self._listeners = Listeners(config)
+        self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
         self.intake = Intake(config)
         scheduler = fleet.scheduler.config
@@ -70,20 +71,21 @@ class FrontendServer:
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self._listeners.listen(app, Address(config.host, config.port))
+        url = await self.listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
             address = Address(config.admin_host, config.admin_port_wanted())
             admin_app = build_admin_app(context, self.lifetime, admin)
-            self.admin_url = await self._listeners.listen(admin_app, address)
+            self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
-    def reload(self) -> None:
+    def read_files(self) -> Callable[[], None]:
         """Read the files again that may change while serving: the API keys.
 
-        Raises ConfigError, and then nothing has changed.
+        Return what puts them in force. Raises ConfigError, and then nothing has changed.
         """
-        self._gate.reload()
+        callers = self._gate.read()
+        return lambda: self._gate.use(callers)
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""
@@ -107,7 +109,7 @@ class FrontendServer:
 
         Nothing is open any more after `leave`.
         """
-        await self._listeners.close()
+        await self.listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
         await self.intake.close()

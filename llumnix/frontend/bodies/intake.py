@@ -14,6 +14,7 @@ from llumnix.frontend.bodies.cost import is_cheap
 from llumnix.frontend.bodies.helper import HelperFailed, Helpers
 from llumnix.frontend.bodies.unpack import ENCODINGS, Bounds, Corrupt, TooLarge, unpack
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.guarded import SlowBody
 from llumnix.frontend.http.request import altered
 from llumnix.frontend.request.body import with_member
 from llumnix.frontend.request.refusal import Refusal
@@ -75,6 +76,9 @@ class Intake:
                 part = await http.content.readany()
             except (web.RequestPayloadError, HttpProcessingError) as error:
                 http.content.feed_eof()  # else aiohttp would try, and fail with a traceback
+                http.protocol.close()  # after the answer: where the next request begins is unknown
+                if isinstance(error, SlowBody):
+                    return Refusal(408, f"the body cannot be read: {error}", "slow_body")
                 return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
             if not part:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
