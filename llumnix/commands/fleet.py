@@ -97,6 +97,9 @@ def instances(args: argparse.Namespace) -> int:
     for each in fleet.instances:
         table.add_row(*_cells(each))
     _console().print(table)
+    for each in fleet.instances:
+        if each.detail:
+            _console().print(Text(f"{each.instance_id} is not up ({each.reason}): {each.detail}"))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from llumnix.dashboards.callers import CALLERS
 from llumnix.dashboards.panels import Panel, PanelQuery, PanelRow
 from llumnix.dashboards.promql import (
     instance_gauge,
@@ -223,6 +224,7 @@ MIGRATION: Final = PanelRow(
     ),
 )
 
+_NOT_UP: Final = newest("max by (instance_id, cause)", "llumnix_instance_not_up")
 INSTANCES: Final = PanelRow(
     "Instances",
     (
@@ -281,7 +283,14 @@ INSTANCES: Final = PanelRow(
             kind="states",
             width=12,
         ),
+        Panel(
+            "Not up",
+            "Why instances are not up: `llumnix instances` says what to do about each.",
+            "none",
+            (PanelQuery(_NOT_UP, "{{instance_id}}: {{cause}}"),),
+            width=24,
+        ),
     ),
 )
 
-ROWS: Final = (HEALTH, REQUESTS, QUEUE, MIGRATION, INSTANCES)
+ROWS: Final = (HEALTH, REQUESTS, CALLERS, QUEUE, MIGRATION, INSTANCES)

@@ -7,23 +7,28 @@ makes no decision of its own but the obvious: an instance that is down gets noth
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import aiohttp
 
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
+from llumnix.fleet.health import FleetHealth
+from llumnix.fleet.links import Links
+from llumnix.fleet.members import Members, spawn
+from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
-from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import NotUnderstood
-from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
+from llumnix.fleet.trouble_log import TroubleLog
+from llumnix.instances.breaker import BreakerLimits
+from llumnix.instances.config import FleetConfig, InstanceSpec
+from llumnix.instances.credentials import endpoint_of
+from llumnix.instances.instance import Instance, InstanceState
 from llumnix.instances.keeper import Keeper, Linker
-from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.untouched import UntouchedLink
+from llumnix.instances.trouble import Trouble
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
@@ -93,9 +98,14 @@ class Fleet:
         self.tally = tally
         self.scheduler = scheduler
         classes = scheduler.config.classes
-        self.instances = InstanceTable(len(classes), self.now_s)
+        limits = BreakerLimits(config.breaker_failures, open_s=config.breaker_open_s)
+        self.instances = InstanceTable(len(classes), self.now_s, limits)
         self.requests = RequestTable()
         self.events = EventRing()
+        self.health = FleetHealth(
+            config.max_poisoned, self.requests, self.events, self.now_s, lambda: self.changed()
+        )
+        self._troubles = TroubleLog(self.events)
         self.changed: Callable[[], None] = lambda: None
         self.mover = Mover(
             self.scheduler,
@@ -111,22 +121,43 @@ class Fleet:
         self._started_at_s = clock.now_s()
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
-        self._linker = linker or self._link
+        self._linker = linker
+        self.models: ModelCatalog | None = None
+        self.members = Members(
+            self.instances,
+            self.requests,
+            self.mover,
+            self._note,
+            self._left,
+            config.leave_timeout_s,
+        )
         self._news = asyncio.Event()
 
     def now_s(self) -> float:
         """Return the time on the fleet's clock: fleet seconds since its creation."""
         return self.clock.now_s() - self._started_at_s
 
-    async def start(self, urls: tuple[str, ...]) -> None:
-        """Start connecting to the servers at these URLs, and rebalancing."""
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        keeper = Keeper(self.config, self.secret, self._session, self._linker, self)
-        for url in urls:
-            instance = Instance.at(url)
-            self.instances.add(instance)
-            self._spawn(keeper.keep(instance), f"keep {url}")
-        self._spawn(self.mover.run(self.clock), "rebalance")
+    async def start(self, instances: Sequence[InstanceSpec | str]) -> None:
+        """Start connecting to these servers, and rebalancing. Raises ConfigError, like a reload."""
+        session = self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        links = Links(
+            session,
+            self.instances,
+            self.config,
+            self.secret,
+            self,
+            self.now_s,
+            lambda instance_id: len(self.requests.at(instance_id)),
+            self._default_class,
+        )
+        linker = self._linker or links.open
+        self.members.start(Keeper(self.config, self.secret, session, linker, self))
+        self.models = ModelCatalog(session, self.instances, self.config.models_interval_s)
+        await self.set_members(instances)
+        self._tasks = [
+            spawn(self.models.run(), "models"),
+            spawn(self.mover.run(self.clock), "rebalance"),
+        ]
 
     async def close(self) -> None:
         """Disconnect from all instances."""
@@ -134,8 +165,26 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.members.close()
+        if self.models is not None:
+            await self.models.close()
         if self._session is not None:
             await self._session.close()
+
+    async def set_members(
+        self, instances: Sequence[InstanceSpec | str], source: str = "configuration"
+    ) -> None:
+        """Make these servers the members that a source lists; those it listed before leave empty.
+
+        Files are read again; members that are as before are not touched. Raises ConfigError, and
+        then nothing has changed.
+        """
+        specs = [InstanceSpec(each) if isinstance(each, str) else each for each in instances]
+        # In a thread: TLS settings that are new take tens of milliseconds to load.
+        endpoints = await asyncio.to_thread(
+            lambda: [endpoint_of(each, self.config) for each in specs]
+        )
+        await self.members.list(source, endpoints)
 
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""
@@ -164,6 +213,7 @@ class Fleet:
         self.tally.dispatched(why.policy, decision.instance_id)
         instance = self.instances.get(decision.instance_id)
         assert instance is not None, "the scheduler chose from our own snapshot"
+        self.health.sent(instance)
         return instance
 
     def forget(self, request_id: RequestId) -> None:
@@ -182,6 +232,12 @@ class Fleet:
         known = any(each.group.serves(model) for each in self.instances)
         return known or not self.instances.alive()
 
+    async def finds(self, model: str) -> bool:
+        """Return whether a model may be served, after asking the instances again if none has it."""
+        if not self.serves(model) and self.models is not None:
+            await self.models.refresh()
+        return self.serves(model)
+
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
         models = {model for each in self.instances for model in each.model_ids}
@@ -199,6 +255,7 @@ class Fleet:
 
     def came_up(self, instance: Instance) -> None:
         """Note that an instance is up."""
+        instance.fitness.renew()
         told = instance.identity.speed if instance.identity else None
         self.events.add(self.now_s(), "instance_up", f"{instance.id} is up at {instance.url}")
         log.info("instance_up instance=%s url=%s", instance.id, instance.url)
@@ -219,8 +276,13 @@ class Fleet:
             request.cut()
         self.changed()
 
+    def not_up(self, instance: Instance, trouble: Trouble) -> None:
+        """Note why an instance could not be reached, or was lost."""
+        self._troubles.not_up(instance, trouble, self.now_s())
+
     def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
         """Process a report."""
+        self._troubles.up(instance)
         if new_request_ids is not None:
             self.scheduler.confirm(instance.id, list(new_request_ids))
         elif instance.load is not None:
@@ -235,11 +297,15 @@ class Fleet:
     def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
         """Return the instances to choose from, and why the others are not among them.
 
-        Those of groups that do not fit are among them: the scheduler leaves these out.
+        Those of groups that do not fit are among them: the scheduler leaves these out. Where no
+        instance that is fit serves the model, those that had better be left alone are taken.
         """
         rows: list[Instance] = []
-        spare: list[Instance] = []
+        unfit: dict[InstanceId, str] = {}
+        spare: dict[InstanceId, str] = {}
         left_out: dict[InstanceId, str] = {}
+        kept_off = self.health.keeps_off(ask.request.request_id)
+        now_s = self.health.now_s()
         for each in self.instances:
             if each.state is not InstanceState.UP:
                 left_out[each.id] = str(each.state)
@@ -247,50 +313,25 @@ class Fleet:
                 left_out[each.id] = "it refused this request"
             elif not ask.fits(each):
                 left_out[each.id] = "it cannot resume a stream that has begun"
+            elif each.id in kept_off:
+                left_out[each.id] = "a request that may crash it is being tried there"
             elif each.id in ask.avoided:
-                spare.append(each)
+                spare[each.id] = "it failed this request"
+            elif why := each.fitness.objection(now_s):
+                unfit[each.id] = why
             else:
                 rows.append(each)
-        if any(each.group.serves(ask.model) for each in rows):
-            return rows, {**left_out, **{each.id: "it failed this request" for each in spare}}
-        return [*rows, *spare], left_out
+        for worse in (unfit, spare):
+            if any(each.group.serves(ask.model) for each in rows):
+                left_out.update(worse)
+            else:
+                rows += [each for each in self.instances if each.id in worse]
+        return rows, left_out
 
-    async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
-        other = self.instances.get(identity.instance_id)
-        if other is not None and other is not instance:
-            raise NotUnderstood(f"{other.url} also calls itself {identity.instance_id}")
-        if identity.kind is InstanceKind.UNTOUCHED:
-            assert self._session is not None
-            return UntouchedLink(
-                instance,
-                identity,
-                self._session,
-                self.config,
-                self,
-                self.now_s,
-                lambda: len(self.requests.at(instance.id)),
-                self._default_class,
-                wants_llumlet=bool(self.secret),
-            )
-        link = PluggedLink(
-            instance,
-            identity,
-            self.secret,
-            self.config,
-            self,
-            self.now_s,
-            self._default_class,
-        )
-        await link.open()
-        return link
+    def _note(self, kind: str, text: str) -> None:
+        log.info("%s %s", kind, text)
+        self.events.add(self.now_s(), kind, text)
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_crashed)
-        self._tasks.append(task)
-
-
-def _crashed(task: asyncio.Task[None]) -> None:
-    """Log an error: a loop that should never end has ended."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("task_crashed name=%s", task.get_name(), exc_info=task.exception())
+    def _left(self, instance: Instance) -> None:
+        self._troubles.forget(instance)
+        self.changed()

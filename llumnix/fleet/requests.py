@@ -78,9 +78,10 @@ class ActiveState(enum.StrEnum):
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
-    `tokens` counts output tokens so far. `cut` is
-    called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations. `account` is what its line in the log will say.
+    `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
+    to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
+    it first produced something new on its present instance, in wall seconds; None if it has not
+    yet. `account` is what its line in the log will say.
     """
 
     request_id: RequestId
@@ -91,11 +92,13 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    flows_since_s: float | None = None
     account: Account = field(default_factory=Account)
 
     def goes_to(self, instance_id: InstanceId) -> None:
         """Note where the request is sent."""
         self.instance_id = instance_id
+        self.flows_since_s = None
         self.account.sent_to(instance_id)
 
     def cut_by(self, cut: Callable[[], None]) -> None:

@@ -51,6 +51,12 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    api_keys_file: str = _text(
+        "",
+        "file with the API keys that clients must send (`llumnix keys new` makes one); without it "
+        "anyone may send requests, and clients' own keys are forwarded",
+        "FILE",
+    )
     metrics_on_clients_port: bool = field(
         default=True,
         metadata={"help": "serve /metrics on the clients' port too, as vLLM does", "unit": ""},

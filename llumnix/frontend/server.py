@@ -1,6 +1,7 @@
 """The HTTP server for clients and for the admin API: routes each path to its handler."""
 
 import asyncio
+import time
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -8,6 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.access.door import Door
+from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
@@ -17,7 +20,7 @@ from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
-from llumnix.frontend.request_log import log_requests
+from llumnix.frontend.request_log import log_requests, own_account
 from llumnix.frontend.serving import serve
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -27,7 +30,7 @@ class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`).
+    both (`FrontendConfig.shares_port`). Raises ConfigError for an unusable keys file.
     """
 
     def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
@@ -37,6 +40,11 @@ class FrontendServer:
         self._admin_token = admin_token
         self._listeners = Listeners(config)
         self._upstream: Upstream | None = None
+        scheduler = fleet.scheduler.config
+        self._classes = Classes(
+            tuple(each.name for each in scheduler.classes), scheduler.default_class
+        )
+        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
         self._context: ServingContext | None = None
         self.lifetime = Lifetime(lambda: bool(fleet.instances.up()), config.retry_after_s)
 
@@ -51,15 +59,14 @@ class FrontendServer:
             config.retry_after_s,
         )
         fleet.changed = queue.retry
-        scheduler = fleet.scheduler.config
-        classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        context = ServingContext(config, fleet, queue, self._upstream, classes)
+        context = ServingContext(config, fleet, queue, self._upstream, self._classes)
         self._context = context
         admin = Admin(context, AdminGuard(self._admin_token))
         shared = config.shares_port(self._admin_token)
         assert shared or self._admin_token, "an admin port of its own needs a token"
         app = build_app(context, self.lifetime, admin if shared else None)
+        Door(self._gate, fleet.tally, own_account).install(app)
         url = await self._listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
@@ -67,6 +74,13 @@ class FrontendServer:
             admin_app = build_admin_app(context, self.lifetime, admin)
             self.admin_url = await self._listeners.listen(admin_app, address)
         return url
+
+    def reload(self) -> None:
+        """Read the files again that may change while serving: the API keys.
+
+        Raises ConfigError, and then nothing has changed.
+        """
+        self._gate.reload()
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""

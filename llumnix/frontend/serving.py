@@ -7,6 +7,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
@@ -50,6 +51,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
+        context.fleet.health.suspects.forget(active.request_id)
         context.tally.request_ended(request.class_name, outcome)
         account.outcome = outcome
         context.queue.retry()
@@ -65,14 +67,20 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
         raw = await http.read()
     except web.HTTPRequestEntityTooLarge:
         return too_large
-    request = parse(http.path, raw, http.headers, context.classes)
+    visit = own_visit()
+    classes = visit.classes(context.classes)
+    request = parse(http.path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not context.fleet.serves(request.model):
+    if request.model is not None and not await context.fleet.finds(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
+    too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
+    if too_many is not None:
+        context.tally.access_refused(too_many.code or "")
+        return too_many
     return request
 
 

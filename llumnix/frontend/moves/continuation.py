@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.upstream import Failure, Leg
+from llumnix.frontend.http.outcome import Failure, FailureKind
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.server_calls import REPLACEMENT, ServerCalls
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
 from llumnix.frontend.splicing.leg_filter import LegFilter, hider
 from llumnix.frontend.splicing.logprobs import KeptTokens
+from llumnix.frontend.splicing.restart import Restart
 from llumnix.frontend.splicing.splice import Diverged, Splicer
 from llumnix.frontend.splicing.transcript import Transcript, only_choice, strings
 from llumnix.instances.instance import Instance
@@ -51,7 +53,9 @@ class Continuation:
         Raises Diverged if the client's text is not the text of these tokens.
         """
         joiner: Splicer | Grafter | None = None
-        if leg.instance.plugged or not had.events:
+        if not had.said and not ids:
+            joiner = Restart(had) if had.opened else None
+        elif leg.instance.plugged:
             joiner = Splicer(had, kept) if had.events else None
         else:
             made = await self._grafter(leg, had, ids)
@@ -73,7 +77,8 @@ class Continuation:
         held, seam = "", None
         if text is None:
             if recipe.stops or len(ids) > len(had.token_ids):
-                return Failure("broken", f"{leg.instance.id} does not decode token ids")
+                message = f"{leg.instance.id} does not decode token ids"
+                return Failure(FailureKind.UNABLE, message)
         else:
             whole = text.rstrip(REPLACEMENT)
             if not text.startswith(sent):
@@ -83,9 +88,8 @@ class Continuation:
             else:
                 seam = await self._seam(leg, had, ids, len(sent))
                 if seam is None:
-                    return Failure(
-                        "broken", f"{leg.instance.id} ended in the middle of a character"
-                    )
+                    message = f"{leg.instance.id} ended in the middle of a character"
+                    return Failure(FailureKind.BROKEN, message)
         return Grafter(
             had, recipe, ids, held=held, seam=seam, wants_usage=self._request.wants_usage
         )

@@ -71,6 +71,7 @@ def feed(metrics: FleetMetrics, dice: random.Random) -> None:
         for result in RESUME_RESULTS:
             metrics.resumes_total.labels(reason=reason, result=result).inc()
     metrics.stream_mismatch_total.inc()
+    metrics.tenant_requests_total.labels(tenant="acme", status="2xx").inc()
     metrics.control_frames_refused_total.labels(reason="bad_hmac").inc()
     for up, instance_id in enumerate(INSTANCES):
         feed_instance(metrics, dice, instance_id, up)
@@ -79,6 +80,7 @@ def feed(metrics: FleetMetrics, dice: random.Random) -> None:
 def feed_instance(metrics: FleetMetrics, dice: random.Random, instance_id: str, up: int) -> None:
     metrics.dispatch_total.labels(policy="freeness", instance_id=instance_id).inc()
     metrics.instance_up.labels(instance_id=instance_id).set(up)
+    metrics.instance_not_up.labels(instance_id=instance_id, cause="lost").set(1 - up)
     metrics.instance_freeness.labels(instance_id=instance_id).set(dice.uniform(-50, 500))
     metrics.instance_running.labels(instance_id=instance_id).set(dice.randrange(32))
     metrics.instance_waiting.labels(instance_id=instance_id).set(dice.randrange(4))
