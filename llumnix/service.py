@@ -102,12 +102,27 @@ class Service:
             raise
         return self.url
 
-    def reconfigure(self, scheduler: SchedulerConfig, frontend: FrontendConfig) -> None:
-        """Apply changed settings to what happens from now on.
+    async def reconfigure(
+        self, fleet: FleetConfig, scheduler: SchedulerConfig, frontend: FrontendConfig
+    ) -> None:
+        """Apply changed settings to what happens from now on, and read key files again.
 
-        Raises PolicyError or ValueError, before anything has changed, if they cannot be applied.
+        Raises ConfigError, PolicyError or ValueError if that is not possible, and then nothing has
+        changed.
         """
+        before = self.fleet.scheduler.config
         self.fleet.scheduler.reconfigure(scheduler)
+        try:
+            await self.fleet.set_members(fleet.instances)
+            try:
+                self._server.reload()
+            except Exception:
+                await self.fleet.set_members(self._config.instances)
+                raise
+        except Exception:
+            self.fleet.scheduler.reconfigure(before)
+            raise
+        self._config = fleet
         self._server.reconfigure(frontend)
 
     async def leave(self, hurry: asyncio.Event) -> int:
@@ -146,10 +161,10 @@ class Service:
             )
         except OSError as error:
             log.warning(
-                "event=admin_token_not_published reason=%r: nobody can use the admin API; give a "
-                "token with --admin-token-file or %s",
+                "admin_token_not_published reason=%s effect=%s hint=%s",
                 str(error),
-                credentials.TOKEN_VARIABLE,
+                "nobody can use the admin API",
+                f"give a token with --admin-token-file or {credentials.TOKEN_VARIABLE}",
             )
 
     async def _launch(self) -> list[Emulator]:
