@@ -44,8 +44,8 @@ async def fleet_of(
     scheduler = SchedulerConfig(migration=False)
     tally = Tally(FleetMetrics(CollectorRegistry()), [each.name for each in scheduler.classes])
     fleet = Fleet(FleetConfig(**quick), GlobalScheduler(scheduler), secret, tally, FleetClock())
-    await fleet.start(urls)
     try:
+        await fleet.start(urls)
         yield fleet
     finally:
         await fleet.close()
