@@ -13,6 +13,8 @@ from llumnix.instances.tls import ClientContext
 IDLE_S = 4.0
 _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
+_COPIED_BYTES = 256 * 1024
+"""A smaller body is copied behind its head, so that both leave in one packet."""
 _HANDSHAKES_PER_HOST = 8
 
 Sink = Callable[[bytes], bool]
@@ -38,12 +40,13 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._idle = True
 
-    def ask(self, request: bytes) -> None:
-        """Send a request; only one at a time."""
+    def ask(self, *parts: bytes) -> None:
+        """Send a request, in one part or more; only one at a time."""
         assert self._transport is not None
         self._reader = ResponseReader()
         self._idle = False
-        self._transport.write(request)
+        for part in parts:
+            self._transport.write(part)
 
     async def head(self) -> Head:
         """Wait for the response's head. Raises OSError."""
@@ -177,7 +180,10 @@ class ConnectionPool:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}", "", ""]
         head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
-        connection.ask(head + body)
+        if len(body) < _COPIED_BYTES:
+            connection.ask(head + body)
+        else:
+            connection.ask(head, body)
         return connection
 
     def give_back(self, endpoint: Endpoint, connection: Connection) -> None:
