@@ -79,7 +79,7 @@ class ActiveRequest:
 
     `tokens` counts output tokens so far. `cut` is
     called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations.
+    the request's migrations. `immovable` says why it cannot be moved; empty if it can.
     """
 
     request_id: RequestId
@@ -90,6 +90,7 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    immovable: str = ""
 
     def cut_by(self, cut: Callable[[], None]) -> None:
         """Set the function that ends the wait for the instance."""

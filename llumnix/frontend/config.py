@@ -31,6 +31,20 @@ class FrontendConfig:
     body_limit_bytes: int = _count(
         32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
     )
+    kept_bodies_limit_bytes: int = _count(
+        256 * 2**20,
+        "memory for request bodies kept to be sent again, all together; others are sent once",
+        "bytes",
+    )
+    allow_paths: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "paths of instances open to clients besides the usual ones, such as /sleep or"
+            " /mine/*",
+            "unit": "",
+        },
+    )
+    base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
@@ -76,5 +90,8 @@ class FrontendConfig:
         for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for path in (*self.allow_paths, self.base_path or "/"):
+            if not path.startswith("/"):
+                raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")

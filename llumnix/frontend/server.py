@@ -8,13 +8,12 @@ from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.response import HEAD_LIMIT_BYTES
 from llumnix.frontend.http.upstream import Upstream
-from llumnix.frontend.passthrough import Passthrough, merged_models
+from llumnix.frontend.paths.models import model_response, models_response
+from llumnix.frontend.paths.router import Router
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
-from llumnix.frontend.serving import serve
-
-COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
 class FrontendServer:
@@ -47,6 +46,8 @@ class FrontendServer:
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=config.shutdown_grace_s,
+            max_line_size=HEAD_LIMIT_BYTES,
+            max_field_size=HEAD_LIMIT_BYTES,
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, config.host, config.port, backlog=config.backlog)
@@ -65,13 +66,13 @@ class FrontendServer:
 
 def build_app(context: ServingContext) -> web.Application:
     """Build the application: its routes and handlers."""
-    passthrough = Passthrough(context)
-
-    async def complete(http: web.Request) -> web.StreamResponse:
-        return await serve(context, http)
+    router = Router(context)
 
     async def models(_http: web.Request) -> web.Response:
-        return merged_models(context.fleet.instances.alive())
+        return models_response(context.fleet.instances.alive())
+
+    async def model(http: web.Request) -> web.Response:
+        return model_response(context.fleet.instances.alive(), http.match_info["model_id"])
 
     async def health(_http: web.Request) -> web.Response:
         return web.Response(status=200 if context.fleet.instances.up() else 503)
@@ -83,14 +84,14 @@ def build_app(context: ServingContext) -> web.Application:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application(client_max_size=context.config.body_limit_bytes)
-    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
     app.add_routes(
         [
             web.get("/v1/models", models),
+            web.get("/v1/models/{model_id:.+}", model),
             web.get("/health", health),
             web.get("/metrics", metrics),
             *Admin(context).routes(),
-            web.route("*", "/{rest:.*}", passthrough.forward),
+            web.route("*", "/{rest:.*}", router.serve),
         ]
     )
     return app

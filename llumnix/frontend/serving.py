@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -17,36 +18,63 @@ from llumnix.frontend.request.request import ClientRequest, parse, request_id
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
+Work = Callable[[ActiveRequest], Awaitable[tuple[web.StreamResponse, str]]]
+"""Serves a request that is in the fleet's table; returns the response, and its outcome."""
 
-async def serve(context: ServingContext, http: web.Request) -> web.StreamResponse:
-    """Serve a completion or chat completion, streamed or not."""
+
+async def serve(context: ServingContext, http: web.Request, path: str) -> web.StreamResponse:
+    """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
     context.tally.request_arrived()
-    request = await _read(context, http)
+    request = await _read(context, http, path)
     if isinstance(request, Refusal):
         context.tally.request_ended(context.classes.default, "rejected")
         return request.response()
+
+    async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
+        return await _relay(context, http, request, active, arrived_at)
+
+    immovable = "" if request.resumable else "its output cannot be joined from two instances"
+    return await tracked(context, http, request.class_name, relay, immovable)
+
+
+async def tracked(
+    context: ServingContext, http: web.Request, class_name: str, work: Work, immovable: str
+) -> web.StreamResponse:
+    """Serve a request that has been counted as arrived: in the fleet's table until its end.
+
+    `immovable` says why it cannot be moved; empty if it can.
+    """
     active = ActiveRequest(
         RequestId(request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)),
-        request.class_name,
+        class_name,
         context.fleet.now_s(),
+        immovable=immovable,
     )
     context.fleet.requests.open(active)
     outcome = "failed"
     try:
-        response, outcome = await _relay(context, http, request, active, arrived_at)
+        response, outcome = await work(active)
     except (asyncio.CancelledError, ConnectionError):
         outcome = "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
-        context.tally.request_ended(request.class_name, outcome)
+        context.tally.request_ended(class_name, outcome)
         context.queue.retry()
     return response
 
 
-async def _read(context: ServingContext, http: web.Request) -> ClientRequest | Refusal:
+def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
+    """Return the refusal of a request for a model that no instance serves, in vLLM's words."""
+    if not model or context.fleet.serves(model):
+        return None
+    message = f"The model `{model}` does not exist."
+    return Refusal(404, message, "model_not_found", "model")
+
+
+async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
     limit = context.config.body_limit_bytes
     too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
     if (http.content_length or 0) > limit:
@@ -55,15 +83,16 @@ async def _read(context: ServingContext, http: web.Request) -> ClientRequest | R
         raw = await http.read()
     except web.HTTPRequestEntityTooLarge:
         return too_large
-    request = parse(http.path, raw, http.headers, context.classes)
+    except web.RequestPayloadError as error:
+        # There is nothing more to read: aiohttp would, and fail with a traceback.
+        http.content.feed_eof()
+        return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
+    request = parse(path, raw, http.headers, context.classes)
     if isinstance(request, Refusal):
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not context.fleet.serves(request.model):
-        message = f"The model `{request.model}` does not exist."
-        return Refusal(404, message, "model_not_found", "model")
-    return request
+    return unknown_model(context, request.model) or request
 
 
 async def _relay(

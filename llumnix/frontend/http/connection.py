@@ -9,7 +9,7 @@ from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
 from llumnix.instances.endpoint import Endpoint
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
-_IDLE_S = 4.0
+IDLE_S = 4.0
 _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
 _HANDSHAKES_PER_HOST = 8
@@ -194,7 +194,7 @@ class ConnectionPool:
 
     def _take(self, endpoint: Endpoint) -> Connection | None:
         idle = self._idle.get(endpoint)
-        fresh_since = time.monotonic() - _IDLE_S
+        fresh_since = time.monotonic() - IDLE_S
         while idle:
             connection = idle.pop()
             if not connection.closed and connection.idle_since > fresh_since:

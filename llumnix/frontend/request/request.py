@@ -80,7 +80,7 @@ def parse(
     wrong = _wrong(parsed)
     if wrong is not None:
         return wrong
-    class_name = _class_of(headers, parsed, classes)
+    class_name = class_of(headers, parsed, classes)
     if isinstance(class_name, Refusal):
         return class_name
     body, forged = without_forged(raw, parsed)
@@ -93,7 +93,7 @@ def parse(
         body=body,
         body_ids=with_member(body, "return_token_ids", value=True) if hides_ids else body,
         forged=forged,
-        model=parsed.get("model"),
+        model=parsed.get("model") or None,
         streams=streams,
         class_index=classes.names.index(class_name),
         class_name=class_name,
@@ -124,9 +124,10 @@ def _wrong(parsed: dict[str, Any]) -> Refusal | None:
     return None
 
 
-def _class_of(
-    headers: Mapping[str, str], parsed: dict[str, Any], classes: Classes
+def class_of(
+    headers: Mapping[str, str], parsed: Mapping[str, Any], classes: Classes
 ) -> str | Refusal:
+    """Return a request's class, by its headers or else its body; a Refusal if there is no such."""
     for header in CLASS_HEADERS:
         name = headers.get(header)
         if name is None:

@@ -78,7 +78,8 @@ class StubInstance:
                 web.post("/detokenize", self._decode),
                 web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._complete),
-                web.route("*", "/echo/{rest:.*}", self._echo),
+                web.route("*", "/v1/echo/{rest:.*}", self._echo),
+                *self.routes(),
             ]
         )
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -90,6 +91,10 @@ class StubInstance:
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Routes besides those of every engine."""
+        return []
 
     async def _models(self, http: web.Request) -> web.Response:
         models = [{"id": self.model, "max_model_len": 100}]

@@ -1,0 +1,202 @@
+"""What a client asks of instances, path by path."""
+
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from llumnix.fleet.requests import ActiveRequest
+from llumnix.frontend.context import ServingContext
+from llumnix.frontend.paths.attempts import Patience, pass_on
+from llumnix.frontend.paths.body import Allowance, Body, BrokenBody
+from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
+from llumnix.frontend.paths.dialect import error_response
+from llumnix.frontend.paths.exchange import Asked, headers_for, may_do_better
+from llumnix.frontend.paths.generation import GenerationRelay
+from llumnix.frontend.paths.peek import Peek, member, query_field
+from llumnix.frontend.paths.stored import StoredResponses
+from llumnix.frontend.paths.table import Destination, PathKind, Paths
+from llumnix.frontend.request.headers import CLASS, REQUEST_ID
+from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.request import ClientRequest, class_of
+from llumnix.frontend.serving import serve, tracked, unknown_model
+
+_BYTES_PER_TOKEN = 4
+_RESPONSES_REMEMBERED = 100_000
+_IMMOVABLE = "a stream of this API cannot be joined from two instances"
+_UNSTREAMED = "what this path computes cannot be moved"
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Router:
+    """Serves every path that instances answer."""
+
+    def __init__(self, context: ServingContext) -> None:
+        config = context.config
+        self._context = context
+        self._paths = Paths(config.allow_paths, config.base_path)
+        self._allowance = Allowance(config.kept_bodies_limit_bytes)
+        self._stored = StoredResponses(context.fleet.instances, _RESPONSES_REMEMBERED)
+        self._turns = ByTurn()
+
+    async def serve(self, http: web.Request) -> web.StreamResponse:
+        """Serve a request as its path demands."""
+        destination = self._paths.look_up(http.method, http.rel_url.raw_path)
+        query = http.rel_url.raw_query_string
+        target = f"{destination.path}?{query}" if query else destination.path
+        try:
+            answered = await self._serve(http, destination, target)
+        except BrokenBody as error:
+            response = error_response(Refusal(400, str(error), "invalid_body"), destination.dialect)
+            response.force_close()  # where the next request would begin is not known
+            return response
+        if isinstance(answered, Refusal):
+            return error_response(answered, destination.dialect)
+        return answered
+
+    async def _serve(
+        self, http: web.Request, destination: Destination, target: str
+    ) -> web.StreamResponse | Refusal:
+        if destination.kind is PathKind.REFUSED:
+            return _not_open(http, destination)
+        if destination.kind is PathKind.COMPLETION:
+            return await serve(self._context, http, target)
+        limit = self._context.config.body_limit_bytes
+        with Body(http, self._allowance, limit) as body:
+            if destination.kind is PathKind.GENERATION:
+                return await self._generate(http, destination, target, body)
+            asked = Asked(http, target, body, headers_for(http))
+            if destination.kind is PathKind.ENGINE:
+                return await self._compute(asked, destination)
+            if destination.kind is PathKind.RESPONSE:
+                return await self._about_response(asked, destination)
+            return await self._pass(asked, destination)
+
+    async def _generate(
+        self, http: web.Request, destination: Destination, target: str, body: Body
+    ) -> web.StreamResponse | Refusal:
+        context, arrived_at = self._context, time.monotonic()
+        context.tally.request_arrived()
+        request = await self._read(http, target, body)
+        if isinstance(request, Refusal):
+            context.tally.request_ended(context.classes.default, "rejected")
+            return request
+        previous = member(request.body, "previous_response_id")
+        home = self._stored.home(previous if isinstance(previous, str) else None)
+
+        async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
+            made = GenerationRelay(
+                context, http, request, active, destination.dialect, self._stored, arrived_at
+            )
+            if home is not None:
+                made.route.starts_at(home)
+            return await made.run()
+
+        return await tracked(context, http, request.class_name, relay, _IMMOVABLE)
+
+    async def _read(self, http: web.Request, target: str, body: Body) -> ClientRequest | Refusal:
+        raw = await body.read_all()
+        if raw is None:
+            limit = self._context.config.body_limit_bytes
+            return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
+        model = member(raw, "model")
+        class_name = class_of(http.headers, _priorities(raw), self._context.classes)
+        if isinstance(class_name, Refusal):
+            return class_name
+        model = model if isinstance(model, str) and model else None
+        unknown = unknown_model(self._context, model)
+        if unknown is not None:
+            return unknown
+        return ClientRequest(
+            path=target,
+            body=raw,
+            body_ids=raw,
+            forged=False,
+            model=model,
+            streams=member(raw, "stream") is True,
+            class_index=self._context.classes.names.index(class_name),
+            class_name=class_name,
+            prompt_tokens=max(1, len(raw) // _BYTES_PER_TOKEN),
+            resumable=False,
+            hides_ids=False,
+            wants_usage=False,
+            has_params=False,
+            recipe=None,
+        )
+
+    async def _compute(
+        self, asked: Asked, destination: Destination
+    ) -> web.StreamResponse | Refusal:
+        """Have an engine compute something that is not generated token by token."""
+        context, http = self._context, asked.http
+        context.tally.request_arrived()
+        read = await self._who(asked)
+        if isinstance(read, Refusal):
+            context.tally.request_ended(context.classes.default, "rejected")
+            return read
+        seen, class_name = read
+
+        async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
+            asked.headers[REQUEST_ID] = active.request_id
+            asked.headers[CLASS] = class_name
+            index = context.classes.names.index(class_name)
+            tokens = max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
+            choose = ByLoad(context, active, index, seen.model, tokens)
+            answered = await pass_on(context, asked, choose, Patience(may_do_better, repeats=True))
+            if isinstance(answered, Refusal):
+                outcome = "rejected" if answered.status == 503 else "failed"
+                return error_response(answered, destination.dialect), outcome
+            return answered, "finished" if answered.status < 400 else "rejected"
+
+        return await tracked(context, http, class_name, work, _UNSTREAMED)
+
+    async def _who(self, asked: Asked) -> tuple[Peek, str] | Refusal:
+        """Return what the body says, and the request's class."""
+        class_name = class_of(asked.http.headers, {}, self._context.classes)
+        if isinstance(class_name, Refusal):
+            return class_name
+        seen = await asked.body.read_until_settled()
+        return unknown_model(self._context, seen.model) or (seen, class_name)
+
+    async def _pass(self, asked: Asked, destination: Destination) -> web.StreamResponse | Refusal:
+        """Pass a request on to an instance of its model, or to any if it names none."""
+        model = query_field(asked.http.rel_url.raw_query_string.encode(), "model")
+        if destination.kind is PathKind.MODEL:
+            model = (await asked.body.read_until_settled()).model or model
+            unknown = unknown_model(self._context, model)
+            if unknown is not None:
+                return unknown
+        elif model is not None and not self._context.fleet.serves(model):
+            model = None
+        safe = destination.known or asked.http.method in _SAFE
+        patience = Patience(may_do_better if safe else _never, repeats=safe)
+        with InTurn(self._context, self._turns, model or None) as choose:
+            return await pass_on(self._context, asked, choose, patience)
+
+    async def _about_response(
+        self, asked: Asked, destination: Destination
+    ) -> web.StreamResponse | Refusal:
+        """Pass on what is asked about a stored response to the instance that stores it."""
+        home = self._stored.home(destination.path.split("/")[3])
+        patience = Patience(_never if home is not None else _is_404, repeats=True)
+        return await pass_on(self._context, asked, AtHome(self._context, home), patience)
+
+
+def _priorities(raw: bytes) -> Mapping[str, object]:
+    return {name: member(raw, name) for name in ("priority", "service_tier")}
+
+
+def _never(_status: int) -> bool:
+    return False
+
+
+def _is_404(status: int) -> bool:
+    return status == 404 or may_do_better(status)
+
+
+def _not_open(http: web.Request, destination: Destination) -> Refusal:
+    where = f"{http.method} {destination.path}"
+    how = "add it to frontend.allow_paths to open it"
+    if destination.known:
+        return Refusal(403, f"{where} is not open to clients: {how}", "path_not_open")
+    return Refusal(404, f"there is no {where}; if instances have it, {how}", "not_found")
