@@ -1,8 +1,5 @@
 """What a client asks of instances, path by path."""
 
-import time
-from collections.abc import Mapping
-
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
@@ -12,18 +9,17 @@ from llumnix.frontend.paths.body import Allowance, Body, BrokenBody
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
 from llumnix.frontend.paths.dialect import error_response
 from llumnix.frontend.paths.exchange import Asked, headers_for, may_do_better
-from llumnix.frontend.paths.generation import GenerationRelay
-from llumnix.frontend.paths.peek import Peek, member, query_field
-from llumnix.frontend.paths.stored import StoredResponses
+from llumnix.frontend.paths.immovable.entry import Immovable
+from llumnix.frontend.paths.immovable.stored import StoredResponses
+from llumnix.frontend.paths.peek import Peek, query_field
 from llumnix.frontend.paths.table import Destination, PathKind, Paths
 from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, class_of
+from llumnix.frontend.request.request import class_of
 from llumnix.frontend.serving import serve, tracked, unknown_model
 
 _BYTES_PER_TOKEN = 4
 _RESPONSES_REMEMBERED = 100_000
-_IMMOVABLE = "a stream of this API cannot be joined from two instances"
 _UNSTREAMED = "what this path computes cannot be moved"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -37,6 +33,7 @@ class Router:
         self._paths = Paths(config.allow_paths, config.base_path)
         self._allowance = Allowance(config.kept_bodies_limit_bytes)
         self._stored = StoredResponses(context.fleet.instances, _RESPONSES_REMEMBERED)
+        self._immovable = Immovable(context, self._stored)
         self._turns = ByTurn()
 
     async def serve(self, http: web.Request) -> web.StreamResponse:
@@ -64,65 +61,13 @@ class Router:
         limit = self._context.config.body_limit_bytes
         with Body(http, self._allowance, limit) as body:
             if destination.kind is PathKind.GENERATION:
-                return await self._generate(http, destination, target, body)
+                return await self._immovable.serve(http, destination, target, body)
             asked = Asked(http, target, body, headers_for(http))
             if destination.kind is PathKind.ENGINE:
                 return await self._compute(asked, destination)
             if destination.kind is PathKind.RESPONSE:
                 return await self._about_response(asked, destination)
             return await self._pass(asked, destination)
-
-    async def _generate(
-        self, http: web.Request, destination: Destination, target: str, body: Body
-    ) -> web.StreamResponse | Refusal:
-        context, arrived_at = self._context, time.monotonic()
-        context.tally.request_arrived()
-        request = await self._read(http, target, body)
-        if isinstance(request, Refusal):
-            context.tally.request_ended(context.classes.default, "rejected")
-            return request
-        previous = member(request.body, "previous_response_id")
-        home = self._stored.home(previous if isinstance(previous, str) else None)
-
-        async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
-            made = GenerationRelay(
-                context, http, request, active, destination.dialect, self._stored, arrived_at
-            )
-            if home is not None:
-                made.route.starts_at(home)
-            return await made.run()
-
-        return await tracked(context, http, request.class_name, relay, _IMMOVABLE)
-
-    async def _read(self, http: web.Request, target: str, body: Body) -> ClientRequest | Refusal:
-        raw = await body.read_all()
-        if raw is None:
-            limit = self._context.config.body_limit_bytes
-            return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
-        model = member(raw, "model")
-        class_name = class_of(http.headers, _priorities(raw), self._context.classes)
-        if isinstance(class_name, Refusal):
-            return class_name
-        model = model if isinstance(model, str) and model else None
-        unknown = unknown_model(self._context, model)
-        if unknown is not None:
-            return unknown
-        return ClientRequest(
-            path=target,
-            body=raw,
-            body_ids=raw,
-            forged=False,
-            model=model,
-            streams=member(raw, "stream") is True,
-            class_index=self._context.classes.names.index(class_name),
-            class_name=class_name,
-            prompt_tokens=max(1, len(raw) // _BYTES_PER_TOKEN),
-            resumable=False,
-            hides_ids=False,
-            wants_usage=False,
-            has_params=False,
-            recipe=None,
-        )
 
     async def _compute(
         self, asked: Asked, destination: Destination
@@ -180,10 +125,6 @@ class Router:
         home = self._stored.home(destination.path.split("/")[3])
         patience = Patience(_never if home is not None else _is_404, repeats=True)
         return await pass_on(self._context, asked, AtHome(self._context, home), patience)
-
-
-def _priorities(raw: bytes) -> Mapping[str, object]:
-    return {name: member(raw, name) for name in ("priority", "service_tier")}
 
 
 def _never(_status: int) -> bool:

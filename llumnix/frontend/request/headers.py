@@ -20,8 +20,15 @@ _HOP_BY_HOP = frozenset(
 REQUEST_ID = "X-Request-Id"
 CLASS = "X-Llumnix-Class"
 
+_IDENTITY = ("Authorization", "X-Api-Key")
+
 # Ours to set on our own connection. Compressed bodies have been unpacked on their way in.
 _OURS = frozenset({"host", "content-length", "content-encoding", "expect"})
+
+
+def identity(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+    """Return the headers by which an instance knows who asks."""
+    return {name: headers[name] for name in _IDENTITY if name in headers}
 
 
 def to_instance(

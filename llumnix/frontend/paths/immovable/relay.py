@@ -20,8 +20,8 @@ from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.paths.dialect import error_event, error_response
-from llumnix.frontend.paths.preface import Preface
-from llumnix.frontend.paths.stored import StoredResponses
+from llumnix.frontend.paths.immovable.preface import Preface
+from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.table import Dialect
 from llumnix.frontend.request.headers import to_client, to_instance
 from llumnix.frontend.request.refusal import Refusal
@@ -134,7 +134,8 @@ class GenerationRelay:
             while data:
                 out = preface.feed(data)
                 if preface.failed:
-                    return Failure("broken", f"{leg.instance.id} began with an error")
+                    detail = f"{leg.instance.id} began with an error: {preface.error}"
+                    return Failure("answered", detail, 500)
                 if out:
                     await self._send(out, leg)
                 if preface.said:

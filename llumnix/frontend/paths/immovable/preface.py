@@ -21,18 +21,20 @@ _SILENT: dict[Dialect, frozenset[bytes]] = {
 _FAILED = frozenset({b"error", b"response.failed"})
 _CLIENTS_FAULT = re.compile(rb"invalid_request|BadRequest|not_found|NotFound|\b4\d\d\b")
 _LIMIT_BYTES = 256 * 1024
+_SHOWN_BYTES = 300
 
 
 class Preface:
     """Holds back the beginning of one stream.
 
-    `said`: from here on everything is passed on. `failed`: the stream's first word is an error of
+    `said`: from here on everything is passed on. `failed`: the stream's first word is an `error` of
     the server's. `response_id` is the id that the server gives the response, once it is known.
     """
 
     def __init__(self, dialect: Dialect) -> None:
         self.said = False
         self.failed = False
+        self.error = ""
         self.response_id: str | None = None
         self._silent = _SILENT[dialect]
         self._held = b""
@@ -68,5 +70,6 @@ class Preface:
         kind = (named.group(1) or named.group(2)) if named else b""
         if kind in _FAILED and not _CLIENTS_FAULT.search(event):
             self.failed = not self.said
+            self.error = event[:_SHOWN_BYTES].decode(errors="replace").strip()
         elif kind not in self._silent:
             self.said = True

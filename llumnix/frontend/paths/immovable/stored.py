@@ -18,6 +18,9 @@ class StoredResponses:
     def __len__(self) -> int:
         return len(self._homes)
 
+    def __contains__(self, response_id: str) -> bool:
+        return response_id in self._homes
+
     def learn(self, response_id: str | None, instance: Instance) -> None:
         """Note that an instance has given a response this id."""
         if response_id is None:
