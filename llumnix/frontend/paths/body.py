@@ -11,7 +11,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from llumnix.frontend.paths.peek import Peek, peek
+from llumnix.frontend.request.refusal import Refusal
 
+INVALID_BODY = "invalid_body"
 BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 
 
@@ -35,6 +37,10 @@ class Allowance:
 
 class BrokenBody(Exception):  # noqa: N818 - what the client sent, not what we did
     """The client's body ended early or cannot be unpacked."""
+
+    def refusal(self) -> Refusal:
+        """Return the refusal that says so."""
+        return Refusal(400, str(self), INVALID_BODY)
 
 
 class Body:

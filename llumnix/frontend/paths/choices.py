@@ -82,13 +82,21 @@ class ByTurn:
 class InTurn:
     """Chooses for one request that needs a server, but not its engine: it waits for no room.
 
-    Use it as a context manager: the request counts as being at the instance chosen last.
+    Use it as a context manager: the request counts as being at the instance chosen last, which
+    `active` is told, if the request is in the fleet's table.
     """
 
-    def __init__(self, context: ServingContext, turns: ByTurn, model: str | None) -> None:
+    def __init__(
+        self,
+        context: ServingContext,
+        turns: ByTurn,
+        model: str | None,
+        active: ActiveRequest | None = None,
+    ) -> None:
         self._context = context
         self._turns = turns
-        self._model = model
+        self._model = model or None
+        self._active = active
         self._stay = ExitStack()
 
     def __enter__(self) -> Self:
@@ -110,6 +118,8 @@ class InTurn:
             chosen = await self._wait()
         if isinstance(chosen, Instance):
             self._stay.enter_context(self._turns.at(chosen))
+            if self._active is not None:
+                self._active.state, self._active.instance_id = ActiveState.RUNNING, chosen.id
         return chosen
 
     async def _wait(self) -> Instance | Refusal:

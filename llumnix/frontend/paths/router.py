@@ -5,7 +5,7 @@ from aiohttp import web
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.attempts import Patience, pass_on
-from llumnix.frontend.paths.body import Allowance, Body, BrokenBody
+from llumnix.frontend.paths.body import INVALID_BODY, Allowance, Body, BrokenBody
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
 from llumnix.frontend.paths.dialect import error_response
 from llumnix.frontend.paths.exchange import Asked, headers_for, may_do_better
@@ -13,6 +13,7 @@ from llumnix.frontend.paths.immovable.entry import Immovable
 from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.peek import Peek, query_field
 from llumnix.frontend.paths.table import Destination, PathKind, Paths
+from llumnix.frontend.paths.websocket import pass_websocket, wants_websocket
 from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import class_of
@@ -21,6 +22,7 @@ from llumnix.frontend.serving import serve, tracked, unknown_model
 _BYTES_PER_TOKEN = 4
 _RESPONSES_REMEMBERED = 100_000
 _UNSTREAMED = "what this path computes cannot be moved"
+_CONVERSATION = "a WebSocket is a connection with one server"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -44,12 +46,13 @@ class Router:
         try:
             answered = await self._serve(http, destination, target)
         except BrokenBody as error:
-            response = error_response(Refusal(400, str(error), "invalid_body"), destination.dialect)
+            answered = error.refusal()
+        if not isinstance(answered, Refusal):
+            return answered
+        response = error_response(answered, destination.dialect)
+        if answered.code == INVALID_BODY:
             response.force_close()  # where the next request would begin is not known
-            return response
-        if isinstance(answered, Refusal):
-            return error_response(answered, destination.dialect)
-        return answered
+        return response
 
     async def _serve(
         self, http: web.Request, destination: Destination, target: str
@@ -58,6 +61,8 @@ class Router:
             return _not_open(http, destination)
         if destination.kind is PathKind.COMPLETION:
             return await serve(self._context, http, target)
+        if wants_websocket(http):
+            return await self._converse(http, target)
         limit = self._context.config.body_limit_bytes
         with Body(http, self._allowance, limit) as body:
             if destination.kind is PathKind.GENERATION:
@@ -100,7 +105,10 @@ class Router:
         class_name = class_of(asked.http.headers, {}, self._context.classes)
         if isinstance(class_name, Refusal):
             return class_name
-        seen = await asked.body.read_until_settled()
+        try:
+            seen = await asked.body.read_until_settled()
+        except BrokenBody as error:
+            return error.refusal()
         return unknown_model(self._context, seen.model) or (seen, class_name)
 
     async def _pass(self, asked: Asked, destination: Destination) -> web.StreamResponse | Refusal:
@@ -115,8 +123,29 @@ class Router:
             model = None
         safe = destination.known or asked.http.method in _SAFE
         patience = Patience(may_do_better if safe else _never, repeats=safe)
-        with InTurn(self._context, self._turns, model or None) as choose:
+        with InTurn(self._context, self._turns, model) as choose:
             return await pass_on(self._context, asked, choose, patience)
+
+    async def _converse(self, http: web.Request, target: str) -> web.StreamResponse | Refusal:
+        """Connect a WebSocket with an instance of the model that its query names, if it does."""
+        context = self._context
+        context.tally.request_arrived()
+        model = query_field(http.rel_url.raw_query_string.encode(), "model")
+        class_name = class_of(http.headers, {}, context.classes)
+        refusal = class_name if isinstance(class_name, Refusal) else unknown_model(context, model)
+        if refusal is not None:
+            context.tally.request_ended(context.classes.default, "rejected")
+            return refusal
+
+        async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
+            with InTurn(context, self._turns, model, active) as choose:
+                answered = await pass_websocket(context, http, target, choose)
+            if isinstance(answered, Refusal):
+                return answered.response(), "rejected" if answered.status < 500 else "failed"
+            return answered, "finished"
+
+        assert isinstance(class_name, str), "refused above"
+        return await tracked(context, http, class_name, work, _CONVERSATION)
 
     async def _about_response(
         self, asked: Asked, destination: Destination

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.paths.body import Body
+from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.immovable.relay import GenerationRelay
 from llumnix.frontend.paths.immovable.search import search
 from llumnix.frontend.paths.immovable.stored import StoredResponses
@@ -37,7 +37,7 @@ class Immovable:
     async def serve(
         self, http: web.Request, destination: Destination, target: str, body: Body
     ) -> web.StreamResponse | Refusal:
-        """Serve it; a Refusal if it cannot be read. Raises BrokenBody."""
+        """Serve it; a Refusal if it cannot be read."""
         context, arrived_at = self._context, time.monotonic()
         context.tally.request_arrived()
         request = await self._read(http, target, body)
@@ -68,7 +68,10 @@ class Immovable:
         return known
 
     async def _read(self, http: web.Request, target: str, body: Body) -> ClientRequest | Refusal:
-        raw = await body.read_all()
+        try:
+            raw = await body.read_all()
+        except BrokenBody as error:
+            return error.refusal()
         if raw is None:
             limit = self._context.config.body_limit_bytes
             return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
