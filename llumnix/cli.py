@@ -6,12 +6,14 @@ flags, unreachable server, invalid file), 130 if it was interrupted.
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 
 from llumnix import __version__
+from llumnix.arguments import CommandParser, add_log_flags, log_config
 from llumnix.errors import LlumnixError
+from llumnix.logs.config import LogConfig
+from llumnix.logs.setup import configure
 
 COMMANDS = {
     "serve": "commands.serve",
@@ -51,23 +53,20 @@ exit status: 0 success, 1 something failed, 2 the command could not run, 130 int
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the command line: for one command, or for all of them."""
-    top_level = argparse.ArgumentParser(
+    top_level = CommandParser(
         prog="llumnix",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top_level.add_argument("--version", action="version", version=f"llumnix {__version__}")
-    top_level.add_argument(
-        "--log-level",
-        default="warning",
-        choices=["debug", "info", "warning", "error"],
-        help="least severe messages to log on stderr (default: warning)",
-    )
+    add_log_flags(top_level)
     commands = top_level.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     modules = [COMMANDS[command]] if command else dict.fromkeys(COMMANDS.values())
     for name in modules:
         importlib.import_module(f"llumnix.{name}").add_arguments(commands)
+    for each in commands.choices.values():
+        add_log_flags(each, default=argparse.SUPPRESS)  # what stands before the command stays
     return top_level
 
 
@@ -79,11 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         top_level.print_help()
         return 2
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    configure(log_config(args, LogConfig()))
     try:
         return int(args.run(args))
     except LlumnixError as error:

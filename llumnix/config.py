@@ -23,6 +23,7 @@ from llumnix.emulator.config import EmulatorConfig
 from llumnix.errors import ConfigError
 from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
+from llumnix.logs.config import LogConfig
 from migration.config import MigrationConfig
 from policies.scheduler import SchedulerConfig
 from simulator.fleet.options import SimulatorConfig
@@ -40,6 +41,9 @@ class Config:
     )
     frontend: FrontendConfig = field(
         default_factory=FrontendConfig, metadata={"help": "the OpenAI-compatible HTTP server"}
+    )
+    logs: LogConfig = field(
+        default_factory=LogConfig, metadata={"help": "what the frontend logs on stderr"}
     )
     scheduler: SchedulerConfig = field(
         default_factory=SchedulerConfig,

@@ -1,6 +1,7 @@
 """The whole service in one process: optional emulated instances, the fleet, the frontend."""
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llumnix.admin import credentials
 from llumnix.errors import ConfigError, LaunchError
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.fleet import Fleet
@@ -19,6 +21,8 @@ from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
 from policies.scheduler import GlobalScheduler, SchedulerConfig
+
+log = logging.getLogger(__name__)
 
 
 def fleet_secret(config: FleetConfig) -> bytes:
@@ -60,6 +64,7 @@ class Service:
         make_scheduler: Callable[[SchedulerConfig, int], FleetScheduler] = GlobalScheduler,
     ) -> None:
         self.url = ""
+        self.admin_url = ""
         self.emulators: list[Emulator] = []
         self._config = fleet
         self._secret = fleet_secret(fleet) if secret is None else secret
@@ -69,7 +74,11 @@ class Service:
         clock = FleetClock(fleet.speed)
         brain = make_scheduler(scheduler, seed)
         self.fleet = Fleet(fleet, brain, self._secret, tally, clock)
-        self._server = FrontendServer(frontend, self.fleet)
+        token = credentials.given_token(frontend.admin_token_file)
+        self._publishes = not token and not frontend.shares_port(token)
+        self._admin_token = credentials.new_token() if self._publishes else token
+        self._published: Path | None = None
+        self._server = FrontendServer(frontend, self.fleet, self._admin_token)
 
     async def start(self) -> str:
         """Start everything; return the frontend's URL once its own instances take requests."""
@@ -79,6 +88,8 @@ class Service:
             urls = [each.url for each in self.emulators]
             await self.fleet.start((*urls, *self._config.instances))
             self.url = await self._server.start()
+            self.admin_url = self._server.admin_url
+            self._publish()
             if not await self.fleet.wait_up(len(urls), self._config.start_timeout_s):
                 raise LaunchError(
                     "emulated instances started, but the frontend could not connect to them"
@@ -90,6 +101,9 @@ class Service:
 
     async def close(self) -> None:
         """Stop everything: first the frontend, which lets open streams finish."""
+        if self._published is not None:
+            credentials.withdraw(self._published, os.getpid())
+            self._published = None
         await self._server.close()
         await self.fleet.close()
         await stop_emulators(self.emulators)
@@ -107,6 +121,22 @@ class Service:
     ) -> None:
         await self.close()
 
+    def _publish(self) -> None:
+        """Leave the token that was made here where this user's commands find it."""
+        if not self._publishes:
+            return
+        try:
+            self._published = credentials.publish(
+                credentials.Published(self.admin_url, self.url, self._admin_token, os.getpid())
+            )
+        except OSError as error:
+            log.warning(
+                "event=admin_token_not_published reason=%r: nobody can use the admin API; give a "
+                "token with --admin-token-file or %s",
+                str(error),
+                credentials.TOKEN_VARIABLE,
+            )
+
     async def _launch(self) -> list[Emulator]:
         return await launch_emulators(
             [f"instance-{number}" for number in range(self._config.emulate)],
@@ -116,8 +146,13 @@ class Service:
         )
 
 
-async def run_frontend(service: Service, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Run a service until `stop` is set or the task is cancelled; `ready` is given its URL."""
+async def run_frontend(
+    service: Service, ready: Callable[[str, str], None], stop: asyncio.Event
+) -> None:
+    """Run a service until `stop` is set or the task is cancelled.
+
+    `ready` is given the clients' URL and the admin API's.
+    """
     async with service:
-        ready(service.url)
+        ready(service.url, service.admin_url)
         await stop.wait()

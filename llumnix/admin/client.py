@@ -5,6 +5,7 @@ It connects only to the address it was given: no proxies, no redirects, every wa
 
 import http.client
 import json
+import ssl
 from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -14,7 +15,7 @@ from llumnix.errors import ConfigError, LlumnixError, Unreachable
 
 A = TypeVar("A", bound=Answer)
 
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
+DEFAULT_URL: Final = "http://127.0.0.1:9011"
 _MAX_ANSWER_BYTES: Final = 64 << 20
 
 
@@ -29,11 +30,16 @@ class RefusedError(LlumnixError):
 class AdminClient:
     """Queries one frontend. `timeout_s` (wall seconds) bounds connecting and each read.
 
+    `token` is sent with every request unless it is empty; `ca_file` holds the certificates that an
+    https address is checked with (default: the system's).
+
     Every method raises Unreachable if nothing responds, NotAFrontendError if something else does,
-    and RefusedError if the frontend refuses. Raises ConfigError for an unusable URL.
+    and RefusedError if the frontend refuses. Raises ConfigError for an unusable URL or CA file.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, timeout_s: float = 5.0, *, token: str = "", ca_file: str = ""
+    ) -> None:
         # People type a host and port without a scheme.
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
@@ -47,6 +53,8 @@ class AdminClient:
         self._secure = parts.scheme == "https"
         self._base_path = parts.path.rstrip("/")
         self._timeout_s = timeout_s
+        self._token = token
+        self._tls = _tls(ca_file) if self._secure else None
 
     def fleet(self) -> FleetStatus:
         """Return the current state of the fleet: instances, migrations in progress, totals."""
@@ -91,18 +99,24 @@ class AdminClient:
             answer = None
         if status >= 400:
             error = answer.get("error") if isinstance(answer, dict) else None
-            if isinstance(error, dict) and "message" in error and path != "/llumnix/fleet":
-                raise RefusedError(str(error["message"]))
+            said = str(error["message"]) if isinstance(error, dict) and "message" in error else ""
+            if said and status in (401, 403):
+                raise RefusedError(
+                    f"{self.url}: {said}; give it with --token-file or LLUMNIX_ADMIN_TOKEN"
+                )
+            if said and path != "/llumnix/fleet":
+                raise RefusedError(said)
             self._not_a_frontend(f"HTTP {status} for {path}")
         return answer
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=self._timeout_s)
+        connection = self._connection()
         payload = None if body is None else json.dumps(body).encode()
         headers = {"Accept": "application/json"}
         if payload is not None:
             headers["Content-Type"] = "application/json"
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         try:
             connection.request(method, self._base_path + path, body=payload, headers=headers)
             response = connection.getresponse()
@@ -120,12 +134,26 @@ class AdminClient:
         finally:
             connection.close()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._secure:
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=self._timeout_s, context=self._tls
+            )
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
     def _not_a_frontend(self, what: str) -> NoReturn:
         raise NotAFrontendError(
-            f"{self.url} responds, but not like a Llumnix frontend ({what}); use --url to say "
-            "where "
-            "yours is"
+            f"{self.url} responds, but not like the admin API of a Llumnix frontend ({what}); it "
+            "has a port of its own (9011 unless --admin-port says otherwise): use --url to say "
+            "where yours is"
         )
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot read the CA certificates in {ca_file}: {error}") from error
 
 
 def _reason(error: OSError) -> str:

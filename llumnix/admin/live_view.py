@@ -19,6 +19,7 @@ _EVENT_MARKS: Final = {
     "migration_refused": ("✗", "yellow"),
     "instance_up": ("▲", "green"),
     "instance_down": ("▼", "bold red"),
+    "instance_not_up": ("▼", "red"),
     "drain": ("▽", "yellow"),
 }
 _OTHER_MARK: Final = ("•", "default")
@@ -185,6 +186,8 @@ def _instance_cells(each: InstanceStatus, bar_width: int) -> tuple[Text, ...]:
 
 
 def _bar(each: InstanceStatus, bar_width: int) -> Text:
+    if each.reason:
+        return _cut(Text(each.reason.replace("_", " "), "red"), bar_width)
     if not each.capacity_tokens or each.down:
         return Text(_FREE * bar_width, _FAINT)
     used = min(bar_width, round(bar_width * each.used_share))

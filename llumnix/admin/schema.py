@@ -17,7 +17,8 @@ class InstanceStatus(Answer):
     """One instance; tokens are KV tokens, freeness decode steps, `age_s` fleet seconds.
 
     `freeness` is None while the instance is down or being drained; `age_s`, the age of its last
-    report, is None while it is down.
+    report, is None while it is down. While it is not up, `reason` is the kind of cause, in one
+    word, and `detail` says what happened and what to do about it.
     """
 
     instance_id: str = field(metadata=key("id"))
@@ -33,6 +34,8 @@ class InstanceStatus(Answer):
     reserved_tokens: int = 0
     prefill_backlog_tokens: int = 0
     age_s: float | None = None
+    reason: str = ""
+    detail: str = ""
 
     @property
     def down(self) -> bool:

@@ -12,7 +12,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from llumnix.admin.client import DEFAULT_URL, AdminClient
+from llumnix.admin.client import AdminClient
+from llumnix.admin.connect import add_frontend, admin_client
 from llumnix.admin.schema import EventRecord, InstanceStatus
 from llumnix.errors import ConfigError
 
@@ -75,16 +76,14 @@ def _command(
     parser = subparsers.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {description}".strip()
     )
-    parser.add_argument(
-        "--url", default=DEFAULT_URL, help="the fleet's frontend (default: %(default)s)"
-    )
+    add_frontend(parser)
     parser.set_defaults(run=run, poll_s=_POLL_S, end_wait_s=_MIGRATION_WAIT_S)
     return parser
 
 
 def instances(args: argparse.Namespace) -> int:
     """List the instances; return 0; raises LlumnixError."""
-    fleet = AdminClient(args.url).fleet()
+    fleet = admin_client(args).fleet()
     if args.json:
         rows = [each.to_json() for each in fleet.instances]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -98,6 +97,9 @@ def instances(args: argparse.Namespace) -> int:
     for each in fleet.instances:
         table.add_row(*_cells(each))
     _console().print(table)
+    for each in fleet.instances:
+        if each.detail:
+            _console().print(Text(f"{each.instance_id} is not up ({each.reason}): {each.detail}"))
     return 0
 
 
@@ -122,7 +124,7 @@ def migrate(args: argparse.Namespace) -> int:
     """Order a migration; return 0 (ordered, or with --wait committed) or 1; raises LlumnixError."""
     if args.request is None and args.source is None:
         raise ConfigError("say which request to move (--request ID) or from where (--source ID)")
-    client = AdminClient(args.url)
+    client = admin_client(args)
     ordered = client.migrate(args.request, args.source, args.destination)
     migration_id = ordered.migration_id
     what = ordered.request_id or args.request or "a request"
@@ -157,7 +159,7 @@ def _end_of(
 
 def drain(args: argparse.Namespace) -> int:
     """Drain an instance, or undo it; return 0, or 1 (not empty in time); raises LlumnixError."""
-    client = AdminClient(args.url)
+    client = admin_client(args)
     known = [each.instance_id for each in client.fleet().instances]
     if args.instance not in known:
         raise ConfigError(

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import uvloop
 from rich.console import Console
 
+from llumnix.admin.connect import admin_door_of
 from llumnix.emulator.model.answer import expected_output
 from llumnix.emulator.model.vocabulary import decode
 from llumnix.errors import ConfigError
 from llumnix.flags import add_slo, group_of, slo_of
 from llumnix.loadgen import Endpoint, LoadOptions, OutputChecker, PromptSource, run_load
-from llumnix.loadgen.probe import ServerState, between, probe
+from llumnix.loadgen.probe import AdminAddress, ServerState, between, probe
 from llumnix.loadgen.records import RequestRecord
 from llumnix.results.json_output import write_json
 from llumnix.results.progress import RunProgress
@@ -134,7 +135,9 @@ async def _replay(
     options: LoadOptions,
     requests: Sequence[TraceRequest],
 ) -> RunResult:
-    before = await probe(endpoint, options.headers)
+    door = admin_door_of(endpoint.url)
+    admin = AdminAddress(door.url, door.token)
+    before = await probe(endpoint, options.headers, admin)
     if args.check and not before.emulated:
         raise ConfigError(
             f"--check needs emulated engines, whose outputs are known: {endpoint.url} is not one"
@@ -144,7 +147,7 @@ async def _replay(
     )
     with RunProgress(f"replay of {args.trace}") as progress:
         records = await run_load(requests, endpoint, options, progress)
-    after = await probe(endpoint, options.headers)
+    after = await probe(endpoint, options.headers, admin)
     return _summarise(args, options, records, before, after)
 
 

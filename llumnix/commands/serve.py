@@ -7,12 +7,14 @@ import json
 import sys
 from typing import Any
 
+from llumnix.arguments import log_config
 from llumnix.commands.emulate import child_arguments
 from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
 from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
+from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
 from llumnix.service import Service, run_frontend
@@ -26,9 +28,11 @@ FLEET_GROUPS = {
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
     ),
+    "faults": ("step_timeout_s", "breaker_failures", "breaker_open_s", "max_poisoned"),
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
         *("body_limit_bytes", "event_limit_bytes"),
@@ -89,6 +93,7 @@ def _add_scheduling(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
+    configure(config.logs)
     if args.exit_with_parent:
         exit_with_parent()
     if not config.fleet.emulate and not config.fleet.instances:
@@ -104,12 +109,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from error
     try:
         return run_async(
-            run_frontend(service, lambda url: _ready(url, config, args.announce), asyncio.Event())
+            run_frontend(
+                service,
+                lambda url, admin_url: _ready(url, admin_url, config, args.announce),
+                asyncio.Event(),
+            )
         )
     except OSError as error:
-        where = f"{config.frontend.host}:{config.frontend.port}"
         raise ConfigError(
-            f"cannot listen on {where}: {error.strerror or error}; choose another with --port"
+            f"cannot listen: {error.strerror or error}; choose another port with --port or "
+            "--admin-port"
         ) from error
 
 
@@ -130,6 +139,7 @@ def settings(args: argparse.Namespace) -> Config:
     try:
         return dataclasses.replace(
             config,
+            logs=log_config(args, config.logs),
             fleet=dataclasses.replace(config.fleet, **fleet),
             frontend=dataclasses.replace(config.frontend, **frontend),
             scheduler=dataclasses.replace(config.scheduler, **scheduler),
@@ -138,9 +148,9 @@ def settings(args: argparse.Namespace) -> Config:
         raise ConfigError(str(error)) from error
 
 
-def _ready(url: str, config: Config, announce: bool) -> None:
+def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
     if announce:
-        sys.stdout.write(json.dumps({"url": url}) + "\n")
+        sys.stdout.write(json.dumps({"url": url, "admin_url": admin_url}) + "\n")
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"
@@ -149,6 +159,6 @@ def _ready(url: str, config: Config, announce: bool) -> None:
         f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
         f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
         '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
-        f"  watch: llumnix top --url {url}\n"
+        f"  watch: llumnix top --url {admin_url}\n"
     )
     sys.stdout.flush()

@@ -8,7 +8,8 @@ from typing import Final
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from llumnix.admin.client import DEFAULT_URL, AdminClient
+from llumnix.admin.client import AdminClient
+from llumnix.admin.connect import add_frontend, admin_client
 from llumnix.admin.live_view import Rates, render
 from llumnix.admin.schema import EventRecord, FleetStatus
 from llumnix.errors import ConfigError, LlumnixError
@@ -26,9 +27,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
         description="Watch a running fleet live: its instances and how much room they have, "
         "requests on the move, and what happened lately. Leave with Ctrl-C.",
     )
-    parser.add_argument(
-        "--url", default=DEFAULT_URL, help="the fleet's frontend (default: %(default)s)"
-    )
+    add_frontend(parser)
     parser.add_argument(
         "--interval-s",
         type=float,
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.interval_s <= 0:
         raise ConfigError(f"--interval-s must be positive, not {args.interval_s:g}")
     console = Console()
-    watch = FleetPoll(AdminClient(args.url, _TIMEOUT_S))
+    watch = FleetPoll(admin_client(args, _TIMEOUT_S))
     if args.once or not console.is_terminal:
         watch.look()
         console.print(watch.frame(console.width, console.height))

@@ -223,6 +223,7 @@ MIGRATION: Final = PanelRow(
     ),
 )
 
+_NOT_UP: Final = newest("max by (instance_id, cause)", "llumnix_instance_not_up")
 INSTANCES: Final = PanelRow(
     "Instances",
     (
@@ -280,6 +281,13 @@ INSTANCES: Final = PanelRow(
             (PanelQuery(instance_gauge("llumnix_instance_up"), "{{instance_id}}"),),
             kind="states",
             width=12,
+        ),
+        Panel(
+            "Not up",
+            "Why instances are not up: `llumnix instances` says what to do about each.",
+            "none",
+            (PanelQuery(_NOT_UP, "{{instance_id}}: {{cause}}"),),
+            width=24,
         ),
     ),
 )

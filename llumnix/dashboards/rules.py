@@ -104,7 +104,7 @@ ALERTS: Final = (
         summary="Instance {{ $labels.instance_id }} of {{ $labels.job }} is down.",
         description="It has not responded for a minute. Its streams were resumed on other "
         "instances.",
-        runbook="Check the instance's log and its host; `llumnix instances` shows the others.",
+        runbook="Run `llumnix instances`, which says why and what to do, as the log does.",
     ),
     Alert(
         name="LlumnixRequestsFailed",

@@ -14,15 +14,18 @@ import aiohttp
 
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
+from llumnix.fleet.health import FleetHealth
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
+from llumnix.fleet.trouble_log import TroubleLog
+from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import NotUnderstood
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
+from llumnix.instances.trouble import Cause, ContactFailed, Trouble
 from llumnix.instances.untouched import UntouchedLink
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
@@ -93,9 +96,14 @@ class Fleet:
         self.tally = tally
         self.scheduler = scheduler
         classes = scheduler.config.classes
-        self.instances = InstanceTable(len(classes), self.now_s)
+        limits = BreakerLimits(config.breaker_failures, open_s=config.breaker_open_s)
+        self.instances = InstanceTable(len(classes), self.now_s, limits)
         self.requests = RequestTable()
         self.events = EventRing()
+        self.health = FleetHealth(
+            config.max_poisoned, self.requests, self.events, self.now_s, lambda: self.changed()
+        )
+        self._troubles = TroubleLog(self.events)
         self.changed: Callable[[], None] = lambda: None
         self.mover = Mover(
             self.scheduler,
@@ -164,6 +172,7 @@ class Fleet:
         self.tally.dispatched(why.policy, decision.instance_id)
         instance = self.instances.get(decision.instance_id)
         assert instance is not None, "the scheduler chose from our own snapshot"
+        self.health.sent(instance)
         return instance
 
     def forget(self, request_id: RequestId) -> None:
@@ -199,11 +208,16 @@ class Fleet:
 
     def came_up(self, instance: Instance) -> None:
         """Note that an instance is up."""
+        instance.fitness.renew()
         told = instance.identity.speed if instance.identity else None
         self.events.add(self.now_s(), "instance_up", f"{instance.id} is up at {instance.url}")
+        log.info("instance_up instance=%s url=%s", instance.id, instance.url)
         if told is not None and told != self.clock.speed:
             text = f"{instance.id} runs at speed {told:g}, the fleet at {self.clock.speed:g}"
-            log.warning("speed_mismatch %s", text)
+            log.warning(
+                "speed_mismatch instance=%s speed=%g fleet_speed=%g",
+                *(instance.id, told, self.clock.speed),
+            )
             self.events.add(self.now_s(), "speed_mismatch", text)
 
     def went_down(self, instance: Instance, reason: str) -> None:
@@ -215,8 +229,13 @@ class Fleet:
             request.cut()
         self.changed()
 
+    def not_up(self, instance: Instance, trouble: Trouble) -> None:
+        """Note why an instance could not be reached, or was lost."""
+        self._troubles.not_up(instance, trouble, self.now_s())
+
     def reported(self, instance: Instance, new_request_ids: Sequence[RequestId] | None) -> None:
         """Process a report."""
+        self._troubles.up(instance)
         if new_request_ids is not None:
             self.scheduler.confirm(instance.id, list(new_request_ids))
         elif instance.load is not None:
@@ -231,11 +250,15 @@ class Fleet:
     def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
         """Return the instances to choose from, and why the others are not among them.
 
-        Those of groups that do not fit are among them: the scheduler leaves these out.
+        Those of groups that do not fit are among them: the scheduler leaves these out. Where no
+        instance that is fit serves the model, those that had better be left alone are taken.
         """
         rows: list[Instance] = []
-        spare: list[Instance] = []
+        unfit: dict[InstanceId, str] = {}
+        spare: dict[InstanceId, str] = {}
         left_out: dict[InstanceId, str] = {}
+        kept_off = self.health.keeps_off(ask.request.request_id)
+        now_s = self.health.now_s()
         for each in self.instances:
             if each.state is not InstanceState.UP:
                 left_out[each.id] = str(each.state)
@@ -243,18 +266,29 @@ class Fleet:
                 left_out[each.id] = "it refused this request"
             elif not ask.fits(each):
                 left_out[each.id] = "it cannot resume a stream that has begun"
+            elif each.id in kept_off:
+                left_out[each.id] = "a request that may crash it is being tried there"
             elif each.id in ask.avoided:
-                spare.append(each)
+                spare[each.id] = "it failed this request"
+            elif why := each.fitness.objection(now_s):
+                unfit[each.id] = why
             else:
                 rows.append(each)
-        if any(each.group.serves(ask.model) for each in rows):
-            return rows, {**left_out, **{each.id: "it failed this request" for each in spare}}
-        return [*rows, *spare], left_out
+        for worse in (unfit, spare):
+            if any(each.group.serves(ask.model) for each in rows):
+                left_out.update(worse)
+            else:
+                rows += [each for each in self.instances if each.id in worse]
+        return rows, left_out
 
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)
         if other is not None and other is not instance:
-            raise NotUnderstood(f"{other.url} also calls itself {identity.instance_id}")
+            if other.link is not None:
+                what = f"{other.url} also calls itself {identity.instance_id}"
+                raise ContactFailed(Cause.DUPLICATE, what)
+            # Its name has moved, as a pod's does with it, to another address.
+            other.id = InstanceId(other.endpoint.address.name)
         if identity.kind is InstanceKind.UNTOUCHED:
             assert self._session is not None
             return UntouchedLink(

@@ -117,7 +117,8 @@ class Mover:
     async def drain(self, instance: Instance, *, on: bool) -> None:
         """Drain an instance: no new requests, and running ones move away. Raises OSError."""
         instance.set_draining(on)
-        self._note("drain", f"{instance.id} {'is being drained' if on else 'takes requests again'}")
+        text = f"{instance.id} {'is being drained' if on else 'takes requests again'}"
+        self._note("drain", text, instance=instance.id, on=on)
         if instance.link is not None:
             await instance.link.drain(on)
         self._hand_overs.empty(self._freest_but)
@@ -248,7 +249,7 @@ class Mover:
         return others[int(freeness.argmax())]
 
     def _note(self, kind: str, text: str, **fields: object) -> None:
-        log.info("%s %s", kind, text)
+        log.info(kind, extra={"fields": {**fields, "text": text}})
         self._events.add(self._now_s(), kind, text, **fields)
 
 

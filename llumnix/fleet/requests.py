@@ -3,10 +3,11 @@
 import enum
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llumnix.admin.schema import DecisionRecord
+from llumnix.fleet.account import Account
 from llumnix.instances.instance import Instance
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
 
@@ -77,9 +78,11 @@ class ActiveState(enum.StrEnum):
 class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
-    `tokens` counts output tokens so far. `cut` is
-    called when the request's instance is found dead, to end any wait for it. `follower` is told of
-    the request's migrations. `immovable` says why it cannot be moved; empty if it can.
+    `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
+    to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
+    it first produced something new on its present instance, in wall seconds; None if it has not
+    yet. `account` is what its line in the log will say. `immovable` says why it cannot be moved;
+    empty if it can.
     """
 
     request_id: RequestId
@@ -90,7 +93,15 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    flows_since_s: float | None = None
+    account: Account = field(default_factory=Account)
     immovable: str = ""
+
+    def goes_to(self, instance_id: InstanceId) -> None:
+        """Note where the request is sent."""
+        self.instance_id = instance_id
+        self.flows_since_s = None
+        self.account.sent_to(instance_id)
 
     def cut_by(self, cut: Callable[[], None]) -> None:
         """Set the function that ends the wait for the instance."""

@@ -55,6 +55,7 @@ def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
         known={each.id for each in fleet.instances},
         reporting={each.id for each in fleet.instances.alive()},
     )
+    metrics.instance_not_up.clear()
     for each in fleet.instances:
         _set_instance_gauges(metrics, each, freeness.get(each.id), fleet.now_s())
 
@@ -64,6 +65,9 @@ def _set_instance_gauges(
 ) -> None:
     name, load = instance.id, instance.load
     metrics.instance_up.labels(instance_id=name).set(instance.alive)
+    if instance.trouble is not None and not instance.alive:
+        cause = instance.trouble.cause
+        metrics.instance_not_up.labels(instance_id=name, cause=cause).set(1)
     if load is None:
         return
     # An instance being drained has a freeness of minus infinity, which JSON cannot express.
@@ -99,6 +103,7 @@ def _instance_status(
     fleet: Fleet, instance: Instance, freeness: dict[str, float | None]
 ) -> InstanceStatus:
     load, identity = instance.load, instance.identity
+    trouble = None if instance.alive else instance.trouble
     told = identity.capacity_tokens if identity else None
     return InstanceStatus(
         instance_id=instance.id,
@@ -114,4 +119,6 @@ def _instance_status(
         reserved_tokens=load.reserved_tokens if load else 0,
         prefill_backlog_tokens=load.prefill_backlog_tokens if load else 0,
         age_s=round(fleet.now_s() - load.reported_at_s, 6) if load else None,
+        reason=str(trouble.cause) if trouble else "",
+        detail=str(trouble) if trouble else "",
     )

@@ -1,7 +1,7 @@
 """The admin API: queries and orders of the command line and the live view."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -9,29 +9,43 @@ from aiohttp import web
 from llumnix.admin.schema import DrainStatus, News, RequestDecisions
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.mover import Impossible
+from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
 from policies.types import RequestId
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_BODY_LIMIT_BYTES = 64 * 1024
 
 
 class Admin:
     """Handlers under /llumnix/. All respond with JSON, errors in OpenAI's format."""
 
-    def __init__(self, context: ServingContext) -> None:
+    def __init__(self, context: ServingContext, guard: AdminGuard) -> None:
         self._context = context
+        self._guard = guard
         self._fleet = context.fleet
 
     def routes(self) -> list[web.RouteDef]:
         """List the routes; any other path under /llumnix/ is unknown."""
-        return [
-            web.get("/llumnix/fleet", self._get_fleet),
-            web.get("/llumnix/events", self._get_events),
-            web.get("/llumnix/requests", self._get_requests),
-            web.get("/llumnix/explain/{request_id}", self._explain),
-            web.post("/llumnix/migrate", self._migrate),
-            web.post("/llumnix/drain", self._drain),
-            web.route("*", "/llumnix/{rest:.*}", _unknown),
+        routes: list[tuple[str, str, Handler]] = [
+            ("GET", "/llumnix/fleet", self._get_fleet),
+            ("GET", "/llumnix/events", self._get_events),
+            ("GET", "/llumnix/requests", self._get_requests),
+            ("GET", "/llumnix/explain/{request_id}", self._explain),
+            ("POST", "/llumnix/migrate", self._migrate),
+            ("POST", "/llumnix/drain", self._drain),
+            ("*", "/llumnix{rest:(/.*)?}", unknown),
         ]
+        return [web.route(method, path, self._guarded(each)) for method, path, each in routes]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(http: web.Request) -> web.StreamResponse:
+            refusal = self._guard.refusal(http.method, http.headers)
+            return refusal.response() if refusal is not None else await handler(http)
+
+        return guarded
 
     async def _get_fleet(self, _http: web.Request) -> web.Response:
         queue = self._context.queue
@@ -89,14 +103,17 @@ class Admin:
         return _json(DrainStatus(instance.id, instance.state).to_json())
 
 
-async def _unknown(http: web.Request) -> web.Response:
-    return Refusal(404, f"there is no {http.method} {http.path}").response()
+async def unknown(http: web.Request) -> web.Response:
+    """Answer a path under /llumnix/ that is not served on this port."""
+    return Refusal(404, f"there is no {http.method} {http.path} on this port").response()
 
 
 async def _body(http: web.Request, known: dict[str, type]) -> dict[str, Any] | Refusal:
+    if (http.content_length or 0) > _BODY_LIMIT_BYTES:
+        return Refusal(413, f"an order has at most {_BODY_LIMIT_BYTES} bytes")
     try:
         parsed = json.loads(await http.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Refusal(400, f"the body is not valid JSON: {error}")
     if not isinstance(parsed, dict):
         return Refusal(400, "the body must be a JSON object")

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from aiohttp import web
 
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import to_client
@@ -69,9 +70,10 @@ class AnswerRelay:
 
     def _failure(self, how: Redirect | ClaimRefused) -> Failure:
         if isinstance(how, Redirect):
-            return Failure("broken", "it was sent back")
+            return Failure(FailureKind.UNABLE, "it was sent back")
         self._context.tally.forged("resume_refused")
-        return Failure("answered", f"the instance refused to resume the request: {how.reason}", 403)
+        message = f"the instance refused to resume the request: {how.reason}"
+        return Failure(FailureKind.ANSWERED, message, 403)
 
     def _completed(self, answer: UpstreamAnswer) -> UpstreamAnswer | Refusal:
         """Restore what earlier responses say of their tokens, which must match this one's."""

@@ -1,6 +1,11 @@
 """Configuration of the HTTP frontend."""
 
+import ipaddress
 from dataclasses import dataclass, field
+from typing import Final
+
+ADMIN_PORT: Final = 9011
+_MAX_PORT: Final = 65535
 
 
 def _option(default: float, text: str, unit: str = "") -> float:
@@ -27,6 +32,28 @@ class FrontendConfig:
     port: int = _count(8000, "port to listen on; 0 picks a free one", metavar="PORT")
     backlog: int = _count(
         4096, "listen backlog; connections beyond it wait for a SYN retransmit", "connections"
+    )
+    admin_host: str = _text(
+        "127.0.0.1", "address of the admin API (`/llumnix/…`), which has its own port", "HOST"
+    )
+    admin_port: int | None = field(
+        default=None,
+        metadata={
+            "help": "port of the admin API; 0 picks a free one",
+            "unit": "",
+            "metavar": "PORT",
+            "default": "9011; with --port 0 on loopback and no token given, the clients' port",
+        },
+    )
+    admin_token_file: str = _text(
+        "",
+        "file with the token that admin requests must send (else LLUMNIX_ADMIN_TOKEN, else one "
+        "is made and left where local commands find it)",
+        "FILE",
+    )
+    metrics_on_clients_port: bool = field(
+        default=True,
+        metadata={"help": "serve /metrics on the clients' port too, as vLLM does", "unit": ""},
     )
     body_limit_bytes: int = _count(
         32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
@@ -87,6 +114,12 @@ class FrontendConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("port", "admin_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= _MAX_PORT:
+                raise ValueError(f"{name} must be from 0 to {_MAX_PORT}, not {port}")
+        if self.port and self.port == self.admin_port:
+            raise ValueError("admin_port must differ from port")
         for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -95,3 +128,21 @@ class FrontendConfig:
                 raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
+
+    def shares_port(self, token: str) -> bool:
+        """Whether one port carries clients and admin API: for launchers and tests on loopback."""
+        return not (self.port or token) and self.admin_port is None and is_loopback(self.host)
+
+    def admin_port_wanted(self) -> int:
+        """Return the admin API's port where it has one of its own."""
+        if self.admin_port is not None:
+            return self.admin_port
+        return ADMIN_PORT if self.port else 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

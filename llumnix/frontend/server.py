@@ -1,32 +1,40 @@
-"""The HTTP server for clients: routes each path to its handler."""
+"""The HTTP server for clients and for the admin API: routes each path to its handler."""
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
-from llumnix.frontend.admin import Admin
+from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.response import HEAD_LIMIT_BYTES
 from llumnix.frontend.http.upstream import Upstream
+from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.paths.models import model_response, models_response
 from llumnix.frontend.paths.router import Router
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.request_log import log_requests
 
 
 class FrontendServer:
-    """Serves one fleet; start it within a running event loop."""
+    """Serves one fleet; start it within a running event loop.
 
-    def __init__(self, config: FrontendConfig, fleet: Fleet) -> None:
+    `admin_token` must be sent with every admin request; it may be empty only where one port carries
+    both (`FrontendConfig.shares_port`).
+    """
+
+    def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
         self.config = config
+        self.admin_url = ""
         self._fleet = fleet
-        self._runner: web.AppRunner | None = None
+        self._admin_token = admin_token
+        self._listeners = Listeners(config)
         self._upstream: Upstream | None = None
 
     async def start(self) -> str:
-        """Listen; return the URL. Raises OSError if the address is in use."""
+        """Listen; return the clients' URL. Raises OSError if an address is in use."""
         config, fleet = self.config, self._fleet
         queue = HoldQueue(
             fleet.dispatch,
@@ -39,33 +47,27 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        app = build_app(ServingContext(config, fleet, queue, self._upstream, classes))
-        self._runner = web.AppRunner(
-            app,
-            # Without this a handler outlives its client, and the instance computes for no one.
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=config.shutdown_grace_s,
-            max_line_size=HEAD_LIMIT_BYTES,
-            max_field_size=HEAD_LIMIT_BYTES,
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, config.host, config.port, backlog=config.backlog)
-        await site.start()
-        port = self._runner.addresses[0][1]
-        host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
-        return f"http://{host}:{port}"
+        context = ServingContext(config, fleet, queue, self._upstream, classes)
+        admin = Admin(context, AdminGuard(self._admin_token))
+        shared = config.shares_port(self._admin_token)
+        assert shared or self._admin_token, "an admin port of its own needs a token"
+        app = build_app(context, admin if shared else None)
+        url = await self._listeners.listen(app, Address(config.host, config.port))
+        self.admin_url = url
+        if not shared:
+            address = Address(config.admin_host, config.admin_port_wanted())
+            self.admin_url = await self._listeners.listen(build_admin_app(context, admin), address)
+        return url
 
     async def close(self) -> None:
         """Stop accepting requests, let open streams finish in the grace period, then cut them."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
 
 
-def build_app(context: ServingContext) -> web.Application:
-    """Build the application: its routes and handlers."""
+def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
+    """Build the clients' application; `admin` is served there too if it has no port of its own."""
     router = Router(context)
 
     async def models(_http: web.Request) -> web.Response:
@@ -73,6 +75,30 @@ def build_app(context: ServingContext) -> web.Application:
 
     async def model(http: web.Request) -> web.Response:
         return model_response(context.fleet.instances.alive(), http.match_info["model_id"])
+
+    app = web.Application(
+        client_max_size=context.config.body_limit_bytes, middlewares=[log_requests]
+    )
+    app.add_routes([web.get("/v1/models", models), web.get("/v1/models/{model_id:.+}", model)])
+    app.add_routes(_own_pages(context, clients=True))
+    if admin is not None:
+        app.add_routes(admin.routes())
+    else:
+        app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
+    app.add_routes([web.route("*", "/{rest:.*}", router.serve)])
+    return app
+
+
+def build_admin_app(context: ServingContext, admin: Admin) -> web.Application:
+    """Build the application of the admin port."""
+    app = web.Application(middlewares=[log_requests])
+    app.add_routes([*admin.routes(), *_own_pages(context, clients=False)])
+    app.add_routes([web.route("*", "/{rest:.*}", unknown)])
+    return app
+
+
+def _own_pages(context: ServingContext, *, clients: bool) -> list[web.RouteDef]:
+    """List what both ports serve to anyone: whether the fleet is up, and the metrics."""
 
     async def health(_http: web.Request) -> web.Response:
         return web.Response(status=200 if context.fleet.instances.up() else 503)
@@ -83,15 +109,5 @@ def build_app(context: ServingContext) -> web.Application:
         page = generate_latest(context.tally.metrics.registry)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application(client_max_size=context.config.body_limit_bytes)
-    app.add_routes(
-        [
-            web.get("/v1/models", models),
-            web.get("/v1/models/{model_id:.+}", model),
-            web.get("/health", health),
-            web.get("/metrics", metrics),
-            *Admin(context).routes(),
-            web.route("*", "/{rest:.*}", router.serve),
-        ]
-    )
-    return app
+    hidden = clients and not context.config.metrics_on_clients_port
+    return [web.get("/health", health), web.get("/metrics", unknown if hidden else metrics)]

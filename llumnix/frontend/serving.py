@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
@@ -22,34 +24,60 @@ Work = Callable[[ActiveRequest], Awaitable[tuple[web.StreamResponse, str]]]
 """Serves a request that is in the fleet's table; returns the response, and its outcome."""
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a request before it is served; `immovable`: why it cannot be moved."""
+
+    class_name: str
+    model: str | None
+    prompt_tokens: int
+    immovable: str = ""
+
+
 async def serve(context: ServingContext, http: web.Request, path: str) -> web.StreamResponse:
     """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
-    context.tally.request_arrived()
+    arrived(context, http)
     request = await _read(context, http, path)
     if isinstance(request, Refusal):
-        context.tally.request_ended(context.classes.default, "rejected")
+        turned_away(context, request)
         return request.response()
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         return await _relay(context, http, request, active, arrived_at)
 
     immovable = "" if request.resumable else "its output cannot be joined from two instances"
-    return await tracked(context, http, request.class_name, relay, immovable)
+    facts = Facts(request.class_name, request.model, request.prompt_tokens, immovable)
+    return await tracked(context, facts, relay)
 
 
-async def tracked(
-    context: ServingContext, http: web.Request, class_name: str, work: Work, immovable: str
-) -> web.StreamResponse:
-    """Serve a request that has been counted as arrived: in the fleet's table until its end.
+def arrived(context: ServingContext, http: web.Request) -> None:
+    """Note that a request has arrived: it ends by `tracked` or `turned_away`."""
+    context.tally.request_arrived()
+    wanted = http.headers.get(REQUEST_ID)
+    own_account().request_id = request_id(wanted, context.fleet.requests.active)
 
-    `immovable` says why it cannot be moved; empty if it can.
-    """
+
+def turned_away(context: ServingContext, refusal: Refusal) -> None:
+    """Note that a request has ended before it was admitted."""
+    account = own_account()
+    context.tally.request_ended(context.classes.default, "rejected")
+    account.outcome, account.cause = "rejected", refusal.cause()
+
+
+async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.StreamResponse:
+    """Serve a request that has arrived: it is in the fleet's table until it ends."""
+    account = own_account()
+    # Once more: another request may have taken the id while this one's body was on its way.
+    account.request_id = request_id(account.request_id, context.fleet.requests.active)
+    account.class_name, account.model = facts.class_name, facts.model or ""
+    account.prompt_tokens = facts.prompt_tokens
     active = ActiveRequest(
-        RequestId(request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)),
-        class_name,
+        RequestId(account.request_id),
+        facts.class_name,
         context.fleet.now_s(),
-        immovable=immovable,
+        account=account,
+        immovable=facts.immovable,
     )
     context.fleet.requests.open(active)
     outcome = "failed"
@@ -61,7 +89,9 @@ async def tracked(
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
-        context.tally.request_ended(class_name, outcome)
+        context.fleet.health.suspects.forget(active.request_id)
+        context.tally.request_ended(facts.class_name, outcome)
+        account.outcome = outcome
         context.queue.retry()
     return response
 
@@ -134,10 +164,14 @@ async def _answer(
     if not isinstance(opened, Refusal):
         opened = await answers.AnswerRelay(context, route, claims).settle(opened)
     if isinstance(opened, Refusal):
+        active.account.cause = opened.cause()
         # Never admitted, as opposed to admitted and then failed.
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":
         spent_s = context.fleet_seconds(time.monotonic() - arrived_at)
-        context.tally.answered(request.class_name, spent_s, answers.output_tokens(opened))
+        active.account.output_tokens = answers.output_tokens(opened)
+        context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
+    else:
+        active.account.cause = f"{opened.instance.id} answered {opened.status}"
     return answers.response(opened, active.request_id, request=request), outcome

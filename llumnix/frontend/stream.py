@@ -14,7 +14,8 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.idle import IdleWatch
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims, Impatient
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -56,7 +57,7 @@ class StreamRelay:
         self._route = route
         self._active = active
         self._claims = claims
-        self._timing = Timing(context, request.class_name, arrived_at)
+        self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
         self._record = DeliveredStream()
         server_calls = ServerCalls(context.upstream.session, request.model, http.headers)
@@ -80,10 +81,13 @@ class StreamRelay:
                 refusal = await self._follow(leg)
         finally:
             self._recompute_move.goes_on(None)
+            tokens = self._record.tokens() or self._record.chunks()
+            self._timing.ended(tokens)
         if refusal is not None:
+            self._active.account.cause = refusal.cause()
             return await self._fail(refusal), "failed"
         response = await self._client.end()
-        self._timing.finished(self._record.tokens() or self._record.chunks())
+        self._timing.finished(tokens)
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
@@ -157,12 +161,12 @@ class StreamRelay:
                 except OSError as error:
                     data, broken = b"", f"{leg.instance.id} broke off: {error!r}"
         except Impatient as error:
-            return Failure("stalled", str(error))
+            return Failure(FailureKind.STALLED, str(error))
         except Overlong as error:
-            return Failure("broken", f"{leg.instance.id} sent {error}")
+            return Failure(FailureKind.BROKEN, f"{leg.instance.id} sent {error}")
         left = strand.end(cut_off=bool(broken))
         if left is None:
-            kind: Literal["stalled", "broken"] = "stalled" if self._stalled else "broken"
+            kind = FailureKind.STALLED if self._stalled else FailureKind.BROKEN
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
             await self._send(left, leg)
@@ -195,6 +199,9 @@ class StreamRelay:
             self._timing.first(now)
         elif self._timing.paused:
             self._timing.goes_on(now, len(self._record.had.token_ids))
+        if self._active.flows_since_s is None:
+            self._active.flows_since_s = now
+            self._context.fleet.health.flows(self._active.request_id)
         self._pace.last_at = self._watch.touched_at = now
         self._writing = True
         await self._client.write(data)
@@ -204,7 +211,7 @@ class StreamRelay:
         """Return how a leg ended that its instance has let go, and keep its last tokens."""
         if isinstance(how, ClaimRefused):
             self._context.tally.forged("resume_refused")
-            return Failure("answered", f"{leg.instance.id} refused: {how.reason}", 403)
+            return Failure(FailureKind.ANSWERED, f"{leg.instance.id} refused: {how.reason}", 403)
         self._record.keep(how.choice)
         return how
 
@@ -273,4 +280,4 @@ class StreamRelay:
             self._leg.close()
 
 
-_SENT_BACK = Failure("broken", "it was sent back")
+_SENT_BACK = Failure(FailureKind.UNABLE, "it was sent back")

@@ -46,10 +46,41 @@ class FleetConfig:
         },
     )
     report_timeout_s: float = field(
-        default=10.0,
+        default=2.0,
         metadata={
             "help": "time without a report after which an instance is considered down",
             "unit": "s",
+        },
+    )
+    step_timeout_s: float = field(
+        default=3.0,
+        metadata={
+            "help": "time without an engine step, while requests run, after which an instance is "
+            "suspected of hanging; longer where steps have been seen to take long",
+            "unit": "s",
+        },
+    )
+    breaker_failures: int = field(
+        default=5,
+        metadata={
+            "help": "failures in a row (or half of the last 20 requests) after which an instance "
+            "is left alone for a while; 0 for never",
+            "unit": "failures",
+        },
+    )
+    breaker_open_s: float = field(
+        default=5.0,
+        metadata={
+            "help": "how long an instance that keeps failing is left alone before one request "
+            "probes it; doubled with each failed probe",
+            "unit": "s",
+        },
+    )
+    max_poisoned: int = field(
+        default=2,
+        metadata={
+            "help": "number of instances that a request may take down before it is given up",
+            "unit": "instances",
         },
     )
     poll_interval_s: float = field(
@@ -98,6 +129,13 @@ class FleetConfig:
                 raise ValueError(f"an instance must be a URL such as http://gpu1:8000, not {url!r}")
         if self.emulate < 0:
             raise ValueError(f"emulate must not be negative, not {self.emulate}")
-        for name in ("speed", "report_interval_s", "report_timeout_s", "contact_timeout_s"):
+        if self.breaker_failures < 0:
+            raise ValueError(f"breaker_failures must not be negative, not {self.breaker_failures}")
+        if self.max_poisoned < 1:
+            raise ValueError(f"max_poisoned must be at least 1, not {self.max_poisoned}")
+        for name in (
+            *("speed", "report_interval_s", "report_timeout_s", "contact_timeout_s"),
+            *("step_timeout_s", "breaker_open_s"),
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

@@ -2,10 +2,12 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.fitness import Fitness
+from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -26,6 +28,8 @@ class InstanceState(enum.StrEnum):
     STARTING = "starting"
     UP = "up"
     DRAINING = "draining"
+    SUSPECT = "suspect"
+    """Its engine stands still: nothing new is sent there until it moves again."""
     DOWN = "down"
 
 
@@ -93,6 +97,9 @@ class InstanceListener(Protocol):
     def went_down(self, instance: "Instance", reason: str) -> None:
         """The instance is down."""
 
+    def not_up(self, instance: "Instance", trouble: Trouble) -> None:
+        """An attempt to reach the instance failed, or it is lost: called each time."""
+
     def reported(self, instance: "Instance", new_request_ids: Sequence[RequestId] | None) -> None:
         """A report of the instance's load has arrived and is in `instance.load`.
 
@@ -108,7 +115,8 @@ class InstanceListener(Protocol):
 class Instance:
     """One engine replica. Its id is its address until it has identified itself.
 
-    `load` is the last report, marked terminating while draining; None before the first.
+    `load` is the last report, marked terminating while draining; None before the first. `trouble`
+    is why it is not up, as far as known; None once it is.
     """
 
     endpoint: Endpoint
@@ -120,6 +128,8 @@ class Instance:
     seen: bool = False
     models: tuple[Mapping[str, Any], ...] = ()
     group: Group = ANY
+    fitness: Fitness = field(default_factory=Fitness)
+    trouble: Trouble | None = None
 
     @classmethod
     def at(cls, url: str) -> "Instance":
@@ -158,12 +168,14 @@ class Instance:
             return InstanceState.DOWN if self.seen else InstanceState.STARTING
         if self.load is None:
             return InstanceState.STARTING
+        if self.fitness.hung:
+            return InstanceState.SUSPECT
         return InstanceState.DRAINING if self.draining else InstanceState.UP
 
     @property
     def alive(self) -> bool:
-        """Whether it is up and has reported, draining or not."""
-        return self.link is not None and self.load is not None
+        """Whether it is up, has reported and does not stand still, draining or not."""
+        return self.link is not None and self.load is not None and not self.fitness.hung
 
     def become(self, identity: Identity, link: InstanceLink) -> None:
         """Note that the server was reached, and its identity."""
@@ -189,6 +201,7 @@ class Instance:
         """Store a report, stamped with its local arrival time: clocks differ between machines."""
         terminating = load.terminating or self.draining
         self.load = replace(load, instance_id=self.id, reported_at_s=now_s, terminating=terminating)
+        self.trouble = None
 
     def set_draining(self, on: bool) -> None:
         """Mark it as draining, at once rather than with its next report."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
+from llumnix.instances.trouble import Cause, ContactFailed
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
 from migration.llumlet.fleet_messages import Report
@@ -37,6 +38,7 @@ class PluggedLink:
         self._heard_at = time.monotonic()
         self._gone = asyncio.Event()
         self._reason = ""
+        self._port = identity.control_port
         self._control = ControlClient(
             identity.control_host,
             identity.control_port,
@@ -47,13 +49,14 @@ class PluggedLink:
         )
 
     async def open(self) -> None:
-        """Connect and subscribe to reports. Raises OSError if that fails."""
+        """Connect and subscribe to reports. Raises ContactFailed if that fails."""
         try:
             await self._control.connect(self._config.contact_timeout_s)
             await self._control.subscribe(self._config.report_interval_s)
-        except MigrationError as error:
+        except (MigrationError, OSError) as error:
             await self._control.close()
-            raise ConnectionError(f"control port: {error}") from error
+            told = f"its control port {self._port} does not take us: {error}"
+            raise ContactFailed(Cause.CONTROL_PORT, told) from error
 
     async def lost(self) -> str:
         """Wait until the connection closes, or no report has arrived for too long."""

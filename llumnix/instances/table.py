@@ -5,16 +5,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.instance import Instance, InstanceState
 from policies.groups import Group
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad
 
 
 class InstanceTable:
-    """The instances by id, in the order in which they were added. `now_s` is the fleet's clock."""
+    """The instances by id, in the order in which they were added. `now_s` is the fleet's clock.
 
-    def __init__(self, n_classes: int, now_s: Callable[[], float]) -> None:
+    `breaker` says when an instance that keeps failing is left alone.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        now_s: Callable[[], float],
+        breaker: BreakerLimits | None = None,
+    ) -> None:
         self._instances: list[Instance] = []
+        self._breaker = breaker or BreakerLimits()
         self._n_classes = n_classes
         self._now_s = now_s
         self._loads: tuple[InstanceLoad, ...] = ()
@@ -30,6 +40,7 @@ class InstanceTable:
 
     def add(self, instance: Instance) -> None:
         """Add an instance."""
+        instance.fitness.breaker.limits = self._breaker
         self._instances.append(instance)
 
     def get(self, instance_id: InstanceId | str | None) -> Instance | None:

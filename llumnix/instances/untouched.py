@@ -9,16 +9,20 @@ import time
 from collections.abc import Callable, Mapping
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import NotUnderstood, ask, fetch_models
-from llumnix.instances.exposition import LLUMLET, PREFIXES, info
+from llumnix.instances.discovery import fetch_metrics, fetch_models
+from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
+from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
 _MODELS_EVERY = 15
+_CACHE = "cache_config_info"
+_USAGES = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
+_COUNTS = ("num_requests_running", "num_requests_waiting")
+_GAUGES = tuple(prefix + name for prefix in PREFIXES for name in (_CACHE, *_USAGES, *_COUNTS))
 
 LocalCount = Callable[[], int]
 """Counts the frontend's requests at the instance: all that is known of one without metrics."""
@@ -68,7 +72,9 @@ class UntouchedLink:
                 polls += 1
             except aiohttp.ClientConnectorError as error:
                 return f"it refuses connections: {error.strerror}"
-            except (aiohttp.ClientError, OSError, TimeoutError, NotUnderstood) as error:
+            except (aiohttp.ClientError, OSError, TimeoutError, ContactFailed) as error:
+                if self._instance.load is None:  # not up yet: it shall say why
+                    self._instance.trouble = trouble_of(error, self._config.contact_timeout_s)
                 silent_s = time.monotonic() - silent_since
                 if silent_s > self._config.report_timeout_s:
                     return f"no response for {silent_s:.0f} s: {error!r}"
@@ -101,8 +107,7 @@ class UntouchedLink:
         asked_at_s = self._now_s()
         if with_models:
             self._instance.know_models(await fetch_models(self._session, self._instance.endpoint))
-        async with ask(self._session, self._instance.endpoint, "/metrics") as response:
-            text = await response.text() if response.status == 200 else ""
+        text = await fetch_metrics(self._session, self._instance.endpoint)
         if self._wants_llumlet and info(text, LLUMLET) is not None:
             self.give_up("its llumlet has appeared")
             return
@@ -128,7 +133,7 @@ def read_load(
     running = round(told.get("num_requests_running", local))
     waiting = round(told.get("num_requests_waiting", 0))
     capacity = round(told.get("capacity_tokens", assumed_capacity_tokens))
-    used = told.get("kv_cache_usage_perc", told.get("gpu_cache_usage_perc"))
+    used = told.get("kv_cache_usage_perc")
     physical = round(used * capacity) if used is not None else running * _TYPICAL_CONTEXT_TOKENS
     each = physical // running if running else _TYPICAL_CONTEXT_TOKENS
     others = (0,) * class_index
@@ -144,23 +149,22 @@ def read_load(
 
 
 def _read_gauges(text: str) -> Mapping[str, float]:
-    """Read vLLM's gauges, summed over its engines (a page may hold several, by label)."""
+    """Read vLLM's gauges, summed over its engines (a page may hold several, by label).
+
+    What is not a believable number counts as not reported.
+    """
     found: dict[str, float] = {}
-    try:
-        families = list(text_string_to_metric_families(text))
-    except ValueError:
-        return found
     usages: list[float] = []
-    for family in families:
-        name = next((family.name[len(p) :] for p in PREFIXES if family.name.startswith(p)), None)
-        for sample in family.samples if name else ():
-            if name == "cache_config_info":
-                tokens = _capacity(sample.labels)
-                found["capacity_tokens"] = found.get("capacity_tokens", 0) + tokens
-            elif name in ("kv_cache_usage_perc", "gpu_cache_usage_perc"):
-                usages.append(sample.value)
-            elif name in ("num_requests_running", "num_requests_waiting"):
-                found[name] = found.get(name, 0) + sample.value
+    for sample in samples(text, _GAUGES):
+        name = sample.name[len(PREFIXES[0]) :]
+        if name == _CACHE:
+            found["capacity_tokens"] = found.get("capacity_tokens", 0) + _capacity(sample.labels)
+        elif not believable(sample.value):
+            continue
+        elif name in _USAGES:
+            usages.append(min(sample.value, 1.0))
+        else:
+            found[name] = found.get(name, 0) + sample.value
     if usages:
         found["kv_cache_usage_perc"] = sum(usages) / len(usages)
     return {name: value for name, value in found.items() if name != "capacity_tokens" or value > 0}
@@ -168,6 +172,7 @@ def _read_gauges(text: str) -> Mapping[str, float]:
 
 def _capacity(labels: Mapping[str, str]) -> float:
     try:
-        return float(labels["block_size"]) * float(labels["num_gpu_blocks"])
+        tokens = float(labels["block_size"]) * float(labels["num_gpu_blocks"])
     except (KeyError, ValueError):
         return 0
+    return tokens if believable(tokens) else 0

@@ -38,8 +38,28 @@ class ServerState:
     engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) -> ServerState:
-    """Take a snapshot of a server; raises Unreachable if it does not respond at all."""
+@dataclass(frozen=True, slots=True)
+class AdminAddress:
+    """Where a frontend's admin API is, if not at the clients' URL, and its token if it has one."""
+
+    url: str
+    token: str = field(default="", repr=False)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that the token makes."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+async def probe(
+    endpoint: Endpoint,
+    headers: Mapping[str, str] | None = None,
+    admin: AdminAddress | None = None,
+) -> ServerState:
+    """Take a snapshot of a server; raises Unreachable if it does not respond at all.
+
+    `admin` says where a frontend's admin API is (default: at the same address).
+    """
+    at = admin or AdminAddress(endpoint.url)
     async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
         try:
             models = await _get(session, f"{endpoint.url}/v1/models")
@@ -50,7 +70,8 @@ async def probe(endpoint: Endpoint, headers: Mapping[str, str] | None = None) ->
             ) from error
         data = models.get("data")
         model = str(data[0].get("id", "")) if isinstance(data, list) and data else ""
-        fleet = _read(await _get_if_there(session, f"{endpoint.url}/llumnix/fleet"))
+        page = await _get_if_there(session, f"{at.url}/llumnix/fleet", at.headers())
+        fleet = _read(page)
         listed = fleet.instances if fleet else ()
         urls = [each.url.rstrip("/") for each in listed] or [endpoint.url]
         answers = await asyncio.gather(
@@ -70,8 +91,10 @@ def _read(answer: Mapping[str, Any]) -> FleetStatus | None:
         return None
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    async with session.get(url) as response:
+async def _get(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    async with session.get(url, headers=headers) as response:
         if response.status != 200:
             return {}
         try:
@@ -81,9 +104,11 @@ async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
         return answer if isinstance(answer, dict) else {}
 
 
-async def _get_if_there(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+async def _get_if_there(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     try:
-        return await _get(session, url)
+        return await _get(session, url, headers)
     except (aiohttp.ClientError, OSError, TimeoutError):
         return {}  # an instance may be gone, or unreachable from here
 

@@ -125,6 +125,13 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     ),
     _gauge("instance_up", "flag", "1 while the instance is up, else 0.", "instance_id"),
     _gauge(
+        "instance_not_up",
+        "flag",
+        "1 while the instance is not up for this cause; no series while it is up.",
+        "instance_id",
+        "cause",
+    ),
+    _gauge(
         "instance_freeness",
         "steps",
         "Decode steps that the instance can still run, as the scheduler sees it; may be negative.",
@@ -176,6 +183,7 @@ class FleetMetrics:
         self.resumes_total = self._counter("resumes_total")
         self.stream_mismatch_total = self._counter("stream_mismatch_total")
         self.instance_up = self._gauge("instance_up")
+        self.instance_not_up = self._gauge("instance_not_up")
         self.instance_freeness = self._gauge("instance_freeness")
         self.instance_running = self._gauge("instance_running")
         self.instance_waiting = self._gauge("instance_waiting")

@@ -22,7 +22,14 @@ async def launched_frontend(
     Raises LaunchError, with the end of its log, if it does not start.
     """
     logs = log_dir or Path(tempfile.mkdtemp(prefix="llumnix-"))
-    child = await start_child("frontend", [*COMMAND, *serve_arguments], START_TIMEOUT_S, logs)
+    # With a token in its environment it would open an admin port of its own.
+    child = await start_child(
+        "frontend",
+        [*COMMAND, *serve_arguments],
+        START_TIMEOUT_S,
+        logs,
+        {"LLUMNIX_ADMIN_TOKEN": ""},
+    )
     try:
         yield str(child.told["url"])
     finally:

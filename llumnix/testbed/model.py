@@ -70,7 +70,7 @@ def write_model(folder: Path, shape: TinyModel = TINY) -> Path:
     (folder / "config.json").write_text(json.dumps(_config(shape), indent=1))
     generation = {"eos_token_id": [EOS_ID, IM_END_ID], "pad_token_id": EOS_ID}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=1))
-    _write_safetensors(folder / "model.safetensors", _weights(shape), shape.dtype)
+    write_tensors(folder / "model.safetensors", _weights(shape), shape.dtype)
     stamp.write_text(wanted)
     return folder
 
@@ -140,7 +140,7 @@ def _loudness() -> FloatArray:
     return loudness
 
 
-def _write_safetensors(path: Path, weights: dict[str, FloatArray], dtype: str) -> None:
+def write_tensors(path: Path, weights: dict[str, FloatArray], dtype: str) -> None:
     """Write https://huggingface.co/docs/safetensors: a length, a JSON header, the bytes."""
     header: dict[str, Any] = {}
     parts: list[bytes] = []

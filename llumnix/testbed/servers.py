@@ -48,7 +48,8 @@ class ServerOptions:
     `dtype` must be given: vLLM would turn a float32 model into a bfloat16 one. Each step of the
     model sleeps for `step_s`, so that there is time to migrate a request of a tiny model.
     `plugin_settings` are the plugin's own; `arguments` are further ones of `vllm serve`, which win
-    over the defaults; `variables` are further environment variables.
+    over the defaults; `variables` are further environment variables. `api_key` is what its clients
+    must send, if set; `certificate` holds the files of its certificate and key, if it speaks https.
     """
 
     environment: Environment
@@ -62,6 +63,8 @@ class ServerOptions:
     max_context: int = 8192
     async_scheduling: bool = False
     step_s: float = 0.0
+    api_key: str = ""
+    certificate: tuple[Path, Path] | None = None
     arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -84,6 +87,11 @@ class ServerOptions:
         if self.plugin:
             config = json.dumps(connector_config(self.plugin_settings))
             command.append(f"--kv-transfer-config={config}")
+        if self.api_key:
+            command.append(f"--api-key={self.api_key}")
+        if self.certificate is not None:
+            certificate, key = self.certificate
+            command += [f"--ssl-certfile={certificate}", f"--ssl-keyfile={key}"]
         return [*command, *self.arguments]
 
     def process_environment(self, overlay: Path) -> dict[str, str]:
@@ -143,7 +151,7 @@ class VllmServer:
             self._port or free_port()
         )  # the same as before: the fleet knows it by its address
         port = self._port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if options.certificate else 'http'}://127.0.0.1:{port}"
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *options.command(port),
@@ -167,7 +175,8 @@ class VllmServer:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
             while self.alive:
                 with suppress(aiohttp.ClientError, OSError, TimeoutError):
-                    async with session.get(f"{self.url}/health") as answer:
+                    # Whose certificate it is does not matter here: only whether it is up.
+                    async with session.get(f"{self.url}/health", ssl=False) as answer:
                         if answer.status == 200:
                             return
                 await asyncio.sleep(_POLL_S)

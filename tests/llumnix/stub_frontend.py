@@ -25,6 +25,8 @@ def instance(instance_id: str, **changes: Any) -> dict[str, Any]:
         "waiting": 2,
         "reserved_tokens": 512,
         "prefill_backlog_tokens": 0,
+        "reason": "",
+        "detail": "",
         "age_s": 0.25,
     }
     return row | changes

@@ -105,9 +105,9 @@ class ResponseReader:
             try:
                 self._left = int(line.partition(b";")[0], 16)
             except ValueError:
-                raise BadResponse(f"no chunk size: {line[:40]!r}") from None
+                raise BadResponse("no chunk size where one belongs") from None
             if self._left < 0:
-                raise BadResponse(f"no chunk size: {line[:40]!r}")
+                raise BadResponse("no chunk size where one belongs")
             self._trailers = self._left == 0
 
     def _keep_line(self, line: bytes) -> None:
@@ -164,7 +164,7 @@ def _headers(lines: list[bytes]) -> CIMultiDict[str]:
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name != name.strip():
-            raise BadResponse(f"not a header: {line[:40]!r}")
+            raise BadResponse("not a header among the headers")
         headers.add(
             name.decode("ascii", "replace"), value.strip().decode("utf-8", "surrogateescape")
         )

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Literal
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -19,6 +18,15 @@ from llumnix.frontend.http.connection import (
     InstanceUnreachable,
     Sink,
 )
+from llumnix.frontend.http.outcome import (
+    Failure,
+    FailureKind,
+    UpstreamAnswer,
+    is_ours,
+    refused_for_now,
+    retry_after_s,
+)
+from llumnix.frontend.http.probe import LifeProbe
 from llumnix.frontend.http.response import HEAD_LIMIT_BYTES, Head
 from llumnix.instances.instance import Instance
 
@@ -26,29 +34,6 @@ _DETAIL_CHARACTERS = 300
 _NOW = 0.0
 """A deadline that has always passed, on the event loop's clock."""
 _NO_HEAD = Head(0, CIMultiDictProxy(CIMultiDict()), keeps=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an instance gave no usable response.
-
-    `refused`: it accepts no connection. `broken`: the connection broke. `stalled`: it sent nothing
-    before the deadline. `answered`: it responded with this HTTP error status.
-    """
-
-    kind: Literal["refused", "broken", "stalled", "answered"]
-    detail: str
-    status: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamAnswer:
-    """A whole response, not streamed."""
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    instance: Instance
 
 
 class Leg:
@@ -97,6 +82,7 @@ class Upstream:
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
+        self.probe = LifeProbe(self.session)
 
     def trace(self) -> "Reuse":
         """Return what to give a request of the session as `trace_request_ctx`."""
@@ -105,6 +91,7 @@ class Upstream:
     async def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+        await self.probe.close()
         await self.session.close()
 
     async def send(
@@ -119,8 +106,8 @@ class Upstream:
     ) -> Leg | UpstreamAnswer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
-        Server errors (5xx) are failures: another instance may do better. `waiting` is told how to
-        end the wait.
+        Server errors (5xx) and 429 are failures: another instance may do better. `waiting` is told
+        how to end the wait.
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
         leg: Leg | None = None
@@ -135,13 +122,15 @@ class Upstream:
                 result = await _receive(leg)
                 return result
         except InstanceUnreachable as error:
-            return Failure("refused", f"{instance.id} refuses connections: {error}")
+            if is_ours(error):
+                return Failure(FailureKind.STARVED, f"no connection can be opened: {error}")
+            return Failure(FailureKind.REFUSED, f"{instance.id} refuses connections: {error}")
         except TimeoutError:
             if deadline.when() == _NOW:
-                return Failure("broken", f"{instance.id} went down")
-            return Failure("stalled", f"{instance.id} sent nothing for {deadline_s:g} s")
+                return Failure(FailureKind.CUT, f"{instance.id} went down")
+            return Failure(FailureKind.STALLED, f"{instance.id} sent nothing for {deadline_s:g} s")
         except OSError as error:
-            return Failure("broken", f"{instance.id} broke off: {error!r}")
+            return Failure(FailureKind.BROKEN, f"{instance.id} broke off: {error!r}")
         finally:
             waiting.cut_by(nothing)
             if leg is not None and result is not leg:
@@ -180,12 +169,17 @@ async def _receive(leg: Leg) -> Leg | UpstreamAnswer | Failure:
         leg.first = await leg.read()
         if leg.first:
             return leg
-        return Failure("broken", f"{instance.id} ended its stream before it began")
+        return Failure(FailureKind.BROKEN, f"{instance.id} ended its stream before it began")
     parts: list[bytes] = []
     while part := await leg.read():
         parts.append(part)
-    body = b"".join(parts)
-    if status < 500:
-        return UpstreamAnswer(status, leg.head.headers, body, instance)
-    text = body.decode(errors="replace")[:_DETAIL_CHARACTERS]
-    return Failure("answered", f"{instance.id} answered {status}: {text}", status)
+    answer = UpstreamAnswer(status, leg.head.headers, b"".join(parts), instance)
+    busy = refused_for_now(status, leg.head.content_type)
+    if status < 500 and not busy:
+        return answer
+    text = answer.body.decode(errors="replace")[:_DETAIL_CHARACTERS]
+    detail = f"{instance.id} answered {status}: {text}"
+    if not busy:
+        return Failure(FailureKind.ANSWERED, detail, status)
+    wait_s = retry_after_s(leg.head.headers.get("Retry-After"))
+    return Failure(FailureKind.BUSY, detail, status, wait_s, answer)

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from llumnix.fleet.requests import ActiveRequest, ActiveState, Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.recompute_move import RecomputeMove
 from llumnix.frontend.moves.route import Route
 from llumnix.instances.instance import Instance
@@ -45,7 +46,8 @@ class EarlyClaim:
             async with asyncio.timeout_at(until):
                 return await asyncio.shield(self._task)
         except TimeoutError:
-            return Failure("stalled", f"{self.instance.id} did not resume the request in time")
+            message = f"{self.instance.id} did not resume the request in time"
+            return Failure(FailureKind.STALLED, message)
 
     def cut_by(self, cut: Callable[[], None]) -> None:
         """Set the function that ends the wait for the response."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.upstream import Failure, Leg
+from llumnix.frontend.http.outcome import Failure, FailureKind
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.server_calls import REPLACEMENT, ServerCalls
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
@@ -73,7 +74,8 @@ class Continuation:
         held, seam = "", None
         if text is None:
             if recipe.stops or len(ids) > len(had.token_ids):
-                return Failure("broken", f"{leg.instance.id} does not decode token ids")
+                message = f"{leg.instance.id} does not decode token ids"
+                return Failure(FailureKind.UNABLE, message)
         else:
             whole = text.rstrip(REPLACEMENT)
             if not text.startswith(sent):
@@ -83,9 +85,8 @@ class Continuation:
             else:
                 seam = await self._seam(leg, had, ids, len(sent))
                 if seam is None:
-                    return Failure(
-                        "broken", f"{leg.instance.id} ended in the middle of a character"
-                    )
+                    message = f"{leg.instance.id} ended in the middle of a character"
+                    return Failure(FailureKind.BROKEN, message)
         return Grafter(
             had, recipe, ids, held=held, seam=seam, wants_usage=self._request.wants_usage
         )

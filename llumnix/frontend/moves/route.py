@@ -14,18 +14,16 @@ from multidict import CIMultiDict
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.fleet.requests import ActiveRequest, ActiveState, Cuttable
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
+from llumnix.frontend.moves.attempts import Attempts
+from llumnix.frontend.moves.inquest import Inquest
 from llumnix.frontend.request.body import RESUME_FIELD, TAG_FIELD, with_transfer
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.instances.instance import Instance
 from migration.links.auth import sign_resume
-from policies.types import DispatchRequest, InstanceId, MigrationId
-
-_BACKOFF_S = 0.05
-_BACKOFF_MAX_S = 1.0
-_STALLS = 2
-_BOUNCES = 64
+from policies.types import DispatchRequest, MigrationId
 
 
 class Route:
@@ -45,11 +43,8 @@ class Route:
         self._arrived_at_s = active.since_s
         self._claim: tuple[MigrationId | None, Instance] | None = None
         self._moving: str | None = None
-        self._avoided: set[InstanceId] = set()
-        self._barred: set[InstanceId] = set()
-        self._failures = 0
-        self._stalls = 0
-        self._bounces = 0
+        self._attempts = Attempts(context.config.max_attempts)
+        self._inquest = Inquest(context, active.request_id)
         self._served_model: str | None = None
 
     async def open(
@@ -66,13 +61,16 @@ class Route:
         if `prompt_ids` are given.
         """
         while True:
+            convicted = await self._inquest.verdict(self._request.body)
+            if convicted is not None:
+                return self._opened(convicted)
             claim, self._claim = self._claim, None
             known, grafts = len(token_ids or ()), prompt_ids is not None
             target = claim[1] if claim else await self._place(known, begun=begun, grafts=grafts)
             if isinstance(target, Refusal):
                 return self._opened(target)
             self._active.state = ActiveState.MOVING if begun else ActiveState.STARTING
-            self._active.instance_id = target.id
+            self._active.goes_to(target.id)
             if begun and not target.plugged:
                 body = self._graft_body(token_ids, prompt_ids)
             else:
@@ -81,15 +79,16 @@ class Route:
             if begun:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
+                self._context.fleet.health.served(target)
                 if claim and claim[0] is not None:
                     self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
                 self._active.state = ActiveState.RUNNING
                 self._served_model = min(target.group.models, default=None)
                 return self._opened(result)
-            refusal = self._failed(target, result)
-            if refusal is not None:
-                return self._opened(refusal)
-            await self._back_off()
+            end = self._failed(target, result, begun=begun)
+            if end is not None:
+                return self._opened(end)
+            await asyncio.sleep(self._attempts.back_off_s())
 
     def starts_at(self, instance: Instance) -> None:
         """Choose where the request is tried first: the instance holds what it refers to."""
@@ -118,7 +117,7 @@ class Route:
 
     def follow(self, instance: Instance) -> None:
         """Note that the request continues where it was claimed early."""
-        self._active.instance_id = instance.id
+        self._active.goes_to(instance.id)
         self._active.state = ActiveState.MOVING
 
     def arrived(self, migration_id: MigrationId) -> None:
@@ -140,16 +139,14 @@ class Route:
         """
         self._leave("migrated")
         self._claim = None
-        if failure.kind == "answered" and failure.status != 503:
-            self._barred.add(instance.id)
-        elif failure.kind != "refused":
+        if failure.kind is FailureKind.ANSWERED:
+            self._attempts.barred.add(instance.id)
+        elif failure.kind is not FailureKind.REFUSED:
             self._claim = self._context.fleet.claim_at(migration_id)
 
     def progressed(self) -> None:
         """Note that new output has arrived: earlier failures no longer count."""
-        if self._failures:
-            self._failures = self._stalls = 0
-            self._avoided.clear()
+        self._attempts.progressed()
 
     def migrated(self, migration_id: str) -> None:
         """Note that the request was migrated; the next leg claims it at the destination."""
@@ -159,14 +156,7 @@ class Route:
     def requeued(self) -> Refusal | None:
         """Note that the request was sent back to be placed again; a Refusal if too often."""
         self._leave("requeued")
-        if self._active.instance_id is not None:
-            self._avoided.add(self._active.instance_id)
-        self._bounces += 1
-        if self._bounces <= _BOUNCES:
-            return None
-        return self._given_up(
-            Refusal(503, f"instances sent the request back {self._bounces} times", "overloaded")
-        )
+        return self._given_up(self._attempts.sent_back(self._active.instance_id))
 
     def broke(self, failure: Failure) -> Refusal | None:
         """Note that the instance failed a stream that had begun; a Refusal if it was the last one.
@@ -175,42 +165,52 @@ class Route:
         """
         self._leave("instance_died")
         instance = self._context.fleet.instances.get(self._active.instance_id)
-        if instance is None:
-            return self._given_up(self._count_failure(failure))
-        return self._given_up(self._failed(instance, failure))
+        end = self._failed(instance, failure, begun=True)
+        assert not isinstance(end, UpstreamAnswer), "not where the client has part of a stream"
+        return self._given_up(end)
 
     def _leave(self, reason: str) -> None:
         self._moving = reason
         self._active.state = ActiveState.MOVING
         self._context.fleet.forget(self._active.request_id)
 
-    def _failed(self, instance: Instance, failure: Failure) -> Refusal | None:
+    def _failed(
+        self, instance: Instance | None, failure: Failure, *, begun: bool
+    ) -> Refusal | UpstreamAnswer | None:
+        """Note a failure; return how the request ends because of it, None if it does not."""
         fleet = self._context.fleet
-        if failure.kind == "refused":
-            fleet.suspect(instance, failure.detail)
-        if failure.kind == "answered" and failure.status != 503:
-            self._barred.add(instance.id)
-            if all(each.id in self._barred for each in fleet.instances.up()):
-                return Refusal(502, f"every instance failed: {failure.detail}", "upstream_error")
-        self._avoided.add(instance.id)
+        if instance is not None:
+            self._blame(instance, failure)
+        others = [each.id for each in fleet.instances.up() if each.group.serves(self._model())]
+        end = self._attempts.failed(instance.id if instance else None, failure, others, begun=begun)
         claim = fleet.claim_of(self._active.request_id)
-        if claim and claim[1].id not in self._avoided | self._barred:
+        shunned = self._attempts.avoided | self._attempts.barred
+        if claim and claim[1].id not in shunned:
             self._claim = claim
         self._moving = self._moving or "instance_died"
         fleet.forget(self._active.request_id)
         self._active.instance_id = None
-        return self._count_failure(failure)
+        return end
 
-    def _count_failure(self, failure: Failure) -> Refusal | None:
-        self._failures += 1
-        self._stalls += failure.kind == "stalled"
-        if self._stalls >= _STALLS:
-            return Refusal(504, failure.detail, "upstream_timeout")
-        if self._failures >= self._context.config.max_attempts:
-            return Refusal(
-                502, f"{self._failures} attempts failed: {failure.detail}", "bad_gateway"
-            )
-        return None
+    def _blame(self, instance: Instance, failure: Failure) -> None:
+        health, request_id = self._context.fleet.health, self._active.request_id
+        self._inquest.note(instance, failure)
+        match failure.kind:
+            case FailureKind.STARVED:
+                health.starved(failure.detail)
+            case FailureKind.BUSY:
+                health.busy(instance, request_id, failure.retry_after_s)
+            case FailureKind.REFUSED:
+                self._active.instance_id = None  # it never was there
+                health.died(instance)
+                self._context.fleet.suspect(instance, failure.detail)
+            case FailureKind.BROKEN | FailureKind.STALLED:
+                health.failed(instance, request_id, failure.kind, failure.detail)
+            case FailureKind.ANSWERED if failure.is_server_error:
+                health.failed(instance, request_id, failure.kind, failure.detail)
+
+    def _model(self) -> str | None:
+        return self._request.model or self._served_model
 
     async def _place(self, output_tokens: int, *, begun: bool, grafts: bool) -> Instance | Refusal:
         # Whoever began the answer has settled its model, also where the request names none.
@@ -223,8 +223,8 @@ class Route:
                 self._arrived_at_s,
                 model=model or self._context.fleet.only_model(),
             ),
-            frozenset(self._avoided),
-            frozenset(self._barred),
+            frozenset(self._attempts.avoided),
+            frozenset(self._attempts.barred),
             plugged_only=begun,
             or_vllm=grafts,
         )
@@ -235,6 +235,7 @@ class Route:
         if self._moving is None:
             waited_s = self._context.fleet_seconds(time.monotonic() - asked_at)
             self._context.tally.waited(self._request.class_name, waited_s)
+            self._active.account.queue_wait_s = waited_s
         return placed
 
     async def _send(
@@ -293,12 +294,8 @@ class Route:
     def _carried_on(self, *, ok: bool) -> None:
         if self._moving is not None:
             self._context.tally.carried_on(self._moving, ok=ok)
+            self._active.account.moves += ok
             self._moving = None
-
-    async def _back_off(self) -> None:
-        # The first failure costs no wait: another instance is usually available.
-        if self._failures > 1:
-            await asyncio.sleep(min(_BACKOFF_S * 2 ** (self._failures - 2), _BACKOFF_MAX_S))
 
 
 def _only_stream(target: Instance, result: Leg | UpstreamAnswer | Failure) -> Leg | Failure:
@@ -306,4 +303,4 @@ def _only_stream(target: Instance, result: Leg | UpstreamAnswer | Failure) -> Le
 
 
 def _failure(target: Instance, answer: UpstreamAnswer) -> Failure:
-    return Failure("answered", f"{target.id} answered {answer.status}", answer.status)
+    return Failure(FailureKind.ANSWERED, f"{target.id} answered {answer.status}", answer.status)

@@ -4,6 +4,7 @@ Kept bodies of all requests share one allowance; beyond it, and beyond a body's 
 passed on as they arrive, and the request can be sent only once.
 """
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Self
 
@@ -73,6 +74,10 @@ class Body:
     def repeatable(self) -> bool:
         """Whether the body can be sent once more: nothing of it is lost."""
         return self._keeps or not self._passed
+
+    def fingerprint(self) -> bytes:
+        """Return what tells this body from others: itself if it is kept, else something unique."""
+        return self._joined() if self._whole and self._keeps else secrets.token_bytes(16)
 
     async def read_until_settled(self) -> Peek:
         """Read until it is known where the request goes, or no more can be kept.

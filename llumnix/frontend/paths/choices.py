@@ -46,7 +46,8 @@ class ByLoad:
         active.state, active.instance_id = ActiveState.QUEUED, None
         placed = await context.queue.place(PlacementRequest(self._ask, avoided=tried, barred=tried))
         if isinstance(placed, Instance):
-            active.state, active.instance_id = ActiveState.RUNNING, placed.id
+            active.state = ActiveState.RUNNING
+            active.goes_to(placed.id)
         return placed
 
 
@@ -119,7 +120,8 @@ class InTurn:
         if isinstance(chosen, Instance):
             self._stay.enter_context(self._turns.at(chosen))
             if self._active is not None:
-                self._active.state, self._active.instance_id = ActiveState.RUNNING, chosen.id
+                self._active.state = ActiveState.RUNNING
+                self._active.goes_to(chosen.id)
         return chosen
 
     async def _wait(self) -> Instance | Refusal:

@@ -1,9 +1,7 @@
 """One request to one instance, and its response on the way to the client."""
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import aiohttp
 from aiohttp import web
@@ -11,6 +9,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.outcome import Failure, FailureKind, is_ours, retry_after_s
 from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.location import as_clients_see
 from llumnix.frontend.request.headers import end_to_end, to_instance_as_is
@@ -19,8 +18,6 @@ from llumnix.instances.instance import Instance
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
 """Statuses with which another instance may do better."""
 _HELD_BYTES = 256 * 1024
-_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of this machine, for which no instance is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +47,15 @@ class Declined:
     @property
     def retry_after_s(self) -> float:
         """Return the wait it asks for; 0 if it asks for none."""
-        try:
-            return float(self.headers.get("Retry-After", "0"))
-        except ValueError:
-            return 0.0
+        return retry_after_s(self.headers.get("Retry-After"))
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Why an instance gave no response.
+    """Why an instance gave no response; `stale` if it had closed a kept-alive connection."""
 
-    `ours`: this machine could not ask it. `refused`: it takes no connection. `stale`: it had closed
-    a kept-alive connection. `broken`: it broke off. `silent`: it sent nothing in time.
-    """
-
-    kind: Literal["ours", "refused", "stale", "broken", "silent"]
-    detail: str
+    failure: Failure
+    stale: bool = False
 
 
 class Cutoff(ConnectionResetError):  # noqa: N818 - what the instance did, told to the client
@@ -142,11 +132,11 @@ async def _beginning(upstream: aiohttp.ClientResponse) -> bytes:
 
 
 def _lost(instance: Instance, error: BaseException, *, reused: bool) -> Lost:
-    if isinstance(error, OSError) and error.errno in _OUR_OWN:
-        return Lost("ours", f"no connection to {instance.id} can be opened from here: {error}")
+    if is_ours(error):
+        return Lost(Failure(FailureKind.STARVED, f"no connection can be opened: {error}"))
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Lost("refused", f"{instance.id} takes no connection: {error}")
+        detail = f"{instance.id} refuses connections: {error}"
+        return Lost(Failure(FailureKind.REFUSED, detail))
     if isinstance(error, TimeoutError):
-        return Lost("silent", f"{instance.id} sent nothing in time")
-    kind: Literal["stale", "broken"] = "stale" if reused else "broken"
-    return Lost(kind, f"{instance.id} does not respond: {error!r}")
+        return Lost(Failure(FailureKind.STALLED, f"{instance.id} sent nothing in time"))
+    return Lost(Failure(FailureKind.BROKEN, f"{instance.id} broke off: {error!r}"), reused)

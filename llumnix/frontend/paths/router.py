@@ -4,7 +4,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.paths.attempts import Patience, pass_on
+from llumnix.frontend.paths.attempts import Attempts, Patience
 from llumnix.frontend.paths.body import INVALID_BODY, Allowance, Body, BrokenBody
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
 from llumnix.frontend.paths.dialect import error_response
@@ -17,7 +17,7 @@ from llumnix.frontend.paths.websocket import pass_websocket, wants_websocket
 from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import class_of
-from llumnix.frontend.serving import serve, tracked, unknown_model
+from llumnix.frontend.serving import Facts, arrived, serve, tracked, turned_away, unknown_model
 
 _BYTES_PER_TOKEN = 4
 _RESPONSES_REMEMBERED = 100_000
@@ -79,26 +79,30 @@ class Router:
     ) -> web.StreamResponse | Refusal:
         """Have an engine compute something that is not generated token by token."""
         context, http = self._context, asked.http
-        context.tally.request_arrived()
+        arrived(context, http)
         read = await self._who(asked)
         if isinstance(read, Refusal):
-            context.tally.request_ended(context.classes.default, "rejected")
+            turned_away(context, read)
             return read
         seen, class_name = read
+
+        tokens = max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
 
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             asked.headers[REQUEST_ID] = active.request_id
             asked.headers[CLASS] = class_name
             index = context.classes.names.index(class_name)
-            tokens = max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
             choose = ByLoad(context, active, index, seen.model, tokens)
-            answered = await pass_on(context, asked, choose, Patience(may_do_better, repeats=True))
+            patience = Patience(may_do_better, repeats=True)
+            attempts = Attempts(context, asked, patience, active.request_id)
+            answered = await attempts.pass_on(choose)
             if isinstance(answered, Refusal):
                 outcome = "rejected" if answered.status == 503 else "failed"
+                active.account.cause = answered.cause()
                 return error_response(answered, destination.dialect), outcome
             return answered, "finished" if answered.status < 400 else "rejected"
 
-        return await tracked(context, http, class_name, work, _UNSTREAMED)
+        return await tracked(context, Facts(class_name, seen.model, tokens, _UNSTREAMED), work)
 
     async def _who(self, asked: Asked) -> tuple[Peek, str] | Refusal:
         """Return what the body says, and the request's class."""
@@ -124,28 +128,29 @@ class Router:
         safe = destination.known or asked.http.method in _SAFE
         patience = Patience(may_do_better if safe else _never, repeats=safe)
         with InTurn(self._context, self._turns, model) as choose:
-            return await pass_on(self._context, asked, choose, patience)
+            return await Attempts(self._context, asked, patience).pass_on(choose)
 
     async def _converse(self, http: web.Request, target: str) -> web.StreamResponse | Refusal:
         """Connect a WebSocket with an instance of the model that its query names, if it does."""
         context = self._context
-        context.tally.request_arrived()
+        arrived(context, http)
         model = query_field(http.rel_url.raw_query_string.encode(), "model")
         class_name = class_of(http.headers, {}, context.classes)
         refusal = class_name if isinstance(class_name, Refusal) else unknown_model(context, model)
         if refusal is not None:
-            context.tally.request_ended(context.classes.default, "rejected")
+            turned_away(context, refusal)
             return refusal
 
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             with InTurn(context, self._turns, model, active) as choose:
                 answered = await pass_websocket(context, http, target, choose)
             if isinstance(answered, Refusal):
+                active.account.cause = answered.cause()
                 return answered.response(), "rejected" if answered.status < 500 else "failed"
             return answered, "finished"
 
         assert isinstance(class_name, str), "refused above"
-        return await tracked(context, http, class_name, work, _CONVERSATION)
+        return await tracked(context, Facts(class_name, model, 0, _CONVERSATION), work)
 
     async def _about_response(
         self, asked: Asked, destination: Destination
@@ -153,7 +158,8 @@ class Router:
         """Pass on what is asked about a stored response to the instance that stores it."""
         home = self._stored.home(destination.path.split("/")[3])
         patience = Patience(_never if home is not None else _is_404, repeats=True)
-        return await pass_on(self._context, asked, AtHome(self._context, home), patience)
+        attempts = Attempts(self._context, asked, patience)
+        return await attempts.pass_on(AtHome(self._context, home))
 
 
 def _never(_status: int) -> bool:

@@ -8,10 +8,13 @@ from aiohttp import web
 
 _TYPES = {
     400: "BadRequestError",
+    401: "AuthenticationError",
     403: "PermissionDeniedError",
     404: "NotFoundError",
+    408: "RequestTimeoutError",
     409: "ConflictError",
     413: "RequestEntityTooLargeError",
+    415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
     502: "BadGatewayError",
     503: "ServiceUnavailableError",
@@ -31,6 +34,11 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after_s: float | None = None
+
+    def cause(self) -> str:
+        """Return what the log says of it: not its message if that may quote the client."""
+        code = self.code or str(self.status)
+        return f"{code}: {self.message}" if self.status >= 500 else code
 
     def body(self) -> bytes:
         """Return the JSON error body."""

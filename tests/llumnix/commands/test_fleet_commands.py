@@ -45,6 +45,18 @@ def test_instances_lists_every_figure_of_every_instance(
     assert "never" in lines[2]
 
 
+def test_instances_says_why_one_is_not_up(
+    stub: StubFrontend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a line below the table, which is wide enough as it is."""
+    why = {"reason": "unauthorized", "detail": "GET /v1/models returned 401; give its key"}
+    down = instance("emu-1", state="starting", freeness=None, age_s=None, **why)
+    stub.answers["GET /llumnix/fleet"] = [(200, fleet(instance("emu-0"), down))]
+    assert command(stub, "instances") == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "emu-1 is not up (unauthorized): GET /v1/models returned 401; give its key"
+
+
 def test_instances_json_is_the_api_own(
     stub: StubFrontend, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def feed(metrics: FleetMetrics, dice: random.Random) -> None:
 def feed_instance(metrics: FleetMetrics, dice: random.Random, instance_id: str, up: int) -> None:
     metrics.dispatch_total.labels(policy="freeness", instance_id=instance_id).inc()
     metrics.instance_up.labels(instance_id=instance_id).set(up)
+    metrics.instance_not_up.labels(instance_id=instance_id, cause="lost").set(1 - up)
     metrics.instance_freeness.labels(instance_id=instance_id).set(dice.uniform(-50, 500))
     metrics.instance_running.labels(instance_id=instance_id).set(dice.randrange(32))
     metrics.instance_waiting.labels(instance_id=instance_id).set(dice.randrange(4))

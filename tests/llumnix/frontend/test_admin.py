@@ -186,7 +186,7 @@ async def test_the_metrics_of_an_instance_that_is_down_tell_no_old_load() -> Non
         await until(lambda: stage.instance("a").state is InstanceState.DOWN)
 
         after = await instance_series(stage, "a")
-        assert after == {"dispatch_total", "dispatch_created", "instance_up"}
+        assert after == {"dispatch_total", "dispatch_created", "instance_up", "instance_not_up"}
         assert stage.metric("instance_up", instance_id="a") == 0
         assert await instance_series(stage, "b") == before - {"dispatch_total", "dispatch_created"}
 

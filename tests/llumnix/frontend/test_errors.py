@@ -114,7 +114,7 @@ async def test_unknown_class(stage: Stage) -> None:
         assert "high, normal" in (await response.json())["error"]["message"]
 
 
-@pytest.mark.parametrize("status", [400, 401, 429])
+@pytest.mark.parametrize("status", [400, 401])
 async def test_an_instances_own_refusal_passes_unchanged(stage: Stage, status: int) -> None:
     """The client's fault as the engine sees it is told in the engine's words, and not retried."""
     stage.stubs[0].scripts.append(Script(status=status))

@@ -45,7 +45,7 @@ def test_a_spelling(text: str, url: str, name: str) -> None:
     ],
 )
 def test_what_is_no_address_is_said_with_advice(text: str, advice: str) -> None:
-    with pytest.raises(BadAddress, match="^[^\n]*$") as refused:
+    with pytest.raises(BadAddress, match=r"^[^\n]*$") as refused:
         Address.parse(text)
     assert advice in str(refused.value)
 

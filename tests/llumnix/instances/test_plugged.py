@@ -9,6 +9,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceKind
 from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
+from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent, Report
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad, PriorityClass, RequestId
@@ -26,6 +27,9 @@ class Listener:
     def came_up(self, instance: Instance) -> None: ...
 
     def went_down(self, instance: Instance, reason: str) -> None: ...
+
+    def not_up(self, instance: Instance, trouble: Trouble) -> None:
+        pass
 
     def heard(self, event: MigrationEvent) -> None: ...
 

@@ -1,8 +1,11 @@
 """Servers nobody modified: what their metrics page tells, and what is made of what it does not."""
 
 import asyncio
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llumnix.instances.instance import InstanceKind, InstanceState
 from llumnix.instances.untouched import read_load
@@ -53,6 +56,41 @@ def test_what_a_server_does_not_tell_is_estimated(page: str) -> None:
     assert load.running == (4,)
     assert load.physical_tokens == 2048
     assert load.waiting == (0,)
+
+
+@pytest.mark.parametrize("odd", ["NaN", "-0.39", "+Inf", "-Inf", "1e300", "x", "0x1", ""])
+def test_a_number_that_cannot_be_is_not_told(odd: str) -> None:
+    """The other gauges still count, whatever one of them says."""
+    for name in ("kv_cache_usage_perc", "num_requests_running", "num_requests_waiting"):
+        page = re.sub(rf"(vllm:{name}{{.*}}) .*", rf"\1 {odd}", VLLM)
+        load = read_load(InstanceId("x"), page, local=7, assumed_capacity_tokens=5, class_index=0)
+        assert load.capacity_tokens == 1600
+        assert load.running == ((7,) if name == "num_requests_running" else (3,))
+        assert load.waiting == ((0,) if name == "num_requests_waiting" else (2,))
+        assert 0 <= load.physical_tokens <= 1600
+
+
+@given(
+    st.lists(
+        st.builds(
+            "{}{}{} {}".format,
+            st.sampled_from(["vllm:", "vllm_", ""]),
+            st.sampled_from(
+                ["num_requests_running", "kv_cache_usage_perc", "cache_config_info", "x"]
+            ),
+            st.sampled_from(
+                ['{block_size="nan",num_gpu_blocks="9"}', '{block_size="1e99"}', "{", '{a="}', ""]
+            ),
+            st.one_of(st.floats().map(repr), st.text(max_size=8)),
+        )
+    )
+)
+def test_no_page_breaks_the_reader(lines: list[str]) -> None:
+    page = "\n".join(lines)
+    load = read_load(InstanceId("x"), page, local=1, assumed_capacity_tokens=50, class_index=0)
+    figures = (load.capacity_tokens, load.physical_tokens, load.queued_demand_tokens)
+    assert all(0 <= each < 2**62 for each in (*figures, *load.running, *load.waiting))
+    assert load.physical_tokens <= load.capacity_tokens
 
 
 async def test_an_untouched_server_is_found_polled_and_lost() -> None:

@@ -20,7 +20,7 @@ from llumnix.frontend.paths.table import Destination
 from llumnix.frontend.request.headers import identity
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest, class_of
-from llumnix.frontend.serving import tracked, unknown_model
+from llumnix.frontend.serving import Facts, arrived, tracked, turned_away, unknown_model
 from llumnix.instances.instance import Instance
 
 _BYTES_PER_TOKEN = 4
@@ -39,10 +39,10 @@ class Immovable:
     ) -> web.StreamResponse | Refusal:
         """Serve it; a Refusal if it cannot be read."""
         context, arrived_at = self._context, time.monotonic()
-        context.tally.request_arrived()
+        arrived(context, http)
         request = await self._read(http, target, body)
         if isinstance(request, Refusal):
-            context.tally.request_ended(context.classes.default, "rejected")
+            turned_away(context, request)
             return request
         home = await self._home(http, member(request.body, "previous_response_id"))
 
@@ -54,7 +54,8 @@ class Immovable:
                 made.route.starts_at(home)
             return await made.run()
 
-        return await tracked(context, http, request.class_name, relay, _IMMOVABLE)
+        facts = Facts(request.class_name, request.model, request.prompt_tokens, _IMMOVABLE)
+        return await tracked(context, facts, relay)
 
     async def _home(self, http: web.Request, response_id: object) -> Instance | None:
         """Return the instance that stores the response a request refers to, if it is known."""

@@ -17,7 +17,8 @@ from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.idle import IdleWatch
-from llumnix.frontend.http.upstream import Failure, Leg, UpstreamAnswer
+from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.paths.dialect import error_event, error_response
 from llumnix.frontend.paths.immovable.preface import Preface
@@ -60,7 +61,7 @@ class GenerationRelay:
         headers = to_instance(http.headers, active.request_id, request.class_name)
         self.route = Route(context, request, headers, active)
         self._client = ClientStream(http)
-        self._timing = Timing(context, request.class_name, arrived_at)
+        self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
         self._leg: Leg | None = None
         self._writing = False
@@ -83,26 +84,32 @@ class GenerationRelay:
                 self._context.tally.stream_closed()
         else:
             opened = first
+        tokens = _last_count(self._tail) or self._tokens
         if isinstance(opened, Refusal):
+            self._active.account.cause = opened.cause()
             if not self._client.begun:
                 response: web.StreamResponse = error_response(opened, self._dialect)
                 return response, "rejected" if opened.status == 503 else "failed"
+            self._timing.ended(tokens)
             await self._client.write(error_event(opened, self._dialect, self._events))
             return await self._client.end(), "failed"
         if isinstance(opened, UpstreamAnswer):
             return self._whole(opened)
-        self._timing.finished(_last_count(self._tail) or self._tokens)
+        self._timing.ended(tokens)
+        self._timing.finished(tokens)
         return await self._client.end(), "finished"
 
     def _whole(self, answer: UpstreamAnswer) -> tuple[web.StreamResponse, Outcome]:
         headers = to_client(answer.headers, self._active.request_id, streams=True)
         response = web.Response(status=answer.status, headers=headers, body=answer.body)
         if answer.status >= 400:
+            self._active.account.cause = f"{answer.instance.id} answered {answer.status}"
             return response, "rejected"
         if self._dialect is Dialect.RESPONSES and (found := _FIRST_ID.search(answer.body)):
             self._stored.learn(found.group(1).decode(errors="replace"), answer.instance)
         spent_s = self._context.fleet_seconds(time.monotonic() - self._arrived_at)
         tokens = _last_count(answer.body[-_TAIL_BYTES:])
+        self._active.account.output_tokens = tokens
         self._context.tally.answered(self._request.class_name, spent_s, tokens)
         return response, "finished"
 
@@ -135,7 +142,7 @@ class GenerationRelay:
                 out = preface.feed(data)
                 if preface.failed:
                     detail = f"{leg.instance.id} began with an error: {preface.error}"
-                    return Failure("answered", detail, 500)
+                    return Failure(FailureKind.ANSWERED, detail, 500)
                 if out:
                     await self._send(out, leg)
                 if preface.said:
@@ -154,12 +161,14 @@ class GenerationRelay:
         except OSError as error:
             if isinstance(error, ConnectionError) and self._writing:
                 raise  # the client has left
-            return Failure("broken", f"{leg.instance.id} broke off: {error!r}")
+            return Failure(FailureKind.BROKEN, f"{leg.instance.id} broke off: {error!r}")
         finally:
             if self._dialect is Dialect.RESPONSES:
                 self._stored.learn(preface.response_id, leg.instance)
         if not preface.said:
-            return Failure("broken", f"{leg.instance.id} ended its stream before it began")
+            return Failure(
+                FailureKind.BROKEN, f"{leg.instance.id} ended its stream before it began"
+            )
         return None
 
     def _pass_on(self, data: bytes) -> bool:
@@ -176,6 +185,8 @@ class GenerationRelay:
             headers = to_client(leg.head.headers, self._active.request_id, streams=True)
             await self._client.begin(leg.head.status, headers)
             self._timing.first(now)
+            self._active.flows_since_s = now
+            self._context.fleet.health.flows(self._active.request_id)
         self._timing.pace.last_at = self._watch.touched_at = now
         self._count(data)
         await self._client.write(data)

@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.upstream import Failure, Leg
+from llumnix.frontend.http.outcome import Failure
+from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.request.request import Classes, ClientRequest, parse

@@ -37,7 +37,10 @@ class PathServer(StubInstance):
         self.got: list[Got] = []
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.route("*", "/{rest:.*}", self._any)]
+        return [web.get("/health", self._health), web.route("*", "/{rest:.*}", self._any)]
+
+    async def _health(self, _http: web.Request) -> web.Response:
+        return web.Response()
 
     async def _any(self, http: web.Request) -> web.StreamResponse:
         got = Got(http.method, http.raw_path, CIMultiDict(http.headers), await http.read())

@@ -1,0 +1,132 @@
+"""What the fleet makes of what requests went through: whom to spare, whom to blame, what to log."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from llumnix.fleet.bounded_log import BoundedLog
+from llumnix.fleet.events import EventRing
+from llumnix.fleet.requests import RequestTable
+from llumnix.fleet.suspects import PROOF_S, Suspects
+from llumnix.instances.instance import Instance
+from policies.types import InstanceId, RequestId
+
+log = logging.getLogger(__name__)
+
+
+class FleetHealth:
+    """Keeps each instance's fitness up to date, and judges requests when instances die.
+
+    `changed` is called when a request that was held back might now be placed.
+    """
+
+    def __init__(
+        self,
+        max_poisoned: int,
+        requests: RequestTable,
+        events: EventRing,
+        fleet_s: Callable[[], float],
+        changed: Callable[[], None],
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.suspects = Suspects(max_poisoned)
+        self._requests = requests
+        self._events = events
+        self._fleet_s = fleet_s
+        self._changed = changed
+        self.now_s = clock_s
+        self._log = BoundedLog(log)
+
+    def sent(self, instance: Instance) -> None:
+        """Note that a request is about to be sent to an instance."""
+        instance.fitness.breaker.sent(self.now_s())
+
+    def served(self, instance: Instance) -> None:
+        """Note that an instance answered a request."""
+        instance.fitness.dead = False
+        if instance.fitness.breaker.succeeded(self.now_s()):
+            log.warning("breaker_closed instance=%s", instance.id)
+            self._event("breaker_closed", f"{instance.id} answers again")
+
+    def failed(self, instance: Instance, request_id: RequestId, kind: str, detail: str) -> None:
+        """Note that an instance failed a request, of its own fault."""
+        self._log.warning(
+            f"{instance.id} {kind}",
+            "attempt_failed request_id=%s instance=%s kind=%s detail=%s",
+            *(request_id, instance.id, kind, detail),
+        )
+        if instance.fitness.breaker.failed(self.now_s(), detail):
+            self._opened(instance, detail)
+
+    def trip(self, instance: Instance, reason: str) -> None:
+        """Leave an instance alone for a while, and then probe it."""
+        if instance.fitness.breaker.trip(self.now_s(), reason):
+            self._opened(instance, reason)
+
+    def busy(self, instance: Instance, request_id: RequestId, retry_after_s: float) -> None:
+        """Note that an instance has no room, and for how long it wants to be left alone."""
+        instance.fitness.rest(retry_after_s, self.now_s())
+        self._log.warning(
+            f"{instance.id} busy",
+            "instance_busy request_id=%s instance=%s retry_after_s=%g",
+            *(request_id, instance.id, retry_after_s),
+        )
+
+    def starved(self, detail: str) -> None:
+        """Note that this process is out of files, ports or memory."""
+        self._log.warning("starved", "frontend_starved detail=%s hint=raise ulimit -n", detail)
+
+    def left(self, instance: Instance, request_id: RequestId) -> None:
+        """Note that a request's connection to an instance failed while it may have been on it."""
+        self.suspects.left(
+            request_id, instance.id, proved=self._proved(request_id), now_s=self.now_s()
+        )
+
+    def died(self, instance: Instance) -> None:
+        """Note that an instance was found dead, once for each death: judge who was on it."""
+        if instance.fitness.dead:
+            return
+        instance.fitness.dead = True
+        there = [
+            (each.request_id, self._proved(each.request_id))
+            for each in self._requests.at(instance.id)
+        ]
+        self.suspects.died(instance.id, there, self.now_s())
+
+    def flows(self, request_id: RequestId) -> None:
+        """Note that a request produces something on its instance: others need not stay off it."""
+        if self.suspects.blamed(request_id, self.now_s()):
+            self._changed()
+
+    def keeps_off(self, request_id: RequestId) -> set[InstanceId]:
+        """Return the instances where another request is tried that may crash them."""
+        now_s = self.now_s()
+        if not self.suspects.blamed(request_id, now_s):
+            return set()
+        others = (self._requests.active.get(each) for each in self.suspects.tried_alone(now_s))
+        return {
+            each.instance_id
+            for each in others
+            if each is not None
+            and each.request_id != request_id
+            and each.instance_id is not None
+            and each.flows_since_s is None
+        }
+
+    def convict(self, request_id: RequestId, instances: tuple[InstanceId, ...]) -> None:
+        """Say which request took instances down."""
+        names = ",".join(instances)
+        log.warning("request_poisonous request_id=%s instances=%s", request_id, names)
+        self._event("request_poisonous", f"{request_id} took down {names} and is given up")
+
+    def _opened(self, instance: Instance, reason: str) -> None:
+        log.warning("breaker_open instance=%s reason=%s", instance.id, reason)
+        self._event("breaker_open", f"{instance.id} is left alone for a while: {reason}")
+
+    def _event(self, kind: str, text: str) -> None:
+        self._events.add(self._fleet_s(), kind, text)
+
+    def _proved(self, request_id: RequestId) -> bool:
+        active = self._requests.active.get(request_id)
+        since_s = active.flows_since_s if active is not None else None
+        return since_s is not None and self.now_s() - since_s >= PROOF_S

@@ -1,0 +1,39 @@
+"""What speaks against sending requests to an instance that is up."""
+
+from dataclasses import dataclass, field
+
+from llumnix.instances.breaker import Breaker, BreakerState
+
+_LONGEST_REST_S = 30.0
+
+
+@dataclass(slots=True)
+class Fitness:
+    """An instance's breaker, and how long it asked to be left alone. Times are wall seconds.
+
+    `hung` says why it is suspected of standing still, empty if it is not; `dead` that its death has
+    been taken note of.
+    """
+
+    breaker: Breaker = field(default_factory=Breaker)
+    busy_until_s: float = 0.0
+    hung: str = ""
+    dead: bool = False
+
+    def rest(self, seconds: float, now_s: float) -> None:
+        """Note that it asked for a pause; the longest that is granted is half a minute."""
+        self.busy_until_s = max(self.busy_until_s, now_s + min(seconds, _LONGEST_REST_S))
+
+    def objection(self, now_s: float) -> str:
+        """Return why others are to be preferred now; empty if they are not."""
+        if now_s < self.busy_until_s:
+            return f"it asked to be left alone for another {self.busy_until_s - now_s:.0f} s"
+        if not self.breaker.admits(now_s):
+            probing = self.breaker.state(now_s) is BreakerState.HALF_OPEN
+            return "it is being probed" if probing else f"it keeps failing: {self.breaker.reason}"
+        return ""
+
+    def renew(self) -> None:
+        """Forget everything: the server has come up, perhaps another one."""
+        self.breaker.reset()
+        self.busy_until_s, self.hung, self.dead = 0.0, "", False

@@ -1,0 +1,1 @@
+"""Log lines: one event a line, in fields, for people and machines alike."""
