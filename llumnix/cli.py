@@ -24,6 +24,7 @@ COMMANDS = {
     "instances": "commands.fleet",
     "migrate": "commands.fleet",
     "drain": "commands.fleet",
+    "keys": "commands.keys",
     "emulate": "commands.emulate",
     "simulate": "planning.simulate",
     "compare": "planning.compare",

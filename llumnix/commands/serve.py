@@ -1,7 +1,6 @@
 """`llumnix serve`: the frontend and the fleet behind it, in one process."""
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import sys
@@ -17,6 +16,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
+from llumnix.reload import Reloader
 from llumnix.service import Service, run_frontend
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
@@ -32,6 +32,7 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
@@ -39,7 +40,7 @@ FRONTEND_GROUPS = {
     ),
     "deadlines": (
         *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
-        *("claim_patience_s", "helper_timeout_s", "shutdown_grace_s"),
+        *("claim_patience_s", "helper_timeout_s", "drain_delay_s", "shutdown_grace_s"),
     ),
 }
 
@@ -107,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
         )
     except (PolicyError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    reloader = Reloader(lambda: settings(args), config, service)
     try:
         return run_async(
             run_frontend(
                 service,
                 lambda url, admin_url: _ready(url, admin_url, config, args.announce),
-                asyncio.Event(),
+                reloader.reload,
             )
         )
     except OSError as error:

@@ -51,6 +51,12 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    api_keys_file: str = _text(
+        "",
+        "file with the API keys that clients must send (`llumnix keys new` makes one); without it "
+        "anyone may send requests, and clients' own keys are forwarded",
+        "FILE",
+    )
     metrics_on_clients_port: bool = field(
         default=True,
         metadata={"help": "serve /metrics on the clients' port too, as vLLM does", "unit": ""},
@@ -101,11 +107,22 @@ class FrontendConfig:
         8, "consecutive failures without progress that a request survives", "failures"
     )
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
+    drain_delay_s: float = _option(
+        0.0,
+        "how long everything is still served at shutdown, while /ready says no already; "
+        "as long as a load balancer takes to notice",
+        "s",
+    )
     shutdown_grace_s: float = _option(
-        30.0, "time that open streams have to finish at shutdown", "s"
+        30.0, "time that open streams have to finish at shutdown, after the drain delay", "s"
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be between 0 and 65535, not {self.port}")
+        for name in ("drain_delay_s", "shutdown_grace_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in (
             "queue_timeout_s",
             "first_byte_timeout_s",

@@ -10,9 +10,12 @@ from llumnix.frontend.request.request import Classes
 from llumnix.metrics.tally import Tally
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ServingContext:
-    """The fleet, the queue in front of it, and the connections to its instances."""
+    """The fleet, the queue in front of it, and the connections to its instances.
+
+    `config` may be replaced while serving; a request keeps what it began with.
+    """
 
     config: FrontendConfig
     fleet: Fleet

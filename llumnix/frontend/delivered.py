@@ -65,10 +65,10 @@ class DeliveredStream:
         return seen
 
     def note(self) -> bool:
-        """Record the end of a leg; return whether it delivered anything new."""
-        before, self.had = self.had.size(), self.so_far()
+        """Record the end of a leg; return whether it said anything new."""
+        before, self.had = self.had.progress(), self.so_far()
         self._start(Ledger(), grafted=False)
-        return self.had.size() > before
+        return self.had.progress() > before
 
     async def read_ahead(self) -> None:
         """Parse the stream so far bit by bit, so that little is left to parse at the end."""

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
@@ -84,7 +85,7 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     try:
         response, outcome = await work(active)
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "cancelled"
+        outcome = "failed" if account.cut else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
@@ -104,6 +105,22 @@ def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
     return Refusal(404, message, "model_not_found", "model")
 
 
+def inadmissible(
+    context: ServingContext, model: str | None, prompt_tokens: int, output_limit_tokens: int = 0
+) -> Refusal | None:
+    """Return why a request is not admitted: nobody serves its model, or its caller's limits.
+
+    What it may use of the limits is reserved.
+    """
+    unknown = unknown_model(context, model)
+    if unknown is not None:
+        return unknown
+    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    if too_many is not None:
+        context.tally.access_refused(too_many.code or "")
+    return too_many
+
+
 async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
     limit = context.config.body_limit_bytes
     too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
@@ -117,12 +134,17 @@ async def _read(context: ServingContext, http: web.Request, path: str) -> Client
         # There is nothing more to read: aiohttp would, and fail with a traceback.
         http.content.feed_eof()
         return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
-    request = parse(path, raw, http.headers, context.classes)
+    visit = own_visit()
+    classes = visit.classes(context.classes)
+    request = parse(path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    return unknown_model(context, request.model) or request
+    refusal = inadmissible(
+        context, request.model, request.prompt_tokens, request.output_limit_tokens
+    )
+    return refusal or request
 
 
 async def _relay(

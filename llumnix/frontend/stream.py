@@ -28,7 +28,7 @@ from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.leg_filter import LegFilter, Overlong
 from llumnix.frontend.splicing.splice import Diverged
 from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
-from llumnix.frontend.splicing.transcript import Transcript
+from llumnix.frontend.splicing.transcript import Transcript, says_something
 from llumnix.frontend.timing import Timing
 from llumnix.instances.instance import Instance
 
@@ -69,6 +69,8 @@ class StreamRelay:
         self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
+        self._said = False
+        self._last_words = b""
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
@@ -125,9 +127,10 @@ class StreamRelay:
             if followed is not None:
                 return followed
         had, ids = self._record.had, self._record.known_ids()
-        grafts = self._continuation.by_graft(had, ids)
+        begun = had.said or bool(ids)
+        grafts = begun and self._continuation.by_graft(had, ids)
         opened = await self._route.open(
-            ids, begun=had.events > 0, prompt_ids=had.prompt_ids if grafts else None
+            ids if begun else None, begun=begun, prompt_ids=had.prompt_ids if grafts else None
         )
         self._claims.close()
         return opened
@@ -145,6 +148,7 @@ class StreamRelay:
             while data:
                 data = strand.feed(data)
                 if data:
+                    self._said = self._said or says_something(data)
                     await self._send(data, leg)
                 if self._claims.unproven and record.shown() > len(record.had.token_ids):
                     self._claims.prove()
@@ -154,6 +158,10 @@ class StreamRelay:
                     raise self._fault
                 if strand.let_go is not None:
                     return self._let_go(strand.let_go, leg)
+                if strand.error is not None and self._can_go_on():
+                    return self._errored(strand.error, leg)
+                if strand.error is not None:
+                    await self._send(strand.resign(), leg)
                 if strand.over:
                     return None
                 try:
@@ -165,7 +173,7 @@ class StreamRelay:
         except Overlong as error:
             return Failure(FailureKind.BROKEN, f"{leg.instance.id} sent {error}")
         left = strand.end(cut_off=bool(broken))
-        if left is None:
+        if left is None or not (self._said or left):
             kind = FailureKind.STALLED if self._stalled else FailureKind.BROKEN
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
@@ -176,7 +184,7 @@ class StreamRelay:
     @property
     def _flows(self) -> bool:
         """Whether only tokens are expected, each to be forwarded at once."""
-        still = self._timing.paused or self._claims.unproven
+        still = self._timing.paused or self._claims.unproven or not self._said
         return self._client.flows and not still
 
     def _pass_on(self, data: bytes, strand: LegFilter) -> bool:
@@ -199,7 +207,7 @@ class StreamRelay:
             self._timing.first(now)
         elif self._timing.paused:
             self._timing.goes_on(now, len(self._record.had.token_ids))
-        if self._active.flows_since_s is None:
+        if self._said and self._active.flows_since_s is None:
             self._active.flows_since_s = now
             self._context.fleet.health.flows(self._active.request_id)
         self._pace.last_at = self._watch.touched_at = now
@@ -215,12 +223,19 @@ class StreamRelay:
         self._record.keep(how.choice)
         return how
 
+    def _errored(self, error: sse.ServerError, leg: Leg) -> Failure:
+        """Return how a leg ended whose instance said that it failed the request."""
+        self._last_words = error.rest
+        detail = f"{leg.instance.id} failed the stream: {error.message}"
+        busy = error.status in (429, 503)
+        return Failure(FailureKind.BUSY if busy else FailureKind.ANSWERED, detail, error.status)
+
     def _note_end(self, end: End) -> Refusal | None:
         """Record what the client has, and tell the route why this leg ended."""
         if self._record.note():
             self._route.progressed()
         handed_to = self._recompute_move.take_target()
-        if self._record.had.events and not self._resumable():
+        if self._record.had.said and not self._resumable(self._record.had):
             detail = end.detail if isinstance(end, Failure) else "it was sent elsewhere"
             return Refusal(502, f"the stream broke and cannot be resumed: {detail}", "broken")
         moved = isinstance(end, Redirect) and end.migration_id is not None
@@ -238,11 +253,15 @@ class StreamRelay:
             return None
         return self._route.broke(end) if isinstance(end, Failure) else self._route.requeued()
 
-    def _resumable(self) -> bool:
+    def _can_go_on(self) -> bool:
+        """Return whether another instance could go on from what has been sent so far."""
+        had = self._record.so_far()
+        return not had.said or self._resumable(had)
+
+    def _resumable(self, had: Transcript) -> bool:
         """Return whether any instance could resume what the client has."""
         assert self._leg is not None
-        had = self._record.had
-        if self._continuation.by_graft(had, self._record.known_ids()):
+        if self._continuation.by_graft(had, self._record.kept.after(had.token_ids)):
             return True
         plugged = self._leg.instance.plugged or self._context.fleet.instances.any_plugged()
         return plugged and self._continuation.by_replay(self._leg.instance, had)
@@ -262,7 +281,7 @@ class StreamRelay:
     async def _fail(self, refusal: Refusal) -> web.StreamResponse:
         if not self._client.begun:
             return refusal.response()
-        await self._client.write(refusal.event())
+        await self._client.write(self._last_words or refusal.event())
         return await self._client.end()
 
     def _on_instance_down(self) -> None:

@@ -11,6 +11,7 @@ from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
 from llumnix.frontend.splicing.leg_filter import LegFilter, hider
 from llumnix.frontend.splicing.logprobs import KeptTokens
+from llumnix.frontend.splicing.restart import Restart
 from llumnix.frontend.splicing.splice import Diverged, Splicer
 from llumnix.frontend.splicing.transcript import Transcript, only_choice, strings
 from llumnix.instances.instance import Instance
@@ -52,7 +53,9 @@ class Continuation:
         Raises Diverged if the client's text is not the text of these tokens.
         """
         joiner: Splicer | Grafter | None = None
-        if leg.instance.plugged or not had.events:
+        if not had.said and not ids:
+            joiner = Restart(had) if had.opened else None
+        elif leg.instance.plugged:
             joiner = Splicer(had, kept) if had.events else None
         else:
             made = await self._grafter(leg, had, ids)

@@ -18,11 +18,10 @@ from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.attempts import Attempts
 from llumnix.frontend.moves.inquest import Inquest
-from llumnix.frontend.request.body import RESUME_FIELD, TAG_FIELD, with_transfer
+from llumnix.frontend.moves.resume_body import graft_body, replay_body
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.instances.instance import Instance
-from migration.links.auth import sign_resume
 from policies.types import DispatchRequest, MigrationId
 
 
@@ -46,6 +45,7 @@ class Route:
         self._attempts = Attempts(context.config.max_attempts)
         self._inquest = Inquest(context, active.request_id)
         self._served_model: str | None = None
+        self._streamed = False
 
     async def open(
         self,
@@ -72,7 +72,7 @@ class Route:
             self._active.state = ActiveState.MOVING if begun else ActiveState.STARTING
             self._active.goes_to(target.id)
             if begun and not target.plugged:
-                body = self._graft_body(token_ids, prompt_ids)
+                body = graft_body(self._request, prompt_ids, token_ids)
             else:
                 body = self._body(target, claim[0] if claim else None, token_ids)
             result = await self._send(target, body, self._active)
@@ -83,6 +83,7 @@ class Route:
                 if claim and claim[0] is not None:
                     self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
                 self._active.state = ActiveState.RUNNING
+                self._streamed = self._streamed or isinstance(result, Leg)
                 self._served_model = min(target.group.models, default=None)
                 return self._opened(result)
             end = self._failed(target, result, begun=begun)
@@ -182,7 +183,9 @@ class Route:
         if instance is not None:
             self._blame(instance, failure)
         others = [each.id for each in fleet.instances.up() if each.group.serves(self._model())]
-        end = self._attempts.failed(instance.id if instance else None, failure, others, begun=begun)
+        end = self._attempts.failed(
+            instance.id if instance else None, failure, others, begun=begun or self._streamed
+        )
         claim = fleet.claim_of(self._active.request_id)
         shunned = self._attempts.avoided | self._attempts.barred
         if claim and claim[1].id not in shunned:
@@ -258,29 +261,10 @@ class Route:
         *,
         early: bool = False,
     ) -> bytes:
-        request = self._request
-        if not target.plugged or not request.resumable:
-            return request.original(target)
-        request_id = self._active.request_id
-        tag = {"request_id": request_id, "class_index": request.class_index}
-        fields: dict[str, object] = {TAG_FIELD: tag}
-        if migration_id is not None or token_ids:
-            resume = {
-                "request_id": request_id,
-                "migration_id": migration_id,
-                "output_token_ids": list(token_ids or ()),
-                "issued_at": time.time(),
-                "early": early,
-            }
-            fields[RESUME_FIELD] = sign_resume(self._context.fleet.secret, resume)
-        return with_transfer(request.original(target), fields, amid=request.has_params)
-
-    def _graft_body(
-        self, token_ids: Sequence[int] | None, prompt_ids: Sequence[int] | None
-    ) -> bytes:
-        recipe = self._request.recipe
-        assert recipe is not None, "a server without the plugin was asked for"
-        return recipe.body(self._request.body, prompt_ids or (), token_ids or ())
+        secret, request_id = self._context.fleet.secret, self._active.request_id
+        return replay_body(
+            self._request, request_id, target, secret, migration_id, token_ids, early=early
+        )
 
     def _given_up(self, refusal: Refusal | None) -> Refusal | None:
         if refusal is not None:

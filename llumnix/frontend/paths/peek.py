@@ -15,7 +15,10 @@ from urllib.parse import parse_qs
 _VALUE = rb'("(?:[^"\\]|\\.)*"|true|false|null|-?\d+)'
 _MEMBERS = {
     name: re.compile(rb'[{,]\s*"' + name.encode() + rb'"\s*:\s*' + _VALUE)
-    for name in ("model", "stream", "priority", "service_tier", "previous_response_id")
+    for name in (
+        *("model", "stream", "priority", "service_tier", "previous_response_id"),
+        *("max_tokens", "max_output_tokens", "max_completion_tokens"),
+    )
 }
 _JSON = ("application/json", "text/json", "text/plain", "")
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^\s;]+))', re.IGNORECASE)

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.attempts import Attempts, Patience
 from llumnix.frontend.paths.body import INVALID_BODY, Allowance, Body, BrokenBody
@@ -17,7 +18,15 @@ from llumnix.frontend.paths.websocket import pass_websocket, wants_websocket
 from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import class_of
-from llumnix.frontend.serving import Facts, arrived, serve, tracked, turned_away, unknown_model
+from llumnix.frontend.serving import (
+    Facts,
+    arrived,
+    inadmissible,
+    serve,
+    tracked,
+    turned_away,
+    unknown_model,
+)
 
 _BYTES_PER_TOKEN = 4
 _RESPONSES_REMEMBERED = 100_000
@@ -86,7 +95,7 @@ class Router:
             return read
         seen, class_name = read
 
-        tokens = max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
+        tokens = _tokens(http)
 
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             asked.headers[REQUEST_ID] = active.request_id
@@ -106,14 +115,15 @@ class Router:
 
     async def _who(self, asked: Asked) -> tuple[Peek, str] | Refusal:
         """Return what the body says, and the request's class."""
-        class_name = class_of(asked.http.headers, {}, self._context.classes)
+        classes = own_visit().classes(self._context.classes)
+        class_name = class_of(asked.http.headers, {}, classes)
         if isinstance(class_name, Refusal):
             return class_name
         try:
             seen = await asked.body.read_until_settled()
         except BrokenBody as error:
             return error.refusal()
-        return unknown_model(self._context, seen.model) or (seen, class_name)
+        return inadmissible(self._context, seen.model, _tokens(asked.http)) or (seen, class_name)
 
     async def _pass(self, asked: Asked, destination: Destination) -> web.StreamResponse | Refusal:
         """Pass a request on to an instance of its model, or to any if it names none."""
@@ -135,7 +145,7 @@ class Router:
         context = self._context
         arrived(context, http)
         model = query_field(http.rel_url.raw_query_string.encode(), "model")
-        class_name = class_of(http.headers, {}, context.classes)
+        class_name = class_of(http.headers, {}, own_visit().classes(context.classes))
         refusal = class_name if isinstance(class_name, Refusal) else unknown_model(context, model)
         if refusal is not None:
             turned_away(context, refusal)
@@ -160,6 +170,11 @@ class Router:
         patience = Patience(_never if home is not None else _is_404, repeats=True)
         attempts = Attempts(self._context, asked, patience)
         return await attempts.pass_on(AtHome(self._context, home))
+
+
+def _tokens(http: web.Request) -> int:
+    """Estimate the tokens of a body by its length, which is all that is known of it."""
+    return max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
 
 
 def _never(_status: int) -> bool:

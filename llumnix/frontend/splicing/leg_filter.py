@@ -10,7 +10,7 @@ from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
 from llumnix.frontend.splicing.ledger import Ledger
 from llumnix.frontend.splicing.splice import Splicer
-from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
+from llumnix.frontend.splicing.sse import ClaimRefused, Redirect, ServerError
 from llumnix.instances.instance import Instance
 
 Hide = Callable[[bytes], bytes]
@@ -38,7 +38,8 @@ class LegFilter:
 
     `joiner` joins it to what the client has: a Splicer if it replays that, a Grafter if it
     continues from it, None if there is nothing yet. `let_go` is set once the instance says that the
-    request continues elsewhere, or that it refuses it; everything it sends afterwards is dropped.
+    request continues elsewhere, or that it refuses it, `error` once it says that it failed it;
+    everything it sends afterwards is dropped.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class LegFilter:
     ) -> None:
         self.ledger = Ledger()
         self.let_go: Redirect | ClaimRefused | None = None
+        self.error: ServerError | None = None
+        self._resigned = False
         self._joiner = joiner
         self._plugged = plugged
         self._hide = hide
@@ -59,7 +62,7 @@ class LegFilter:
 
     def feed(self, data: bytes) -> bytes:
         """Return the client's part of these bytes. Raises Diverged or Overlong."""
-        if self.let_go is not None:
+        if self.let_go is not None or self.error is not None:
             return b""
         if self._rest:
             data = self._rest + data
@@ -73,6 +76,8 @@ class LegFilter:
                 return b""
         if self._plugged and sse.lets_go(data):
             data, self.let_go = sse.until_let_go(data)
+        if sse.tells_error(data) and not self._resigned:
+            data, self.error = sse.until_error(data)
         joiner = self._joiner
         if isinstance(joiner, Grafter):
             data = joiner.feed(data)
@@ -80,6 +85,13 @@ class LegFilter:
         if isinstance(joiner, Splicer):
             data = joiner.relabel(data) if joiner.caught_up else joiner.feed(data)
         return self._hide(data)
+
+    def resign(self) -> bytes:
+        """Return the error, for its client: nobody can do better. What follows is passed on."""
+        assert self.error is not None, "only once it has failed"
+        rest, self.error, self._resigned = self.error.rest, None, True
+        self.ledger.add(rest)
+        return rest
 
     @property
     def grafted(self) -> bool:
@@ -90,7 +102,7 @@ class LegFilter:
     def over(self) -> bool:
         """Whether the leg is over, whatever the instance may still send."""
         complete = isinstance(self._joiner, Grafter) and self._joiner.ended
-        return complete or self.let_go is not None
+        return complete or self.let_go is not None or self.error is not None
 
     def end(self, *, cut_off: bool) -> bytes | None:
         """Record that the connection is over (`cut_off`: by an error).

@@ -11,6 +11,7 @@ REDIRECT_MARK = b'"stop_reason":"migrate:'
 REFUSED_MARK = b'"stop_reason":"llumnix:refused:'
 REQUEUE = "requeue"
 _STOPPED_MARK = b'"stop_reason":"'
+_ERROR_MARK = b'"error"'
 
 _NULLED = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
 _EMPTY_DELTA = b'"delta":{}'
@@ -42,6 +43,15 @@ class ClaimRefused:
     """The instance refused to resume the request: it did not accept the signature."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """The instance gave the request up for a reason of its own; `rest` is how it said so."""
+
+    status: int
+    message: str
+    rest: bytes
 
 
 def complete(data: bytes) -> int:
@@ -126,6 +136,47 @@ def until_let_go(data: bytes) -> tuple[bytes, Redirect | ClaimRefused | None]:
             return kept, outcome
         kept += event
     return kept, None
+
+
+def tells_error(data: bytes) -> bool:
+    """Return whether these events may hold an error, at almost no cost.
+
+    Inside a JSON string quotes are escaped, so text that looks like this member never matches.
+    """
+    return _ERROR_MARK in data
+
+
+def until_error(data: bytes) -> tuple[bytes, ServerError | None]:
+    """Truncate whole events before a server's error, dropping it and all that follows.
+
+    An error that is the request's fault (status 4xx, but for 429) is output like any other.
+    """
+    at = 0
+    for event in events(data):
+        error = _server_error(event, data[at:]) if tells_error(event) else None
+        if error is not None:
+            return data[:at], error
+        at += len(event)
+    return data, None
+
+
+def _server_error(event: bytes, rest: bytes) -> ServerError | None:
+    chunk = payload(event) or {}
+    if chunk.get("choices"):
+        return None
+    told = chunk.get("error") or (chunk if chunk.get("object") == "error" else None)
+    if not told:
+        return None
+    fields = told if isinstance(told, dict) else {"message": told}
+    status = 500
+    for key in ("code", "status", "status_code"):
+        value = fields.get(key, chunk.get(key))
+        if isinstance(value, int) and 400 <= value < 600:
+            status = value
+            break
+    if status < 500 and status != 429:
+        return None
+    return ServerError(status, str(fields.get("message", ""))[:300], rest)
 
 
 def without_token_ids(data: bytes) -> bytes:

@@ -13,6 +13,8 @@ from llumnix.frontend.splicing import sse
 
 Channel = str
 _NOT_TEXT = ("role",)
+_SILENT_MEMBERS = frozenset({"id", "object", "created", "model", "system_fingerprint"})
+_SILENT_OF_A_CHOICE = frozenset({"index", "delta", "prompt_token_ids", "stop_reason"})
 
 
 @dataclass(slots=True)
@@ -23,7 +25,8 @@ class Transcript:
     `call_ids` the ids of tool calls, by index.
     `prompt_ids` are the prompt's, if the server sent them; `bare` says that some text came without
     token ids. `finished` and `usage` say whether the finish reason and the usage chunk were among
-    the events.
+    the events. `said` says whether the client was told anything that binds its answer, `opened`
+    which choices a chunk has opened. Comments, pings and the role open a stream, and say nothing.
     """
 
     texts: dict[Channel, str] = field(default_factory=dict)
@@ -35,11 +38,17 @@ class Transcript:
     bare: bool = False
     finished: bool = False
     usage: bool = False
+    said: bool = False
+    opened: set[int] = field(default_factory=set)
 
-    def size(self) -> tuple[int, int, bool, bool, int]:
-        """Return a key that orders transcripts of one stream by how far they got."""
+    def progress(self) -> tuple[int, int, bool, bool, bool]:
+        """Return a key that orders transcripts of one stream by how much they say."""
         text = sum(map(len, self.texts.values()))
-        return (text, len(self.token_ids), self.finished, self.usage, self.events)
+        return (text, len(self.token_ids), self.finished, self.usage, self.said)
+
+    def size(self) -> tuple[int, int, bool, bool, bool, int]:
+        """Return a key that orders transcripts of one stream by how far they got."""
+        return (*self.progress(), self.events)
 
     def joined(self, more: "Transcript") -> "Transcript":
         """Return this transcript with another appended."""
@@ -54,6 +63,8 @@ class Transcript:
             bare=self.bare or more.bare,
             finished=self.finished or more.finished,
             usage=self.usage or more.usage,
+            said=self.said or more.said,
+            opened=self.opened | more.opened,
         )
 
 
@@ -68,6 +79,7 @@ class Reader:
         """Read whole events."""
         for event in sse.events(raw):
             self._seen.events += 1
+            self._seen.said = self._seen.said or says_something(event)
             chunk = sse.payload(event)
             if chunk is not None:
                 self._chunk(chunk)
@@ -75,12 +87,14 @@ class Reader:
     def transcript(self) -> Transcript:
         """Return what has been read so far."""
         texts = {channel: "".join(parts) for channel, parts in self._texts.items()}
-        return replace(self._seen, texts=texts, token_ids=list(self._seen.token_ids))
+        seen = self._seen
+        return replace(seen, texts=texts, token_ids=list(seen.token_ids), opened=set(seen.opened))
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         seen = self._seen
         if not seen.head:
             seen.head = {key: chunk[key] for key in ("id", "created") if key in chunk}
+        seen.opened |= openings(chunk)
         choice = only_choice(chunk)
         if not seen.prompt_ids:
             told = chunk.get("prompt_token_ids") or (choice or {}).get("prompt_token_ids")
@@ -110,6 +124,50 @@ def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None
     return choices[0]
+
+
+def openings(chunk: dict[str, Any]) -> set[int]:
+    """Return the indexes of the choices in a chunk."""
+    choices = chunk.get("choices")
+    found = choices if isinstance(choices, list) else ()
+    return {
+        each["index"]
+        for each in found
+        if isinstance(each, dict) and isinstance(each.get("index"), int)
+    }
+
+
+def says_something(data: bytes) -> bool:
+    """Return whether whole events tell a client anything that binds the rest of its answer.
+
+    Any member that is not known to be silent, and holds something, speaks: text and reasoning, tool
+    calls, a refusal, audio, token ids, log-probabilities, a finish reason, usage.
+    """
+    return any(_speaks(event) for event in sse.events(data))
+
+
+def _speaks(event: bytes) -> bool:
+    chunk = sse.payload(event)
+    if chunk is None:
+        text = [line for line in event.splitlines() if line.startswith(b"data:")]
+        return any(line[5:].strip() for line in text)
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return bool(chunk.get("usage"))  # a ping of some kind, or an error
+    if any(each for key, each in chunk.items() if key not in _SILENT_MEMBERS | _OWN_MEMBERS):
+        return True
+    return any(_choice_speaks(each) for each in choices if isinstance(each, dict))
+
+
+_OWN_MEMBERS = frozenset({"choices", "prompt_token_ids", "service_tier", "kv_transfer_params"})
+
+
+def _choice_speaks(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    told = delta if isinstance(delta, dict) else {}
+    return any(each for key, each in choice.items() if key not in _SILENT_OF_A_CHOICE) or any(
+        each for key, each in told.items() if key not in _NOT_TEXT
+    )
 
 
 def _call_ids(choice: dict[str, Any]) -> Iterator[tuple[int, str]]:

@@ -24,8 +24,9 @@ class Script:
     """What a scripted instance does with one request. By default it answers it in full.
 
     After `tokens` tokens it does `then`: finish, redirect (to `migration_id`), die, hang, leave
-    (end the HTTP body in the middle) or stop short of [DONE]. `status` other than 200 is an error
-    answer; `merge` puts so many tokens into a chunk; `pause` is awaited before every chunk.
+    (end the HTTP body in the middle), fail (say so in an event) or stop short of [DONE]. `prelude`
+    is sent before all else. `status` other than 200 is an error answer; `merge` puts so many tokens
+    into a chunk; `pause` is awaited before every chunk.
     """
 
     tokens: int = TOKENS
@@ -38,6 +39,8 @@ class Script:
     garble: bool = False
     pause: Step | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    prelude: bytes = b""
+    error: bytes = b'data: {"error":{"message":"engine died","code":500}}\n\n'
 
 
 @dataclass
@@ -82,7 +85,9 @@ class StubInstance:
                 *self.routes(),
             ]
         )
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -157,7 +162,7 @@ class StubInstance:
             await asyncio.Event().wait()
         if script.status != 200:
             error = {"error": {"message": f"{self.name} says no", "type": "x", "code": None}}
-            return web.json_response(error, status=script.status)
+            return web.json_response(error, status=script.status, headers=script.headers)
         chat = http.path.endswith("chat/completions")
         if not body.get("stream"):
             return await self._answer(script, http, body)
@@ -170,6 +175,8 @@ class StubInstance:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         response.headers.update(script.headers)
         await response.prepare(http)
+        if script.prelude:
+            await response.write(script.prelude)
         for chunk in self._chunks(script, writer, body):
             if script.pause is not None:
                 await script.pause()
@@ -194,6 +201,8 @@ class StubInstance:
     ) -> None:
         if script.then == "finish":
             await response.write(DONE)
+        elif script.then == "fail":
+            await response.write(script.error + DONE)
         elif script.then == "redirect":
             await response.write(writer.redirect(script.migration_id))
         elif script.then == "die":

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.immovable.relay import GenerationRelay
@@ -17,13 +18,15 @@ from llumnix.frontend.paths.immovable.search import search
 from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.peek import member
 from llumnix.frontend.paths.table import Destination
+from llumnix.frontend.request.body import with_member
 from llumnix.frontend.request.headers import identity
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, class_of
-from llumnix.frontend.serving import Facts, arrived, tracked, turned_away, unknown_model
+from llumnix.frontend.request.request import ClientRequest, class_of, is_urgent
+from llumnix.frontend.serving import Facts, arrived, inadmissible, tracked, turned_away
 from llumnix.instances.instance import Instance
 
 _BYTES_PER_TOKEN = 4
+_OUTPUT_LIMITS = ("max_output_tokens", "max_tokens", "max_completion_tokens")
 _IMMOVABLE = "a stream of this API cannot be joined from two instances"
 
 
@@ -77,13 +80,20 @@ class Immovable:
             limit = self._context.config.body_limit_bytes
             return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
         model = member(raw, "model")
-        class_name = class_of(http.headers, _priorities(raw), self._context.classes)
+        visit, priorities = own_visit(), _priorities(raw)
+        classes = visit.classes(self._context.classes)
+        class_name = class_of(http.headers, priorities, classes)
         if isinstance(class_name, Refusal):
             return class_name
         model = model if isinstance(model, str) and model else None
-        unknown = unknown_model(self._context, model)
-        if unknown is not None:
-            return unknown
+        tokens = max(1, len(raw) // _BYTES_PER_TOKEN)
+        limits = [member(raw, name) for name in _OUTPUT_LIMITS]
+        limit_tokens = max((each for each in limits if isinstance(each, int)), default=0)
+        refusal = inadmissible(self._context, model, tokens, limit_tokens)
+        if refusal is not None:
+            return refusal
+        if classes.ceiling and is_urgent(priorities) and raw.rstrip().endswith(b"}"):
+            raw = with_member(raw, "priority", value=0)  # servers may schedule by it themselves
         return ClientRequest(
             path=target,
             body=raw,
@@ -93,12 +103,14 @@ class Immovable:
             streams=member(raw, "stream") is True,
             class_index=self._context.classes.names.index(class_name),
             class_name=class_name,
-            prompt_tokens=max(1, len(raw) // _BYTES_PER_TOKEN),
+            prompt_tokens=tokens,
             resumable=False,
             hides_ids=False,
             wants_usage=False,
             has_params=False,
             recipe=None,
+            tenant=visit.caller.tenant,
+            output_limit_tokens=limit_tokens,
         )
 
 
