@@ -88,7 +88,8 @@ class Service:
             if self._config.emulate:
                 self.emulators = await self._launch()
             urls = [each.url for each in self.emulators]
-            await self.fleet.start((*urls, *self._config.instances))
+            await self.fleet.start(self._config.instances)
+            await self.fleet.set_members(urls, "emulated")
             self.url = await self._server.start()
             self.admin_url = self._server.admin_url
             self._publish()

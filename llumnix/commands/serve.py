@@ -12,7 +12,7 @@ from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
 from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.frontend.config import FrontendConfig
-from llumnix.instances.config import FleetConfig
+from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
@@ -23,7 +23,11 @@ from policies.registry import PolicyError, PolicySpec
 from policies.scheduler import SchedulerConfig
 
 FLEET_GROUPS = {
-    "fleet": ("emulate", "speed", "secret_file", "start_timeout_s"),
+    "fleet": ("instances_file", "emulate", "speed", "secret_file", "start_timeout_s"),
+    "keys and TLS of instances": (
+        *("instance_api_key_file", "instance_ca_file", "instance_verify"),
+        *("instance_cert_file", "instance_key_file"),
+    ),
     "watching instances": (
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
@@ -60,7 +64,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         action="append",
         default=[],
         metavar="URL",
-        help="base URL of a running server, such as http://gpu1:8000; repeatable",
+        help="base URL of a running server, such as http://gpu1:8000, or where to learn of "
+        "servers: dns://NAME:PORT, srv://NAME, k8s://NAMESPACE/SERVICE; repeatable",
     )
     add_flag_groups(parser, FleetConfig, FLEET_GROUPS)
     _add_scheduling(parser)
@@ -97,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     configure(config.logs)
     if args.exit_with_parent:
         exit_with_parent()
-    if not config.fleet.emulate and not config.fleet.instances:
+    if not (config.fleet.emulate or config.fleet.instances or config.fleet.instances_file):
         raise ConfigError(
             "there is nothing to serve: name running servers with --instance URL, or start "
             "emulated ones with --emulate 4"
@@ -131,7 +136,7 @@ def settings(args: argparse.Namespace) -> Config:
     frontend: dict[str, Any] = flags_given(args, FrontendConfig)
     scheduler: dict[str, Any] = {}
     if args.instance:
-        fleet["instances"] = tuple(url.rstrip("/") for url in args.instance)
+        fleet["instances"] = tuple(_instance(url) for url in args.instance)
     if args.policy is not None:
         same = config.scheduler.dispatch.name == args.policy
         params = config.scheduler.dispatch.params if same else {}
@@ -146,6 +151,13 @@ def settings(args: argparse.Namespace) -> Config:
             frontend=dataclasses.replace(config.frontend, **frontend),
             scheduler=dataclasses.replace(config.scheduler, **scheduler),
         )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _instance(url: str) -> InstanceSpec:
+    try:
+        return InstanceSpec(url)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

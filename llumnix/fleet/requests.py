@@ -97,6 +97,11 @@ class ActiveRequest:
     account: Account = field(default_factory=Account)
     immovable: str = ""
 
+    @property
+    def shown_id(self) -> str:
+        """Return its id as its client knows it."""
+        return self.account.client_id or self.request_id
+
     def goes_to(self, instance_id: InstanceId) -> None:
         """Note where the request is sent."""
         self.instance_id = instance_id

@@ -16,7 +16,7 @@ from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.request.request import ClientRequest, is_id, parse, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
@@ -55,8 +55,9 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
 def arrived(context: ServingContext, http: web.Request) -> None:
     """Note that a request has arrived: it ends by `tracked` or `turned_away`."""
     context.tally.request_arrived()
-    wanted = http.headers.get(REQUEST_ID)
-    own_account().request_id = request_id(wanted, context.fleet.requests.active)
+    account, wanted = own_account(), http.headers.get(REQUEST_ID)
+    account.request_id = request_id(wanted, context.fleet.requests.active)
+    account.client_id = wanted if wanted is not None and is_id(wanted) else ""
 
 
 def turned_away(context: ServingContext, refusal: Refusal) -> None:
@@ -97,22 +98,22 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     return response
 
 
-def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
+async def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
     """Return the refusal of a request for a model that no instance serves, in vLLM's words."""
-    if not model or context.fleet.serves(model):
+    if not model or await context.fleet.finds(model):
         return None
     message = f"The model `{model}` does not exist."
     return Refusal(404, message, "model_not_found", "model")
 
 
-def inadmissible(
+async def inadmissible(
     context: ServingContext, model: str | None, prompt_tokens: int, output_limit_tokens: int = 0
 ) -> Refusal | None:
     """Return why a request is not admitted: nobody serves its model, or its caller's limits.
 
     What it may use of the limits is reserved.
     """
-    unknown = unknown_model(context, model)
+    unknown = await unknown_model(context, model)
     if unknown is not None:
         return unknown
     too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
@@ -141,7 +142,7 @@ async def _read(context: ServingContext, http: web.Request, path: str) -> Client
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    refusal = inadmissible(
+    refusal = await inadmissible(
         context, request.model, request.prompt_tokens, request.output_limit_tokens
     )
     return refusal or request
@@ -196,4 +197,4 @@ async def _answer(
         context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
     else:
         active.account.cause = f"{opened.instance.id} answered {opened.status}"
-    return answers.response(opened, active.request_id, request=request), outcome
+    return answers.response(opened, active.shown_id, request=request), outcome

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import fetch_metrics, fetch_models
+from llumnix.instances.discovery import fetch_metrics
 from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
-_MODELS_EVERY = 15
 _CACHE = "cache_config_info"
 _USAGES = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
 _COUNTS = ("num_requests_running", "num_requests_waiting")
@@ -63,13 +62,11 @@ class UntouchedLink:
     async def lost(self) -> str:
         """Poll until the server does not respond within the deadlines, or is given up."""
         silent_since = time.monotonic()
-        polls = 0
         while not self._given_up.is_set():
             try:
                 async with asyncio.timeout(self._config.contact_timeout_s):
-                    await self._poll(with_models=polls % _MODELS_EVERY == 0)
+                    await self._poll()
                 silent_since = time.monotonic()
-                polls += 1
             except aiohttp.ClientConnectorError as error:
                 return f"it refuses connections: {error.strerror}"
             except (aiohttp.ClientError, OSError, TimeoutError, ContactFailed) as error:
@@ -103,10 +100,8 @@ class UntouchedLink:
         except TimeoutError:
             return
 
-    async def _poll(self, *, with_models: bool) -> None:
+    async def _poll(self) -> None:
         asked_at_s = self._now_s()
-        if with_models:
-            self._instance.know_models(await fetch_models(self._session, self._instance.endpoint))
         text = await fetch_metrics(self._session, self._instance.endpoint)
         if self._wants_llumlet and info(text, LLUMLET) is not None:
             self.give_up("its llumlet has appeared")

@@ -219,6 +219,10 @@ class ConnectionPool:
 async def _open(endpoint: Endpoint) -> Connection:
     address = endpoint.address
     _, connection = await asyncio.get_running_loop().create_connection(
-        Connection, address.host, address.port, ssl=endpoint.tls
+        Connection,
+        address.host,
+        address.port,
+        ssl=endpoint.tls,
+        server_hostname=endpoint.server_name or None,
     )
     return connection

@@ -11,8 +11,8 @@ from yarl import URL
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind, is_ours, retry_after_s
 from llumnix.frontend.paths.body import Body, BrokenBody
-from llumnix.frontend.paths.location import as_clients_see
-from llumnix.frontend.request.headers import end_to_end, to_instance_as_is
+from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
+from llumnix.frontend.request.location import as_clients_see
 from llumnix.instances.instance import Instance
 
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
@@ -22,12 +22,16 @@ _HELD_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of whichever instance serves it: `path` is the path and its query."""
+    """What is asked of whichever instance serves it: `path` is the path and its query.
+
+    `shown_id` is the request's id, as its client is told it; empty if it has none of ours.
+    """
 
     http: web.Request
     path: str
     body: Body
     headers: CIMultiDict[str]
+    shown_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ async def exchange(
             URL(instance.url + asked.path, encoded=True),
             headers=instance.endpoint.headers(asked.headers),
             ssl=instance.endpoint.verified_by,
+            server_hostname=instance.endpoint.server_name or None,
             data=asked.body.send() if asked.body.exists else None,
             allow_redirects=False,
             trace_request_ctx=trace,
@@ -90,7 +95,9 @@ async def exchange(
                 sock_read=context.config.answer_timeout_s,
             ),
         ) as upstream:
-            headers = end_to_end(upstream.headers)
+            headers = sendable(end_to_end(upstream.headers))
+            if asked.shown_id:
+                headers[REQUEST_ID] = asked.shown_id
             as_clients_see(headers, (instance.url, *(each.url for each in context.fleet.instances)))
             held = b""
             if decline(upstream.status) and upstream.content_type != "text/event-stream":
@@ -120,7 +127,7 @@ def may_do_better(status: int) -> bool:
 
 def headers_for(http: web.Request) -> CIMultiDict[str]:
     """Return the headers of a request that is passed on as it is."""
-    return to_instance_as_is(http.headers)
+    return sendable(to_instance_as_is(http.headers))
 
 
 async def _beginning(upstream: aiohttp.ClientResponse) -> bytes:

@@ -1,5 +1,7 @@
 """What a client asks of instances, path by path."""
 
+from dataclasses import replace
+
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
@@ -100,10 +102,11 @@ class Router:
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             asked.headers[REQUEST_ID] = active.request_id
             asked.headers[CLASS] = class_name
+            told = replace(asked, shown_id=active.shown_id)
             index = context.classes.names.index(class_name)
             choose = ByLoad(context, active, index, seen.model, tokens)
             patience = Patience(may_do_better, repeats=True)
-            attempts = Attempts(context, asked, patience, active.request_id)
+            attempts = Attempts(context, told, patience, active.request_id)
             answered = await attempts.pass_on(choose)
             if isinstance(answered, Refusal):
                 outcome = "rejected" if answered.status == 503 else "failed"
@@ -123,14 +126,15 @@ class Router:
             seen = await asked.body.read_until_settled()
         except BrokenBody as error:
             return error.refusal()
-        return inadmissible(self._context, seen.model, _tokens(asked.http)) or (seen, class_name)
+        refusal = await inadmissible(self._context, seen.model, _tokens(asked.http))
+        return refusal or (seen, class_name)
 
     async def _pass(self, asked: Asked, destination: Destination) -> web.StreamResponse | Refusal:
         """Pass a request on to an instance of its model, or to any if it names none."""
         model = query_field(asked.http.rel_url.raw_query_string.encode(), "model")
         if destination.kind is PathKind.MODEL:
             model = (await asked.body.read_until_settled()).model or model
-            unknown = unknown_model(self._context, model)
+            unknown = await unknown_model(self._context, model)
             if unknown is not None:
                 return unknown
         elif model is not None and not self._context.fleet.serves(model):
@@ -146,7 +150,9 @@ class Router:
         arrived(context, http)
         model = query_field(http.rel_url.raw_query_string.encode(), "model")
         class_name = class_of(http.headers, {}, own_visit().classes(context.classes))
-        refusal = class_name if isinstance(class_name, Refusal) else unknown_model(context, model)
+        refusal = (
+            class_name if isinstance(class_name, Refusal) else await unknown_model(context, model)
+        )
         if refusal is not None:
             turned_away(context, refusal)
             return refusal

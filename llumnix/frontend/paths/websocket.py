@@ -9,7 +9,7 @@ from yarl import URL
 
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.choices import InTurn
-from llumnix.frontend.request.headers import to_instance_as_is
+from llumnix.frontend.request.headers import sendable, to_instance_as_is
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 from policies.types import InstanceId
@@ -62,7 +62,7 @@ async def _connect(
 ) -> aiohttp.ClientWebSocketResponse:
     headers = CIMultiDict(
         (name, value)
-        for name, value in to_instance_as_is(http.headers).items()
+        for name, value in sendable(to_instance_as_is(http.headers)).items()
         if not name.lower().startswith("sec-websocket-")
     )
     async with asyncio.timeout(context.config.connect_timeout_s):

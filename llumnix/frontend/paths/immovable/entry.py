@@ -89,7 +89,7 @@ class Immovable:
         tokens = max(1, len(raw) // _BYTES_PER_TOKEN)
         limits = [member(raw, name) for name in _OUTPUT_LIMITS]
         limit_tokens = max((each for each in limits if isinstance(each, int)), default=0)
-        refusal = inadmissible(self._context, model, tokens, limit_tokens)
+        refusal = await inadmissible(self._context, model, tokens, limit_tokens)
         if refusal is not None:
             return refusal
         if classes.ceiling and is_urgent(priorities) and raw.rstrip().endswith(b"}"):

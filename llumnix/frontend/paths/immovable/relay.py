@@ -25,6 +25,7 @@ from llumnix.frontend.paths.immovable.preface import Preface
 from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.table import Dialect
 from llumnix.frontend.request.headers import to_client, to_instance
+from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.timing import Timing
@@ -100,7 +101,8 @@ class GenerationRelay:
         return await self._client.end(), "finished"
 
     def _whole(self, answer: UpstreamAnswer) -> tuple[web.StreamResponse, Outcome]:
-        headers = to_client(answer.headers, self._active.request_id, streams=True)
+        headers = to_client(answer.headers, self._active.shown_id, streams=True)
+        as_clients_see(headers, (answer.instance.url,))
         response = web.Response(status=answer.status, headers=headers, body=answer.body)
         if answer.status >= 400:
             self._active.account.cause = f"{answer.instance.id} answered {answer.status}"
@@ -182,7 +184,7 @@ class GenerationRelay:
         now = time.monotonic()
         self._writing = True
         if not self._client.begun:
-            headers = to_client(leg.head.headers, self._active.request_id, streams=True)
+            headers = to_client(leg.head.headers, self._active.shown_id, streams=True)
             await self._client.begin(leg.head.status, headers)
             self._timing.first(now)
             self._active.flows_since_s = now

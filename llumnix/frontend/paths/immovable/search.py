@@ -49,6 +49,7 @@ async def _has(
             url,
             headers=instance.endpoint.headers(headers),
             ssl=instance.endpoint.verified_by,
+            server_hostname=instance.endpoint.server_name or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         ) as response:

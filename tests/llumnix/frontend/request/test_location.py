@@ -2,7 +2,7 @@
 
 import pytest
 
-from llumnix.frontend.paths.location import relative
+from llumnix.frontend.request.location import relative
 
 
 @pytest.mark.parametrize(
