@@ -105,10 +105,13 @@ class Service:
     def reconfigure(self, scheduler: SchedulerConfig, frontend: FrontendConfig) -> None:
         """Apply changed settings to what happens from now on.
 
-        Raises PolicyError or ValueError, before anything has changed, if they cannot be applied.
+        Also puts in force what the frontend's files say now. Raises ConfigError, PolicyError or
+        ValueError, before anything has changed, if any of it cannot be applied.
         """
+        use_files = self._server.read_files()
         self.fleet.scheduler.reconfigure(scheduler)
         self._server.reconfigure(frontend)
+        use_files()
 
     async def leave(self, hurry: asyncio.Event) -> int:
         """Take leave of the clients: return how many requests were cut; `hurry` ends the waits."""

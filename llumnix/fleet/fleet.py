@@ -22,6 +22,7 @@ from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.fleet.trouble_log import TroubleLog
+from llumnix.instances.address import BadAddress
 from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.credentials import endpoint_of
@@ -185,6 +186,17 @@ class Fleet:
             lambda: [endpoint_of(each, self.config) for each in specs]
         )
         await self.members.list(source, endpoints)
+
+    async def add_member(self, url: str) -> Instance:
+        """Make a server a member by hand; it may not be up yet.
+
+        Raises BadAddress for what is no URL, ConfigError if the fleet's key or certificates cannot
+        be read.
+        """
+        spec = InstanceSpec(url)
+        if spec.source:
+            raise BadAddress(f"{url} names a source; only the configuration may have one")
+        return await self.members.add(await asyncio.to_thread(endpoint_of, spec, self.config))
 
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""

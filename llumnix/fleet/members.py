@@ -72,7 +72,7 @@ class Members:
         return next(each for each in self._instances if each.url == endpoint.url)
 
     async def remove(self, instance: Instance, *, now: bool = False) -> None:
-        """Remove a member by hand; with `now` at once, its requests being carried on elsewhere."""
+        """Remove a member by hand; with `now` at once: what it has not answered goes on."""
         self._membership.remove(instance.url)
         await self._apply()
         if now and instance in self._keeping:

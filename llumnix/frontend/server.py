@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +13,7 @@ from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.access.door import Door
 from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
+from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
@@ -36,8 +38,9 @@ class FrontendServer:
         self.admin_url = ""
         self._fleet = fleet
         self._admin_token = admin_token
-        self._listeners = Listeners(config)
+        self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
+        self.intake = Intake(config)
         scheduler = fleet.scheduler.config
         self._classes = Classes(
             tuple(each.name for each in scheduler.classes), scheduler.default_class
@@ -58,27 +61,29 @@ class FrontendServer:
         )
         fleet.changed = queue.retry
         self._upstream = Upstream(config)
-        context = ServingContext(config, fleet, queue, self._upstream, self._classes)
+        context = ServingContext(config, fleet, queue, self._upstream, self._classes, self.intake)
         self._context = context
         admin = Admin(context, AdminGuard(self._admin_token))
         shared = config.shares_port(self._admin_token)
         assert shared or self._admin_token, "an admin port of its own needs a token"
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
-        url = await self._listeners.listen(app, Address(config.host, config.port))
+        self.intake.install(app)
+        url = await self.listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
             address = Address(config.admin_host, config.admin_port_wanted())
             admin_app = build_admin_app(context, self.lifetime, admin)
-            self.admin_url = await self._listeners.listen(admin_app, address)
+            self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
-    def reload(self) -> None:
+    def read_files(self) -> Callable[[], None]:
         """Read the files again that may change while serving: the API keys.
 
-        Raises ConfigError, and then nothing has changed.
+        Return what puts them in force. Raises ConfigError, and then nothing has changed.
         """
-        self._gate.reload()
+        callers = self._gate.read()
+        return lambda: self._gate.use(callers)
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""
@@ -102,9 +107,10 @@ class FrontendServer:
 
         Nothing is open any more after `leave`.
         """
-        await self._listeners.close()
+        await self.listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
+        await self.intake.close()
 
 
 def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:

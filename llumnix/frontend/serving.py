@@ -16,7 +16,7 @@ from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, is_id, parse, request_id
+from llumnix.frontend.request.request import ClientRequest, is_id, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
@@ -123,21 +123,12 @@ async def inadmissible(
 
 
 async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
-    limit = context.config.body_limit_bytes
-    too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
-    if (http.content_length or 0) > limit:
-        return too_large
-    try:
-        raw = await http.read()
-    except web.HTTPRequestEntityTooLarge:
-        return too_large
-    except web.RequestPayloadError as error:
-        # There is nothing more to read: aiohttp would, and fail with a traceback.
-        http.content.feed_eof()
-        return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
+    raw = await context.intake.read(http)
+    if isinstance(raw, Refusal):
+        return raw
     visit = own_visit()
     classes = visit.classes(context.classes)
-    request = parse(path, raw, http.headers, classes, visit.caller.tenant)
+    request = await context.intake.parse(path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:

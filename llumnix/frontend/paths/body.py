@@ -1,6 +1,6 @@
 """A request's body on its way through: kept while it is small enough, so that it can be sent again.
 
-Kept bodies of all requests share one allowance; beyond it, and beyond a body's own limit, bytes are
+What all bodies hold together is bounded; beyond that, and beyond a body's own limit, bytes are
 passed on as they arrive, and the request can be sent only once.
 """
 
@@ -11,37 +11,25 @@ from typing import Self
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from llumnix.frontend.bodies.budget import Holding
+from llumnix.frontend.http.guarded import SlowBody
 from llumnix.frontend.paths.peek import Peek, peek
 from llumnix.frontend.request.refusal import Refusal
 
-INVALID_BODY = "invalid_body"
+_CODE = "invalid_body"
 BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
-
-
-class Allowance:
-    """How many bytes all kept bodies may hold together."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.left_bytes = limit_bytes
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes; return whether they were left."""
-        if size > self.left_bytes:
-            return False
-        self.left_bytes -= size
-        return True
-
-    def give_back(self, size: int) -> None:
-        """Give bytes back."""
-        self.left_bytes += size
 
 
 class BrokenBody(Exception):  # noqa: N818 - what the client sent, not what we did
     """The client's body ended early or cannot be unpacked."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the body cannot be read: {error}")
+        self.slow = isinstance(error, SlowBody)
+
     def refusal(self) -> Refusal:
         """Return the refusal that says so."""
-        return Refusal(400, str(self), INVALID_BODY)
+        return Refusal(408, str(self), "slow_body") if self.slow else Refusal(400, str(self), _CODE)
 
 
 class Body:
@@ -50,16 +38,16 @@ class Body:
     `broken` says what was wrong with the client's end of it, if anything was.
     """
 
-    def __init__(self, http: web.Request, allowance: Allowance, limit_bytes: int) -> None:
+    def __init__(self, http: web.Request, holding: Holding, limit_bytes: int) -> None:
         self.exists = http.can_read_body or http.method not in BODILESS
-        self.broken = ""
+        self.broken: BrokenBody | None = None
+        self._http = http
         self._content = http.content
         self._type = http.headers.get("Content-Type", "")
-        self._allowance = allowance
+        self._holding = holding
         self._limit_bytes = limit_bytes
         self._kept: list[bytes] = []
         self._kept_bytes = 0
-        self._taken_bytes = 0
         self._whole = not self.exists
         self._passed = False
         self._keeps = True
@@ -125,15 +113,15 @@ class Body:
         except (web.RequestPayloadError, HttpProcessingError) as error:
             # There is nothing more to read: aiohttp would, and fail with a traceback.
             self._content.feed_eof()
-            self.broken = f"the body cannot be read: {error}"
-            raise BrokenBody(self.broken) from error
+            self._http.protocol.close()  # after the answer: the next request is nowhere to be found
+            self.broken = BrokenBody(error)
+            raise self.broken from error
         self._whole = self._content.at_eof()
         if part and not self._passed:
             self._kept.append(part)
             self._kept_bytes += len(part)
-            fits = self._kept_bytes <= self._limit_bytes and self._allowance.take(len(part))
-            self._taken_bytes += len(part) if fits else 0
-            self._keeps = fits
+            fits = self._kept_bytes <= self._limit_bytes
+            self._keeps = self._keeps and fits and self._holding.grow_to(self._kept_bytes)
         return part
 
     def _joined(self) -> bytes:
@@ -143,5 +131,4 @@ class Body:
 
     def _release(self) -> None:
         self._kept.clear()
-        self._allowance.give_back(self._taken_bytes)
-        self._taken_bytes = 0
+        self._holding.give_back()

@@ -10,7 +10,7 @@ from yarl import URL
 
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind, is_ours, retry_after_s
-from llumnix.frontend.paths.body import Body, BrokenBody
+from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.instances.instance import Instance
@@ -113,8 +113,8 @@ async def exchange(
             await begun.write_eof()
             return begun
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        if asked.body.broken:
-            raise BrokenBody(asked.body.broken) from error
+        if asked.body.broken is not None:
+            raise asked.body.broken from error
         if begun is not None:
             raise Cutoff(f"{instance.id} broke off: {error!r}") from error
         return _lost(instance, error, reused=trace.reused)

@@ -8,7 +8,7 @@ from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.attempts import Attempts, Patience
-from llumnix.frontend.paths.body import INVALID_BODY, Allowance, Body, BrokenBody
+from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
 from llumnix.frontend.paths.dialect import error_response
 from llumnix.frontend.paths.exchange import Asked, headers_for, may_do_better
@@ -44,7 +44,6 @@ class Router:
         config = context.config
         self._context = context
         self._paths = Paths(config.allow_paths, config.base_path)
-        self._allowance = Allowance(config.kept_bodies_limit_bytes)
         self._stored = StoredResponses(context.fleet.instances, _RESPONSES_REMEMBERED)
         self._immovable = Immovable(context, self._stored)
         self._turns = ByTurn()
@@ -60,10 +59,7 @@ class Router:
             answered = error.refusal()
         if not isinstance(answered, Refusal):
             return answered
-        response = error_response(answered, destination.dialect)
-        if answered.code == INVALID_BODY:
-            response.force_close()  # where the next request would begin is not known
-        return response
+        return error_response(answered, destination.dialect)
 
     async def _serve(
         self, http: web.Request, destination: Destination, target: str
@@ -75,7 +71,7 @@ class Router:
         if wants_websocket(http):
             return await self._converse(http, target)
         limit = self._context.config.body_limit_bytes
-        with Body(http, self._allowance, limit) as body:
+        with Body(http, self._context.intake.holding(), limit) as body:
             if destination.kind is PathKind.GENERATION:
                 return await self._immovable.serve(http, destination, target, body)
             asked = Asked(http, target, body, headers_for(http))

@@ -188,7 +188,7 @@ async def test_a_body_too_large_to_be_kept_is_sent_once() -> None:
 
 
 async def test_what_bodies_hold_is_given_back() -> None:
-    async with staged(kept_bodies_limit_bytes=5000) as stage:
+    async with staged(queue_limit_bytes=5000) as stage:
         for _ in range(5):
             await ask(stage, "/v1/embeddings", input="x" * 3000)
         server(stage, 0).plays.append(drop)
