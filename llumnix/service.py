@@ -102,14 +102,24 @@ class Service:
             raise
         return self.url
 
-    def reconfigure(self, scheduler: SchedulerConfig, frontend: FrontendConfig) -> None:
-        """Apply changed settings to what happens from now on.
+    async def reconfigure(
+        self, fleet: FleetConfig, scheduler: SchedulerConfig, frontend: FrontendConfig
+    ) -> None:
+        """Apply changed settings to what happens from now on, and read key files again.
 
         Also puts in force what the frontend's files say now. Raises ConfigError, PolicyError or
         ValueError, before anything has changed, if any of it cannot be applied.
         """
         use_files = self._server.read_files()
+        before = self.fleet.scheduler.config
         self.fleet.scheduler.reconfigure(scheduler)
+        try:
+            own = [each.url for each in self.emulators]
+            await self.fleet.set_members((*own, *fleet.instances))
+        except Exception:
+            self.fleet.scheduler.reconfigure(before)
+            raise
+        self._config = fleet
         self._server.reconfigure(frontend)
         use_files()
 
@@ -149,10 +159,10 @@ class Service:
             )
         except OSError as error:
             log.warning(
-                "event=admin_token_not_published reason=%r: nobody can use the admin API; give a "
-                "token with --admin-token-file or %s",
+                "admin_token_not_published reason=%s effect=%s hint=%s",
                 str(error),
-                credentials.TOKEN_VARIABLE,
+                "nobody can use the admin API",
+                f"give a token with --admin-token-file or {credentials.TOKEN_VARIABLE}",
             )
 
     async def _launch(self) -> list[Emulator]:

@@ -341,7 +341,7 @@ class Fleet:
         return rows, left_out
 
     def _note(self, kind: str, text: str) -> None:
-        log.info("%s %s", kind, text)
+        log.info(kind, extra={"fields": {"text": text}})
         self.events.add(self.now_s(), kind, text)
 
     def _left(self, instance: Instance) -> None:

@@ -74,7 +74,9 @@ class FleetHealth:
 
     def starved(self, detail: str) -> None:
         """Note that this process is out of files, ports or memory."""
-        self._log.warning("starved", "frontend_starved detail=%s hint=raise ulimit -n", detail)
+        self._log.warning(
+            "starved", "frontend_starved detail=%s hint=%s", detail, "raise ulimit -n"
+        )
 
     def left(self, instance: Instance, request_id: RequestId) -> None:
         """Note that a request's connection to an instance failed while it may have been on it."""
