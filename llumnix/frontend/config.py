@@ -98,6 +98,15 @@ class FrontendConfig:
             "unit": "",
         },
     )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "origins of web pages that may read answers, such as https://chat.example; *"
+            " for all",
+            "unit": "",
+            "default": "those that the servers allow",
+        },
+    )
     base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"

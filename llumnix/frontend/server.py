@@ -19,7 +19,7 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
-from llumnix.frontend.paths.models import model_response, models_response
+from llumnix.frontend.paths.cors import Cors
 from llumnix.frontend.paths.router import Router
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
@@ -115,25 +115,20 @@ class FrontendServer:
 
 def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
     """Build the clients' application; `admin` is served there too if it has no port of its own."""
-    router = Router(context)
-
-    async def models(_http: web.Request) -> web.Response:
-        return models_response(context.fleet.instances.alive())
-
-    async def model(http: web.Request) -> web.Response:
-        return model_response(context.fleet.instances.alive(), http.match_info["model_id"])
+    cors = Cors(context)
+    router = Router(context, cors)
 
     app = web.Application(
         client_max_size=context.config.body_limit_bytes,
         middlewares=[log_requests, lifetime.middleware()],
     )
-    app.add_routes([web.get("/v1/models", models), web.get("/v1/models/{model_id:.+}", model)])
     app.add_routes(_own_pages(context, lifetime, clients=True))
     if admin is not None:
         app.add_routes(admin.routes())
     else:
         app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
     app.add_routes([web.route("*", "/{rest:.*}", router.serve)])
+    cors.install(app)
     return app
 
 

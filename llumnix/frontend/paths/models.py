@@ -1,13 +1,29 @@
-"""The models of the whole fleet, as one server would list them."""
+"""What a server says of itself, said for the whole fleet: above all, its models."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import web
 
+from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
+
+_MODELS = "/v1/models"
+
+
+def own_answer(context: ServingContext, path: str) -> web.Response:
+    """Return the answer to a path that is ours to answer."""
+    if path == "/ping":
+        return web.Response()
+    if path == "/load":
+        return _json({"server_load": len(context.fleet.requests.active)})
+    alive = context.fleet.instances.alive()
+    if path == _MODELS:
+        return models_response(alive)
+    return model_response(alive, unquote(path.removeprefix(f"{_MODELS}/")))
 
 
 def merged_models(instances: Iterable[Instance]) -> Mapping[str, Mapping[str, Any]]:

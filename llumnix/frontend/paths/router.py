@@ -10,10 +10,12 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.attempts import Attempts, Patience
 from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
+from llumnix.frontend.paths.cors import Cors, is_preflight
 from llumnix.frontend.paths.dialect import error_response
 from llumnix.frontend.paths.exchange import Asked, headers_for, may_do_better
 from llumnix.frontend.paths.immovable.entry import Immovable
 from llumnix.frontend.paths.immovable.stored import StoredResponses
+from llumnix.frontend.paths.models import own_answer
 from llumnix.frontend.paths.peek import Peek, query_field
 from llumnix.frontend.paths.table import Destination, PathKind, Paths
 from llumnix.frontend.paths.websocket import pass_websocket, wants_websocket
@@ -40,16 +42,19 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 class Router:
     """Serves every path that instances answer."""
 
-    def __init__(self, context: ServingContext) -> None:
+    def __init__(self, context: ServingContext, cors: Cors) -> None:
         config = context.config
         self._context = context
         self._paths = Paths(config.allow_paths, config.base_path)
         self._stored = StoredResponses(context.fleet.instances, _RESPONSES_REMEMBERED)
         self._immovable = Immovable(context, self._stored)
         self._turns = ByTurn()
+        self._cors = cors
 
     async def serve(self, http: web.Request) -> web.StreamResponse:
         """Serve a request as its path demands."""
+        if is_preflight(http) and (told := self._cors.preflight(http)) is not None:
+            return told
         destination = self._paths.look_up(http.method, http.rel_url.raw_path)
         query = http.rel_url.raw_query_string
         target = f"{destination.path}?{query}" if query else destination.path
@@ -66,6 +71,8 @@ class Router:
     ) -> web.StreamResponse | Refusal:
         if destination.kind is PathKind.REFUSED:
             return _not_open(http, destination)
+        if destination.kind is PathKind.OWN:
+            return own_answer(self._context, destination.path)
         if destination.kind is PathKind.COMPLETION:
             return await serve(self._context, http, target)
         if wants_websocket(http):

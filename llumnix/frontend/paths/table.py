@@ -25,6 +25,8 @@ class PathKind(enum.StrEnum):
     """Work of a model that its engine does not see: placed by model, waits for no room."""
     RESPONSE = "response"
     """Belongs to a stored response, and goes to the instance that stores it."""
+    OWN = "own"
+    """Answered here, for the whole fleet."""
     ANYWHERE = "anywhere"
     """Any instance can answer it."""
     REFUSED = "refused"
@@ -67,6 +69,7 @@ _GENERATION = Rule(PathKind.GENERATION)
 _ENGINE = Rule(PathKind.ENGINE)
 _MODEL = Rule(PathKind.MODEL)
 _ANYWHERE = Rule(PathKind.ANYWHERE, _READ)
+_OWN = Rule(PathKind.OWN, _READ)
 _RESPONSES = Rule(PathKind.GENERATION, dialect=Dialect.RESPONSES)
 _MESSAGES = Rule(PathKind.GENERATION, dialect=Dialect.MESSAGES)
 _STORED = Rule(PathKind.RESPONSE, (*_READ, "DELETE", "POST"), Dialect.RESPONSES)
@@ -100,6 +103,10 @@ TABLE: Mapping[str, Rule] = {
         ),
         _MODEL,
     ),
+    "/v1/models": _OWN,
+    "/v1/models/*": _OWN,
+    "/load": _OWN,
+    "/ping": Rule(PathKind.OWN, ("GET", "HEAD", "POST")),
     "/v1/realtime": Rule(PathKind.MODEL, ("GET",)),
     **dict.fromkeys(
         ("/version", "/tokenizer_info", "/docs", "/docs/*", "/redoc", "/openapi.json"), _ANYWHERE
