@@ -104,6 +104,24 @@ class FrontendConfig:
     keepalive_timeout_s: float = _option(
         75.0, "how long a client's connection may be idle between requests", "s"
     )
+    allow_paths: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "paths of instances open to clients besides the usual ones, such as /sleep or"
+            " /mine/*",
+            "unit": "",
+        },
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "origins of web pages that may read answers, such as https://chat.example; *"
+            " for all",
+            "unit": "",
+            "default": "those that the servers allow",
+        },
+    )
+    base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
@@ -185,6 +203,9 @@ class FrontendConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for path in (*self.allow_paths, self.base_path or "/"):
+            if not path.startswith("/"):
+                raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
 
