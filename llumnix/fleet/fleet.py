@@ -8,7 +8,8 @@ makes no decision of its own but the obvious: an instance that is down gets noth
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import aiohttp
 
@@ -16,14 +17,17 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.health import FleetHealth
 from llumnix.fleet.mover import Mover
+from llumnix.fleet.placement import PlacementRequest as PlacementRequest
+from llumnix.fleet.placement import candidates
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.fleet.trouble_log import TroubleLog
 from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink, InstanceState
+from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.plugged import PluggedLink
+from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
 from llumnix.instances.trouble import Cause, ContactFailed, Trouble
 from llumnix.instances.untouched import UntouchedLink
@@ -31,7 +35,6 @@ from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
     Dispatch,
-    DispatchRequest,
     Hold,
     InstanceId,
     MigrationId,
@@ -46,32 +49,6 @@ _KINDS = {
     Hold: DecisionKind.HOLD,
     Reject: DecisionKind.REJECT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementRequest:
-    """A request that needs an instance.
-
-    Instances in `avoided` failed it and are chosen only if there is no other; those in `barred` are
-    never chosen. `plugged_only` is set for streams that only an instance with the plugin can
-    resume; with `or_vllm` a vLLM without the plugin can as well.
-    """
-
-    request: DispatchRequest
-    avoided: frozenset[InstanceId] = frozenset()
-    barred: frozenset[InstanceId] = frozenset()
-    plugged_only: bool = False
-    or_vllm: bool = False
-
-    @property
-    def model(self) -> str | None:
-        """Return the model that must serve the request, if it names one."""
-        return self.request.model
-
-    def fits(self, instance: Instance) -> bool:
-        """Return whether an instance is able to serve the request, all else aside."""
-        able = instance.plugged or (self.or_vllm and instance.vllm)
-        return able or not self.plugged_only
 
 
 class Fleet:
@@ -158,7 +135,7 @@ class Fleet:
 
     def dispatch(self, ask: PlacementRequest) -> Instance | Hold | Reject:
         """Choose an instance for a request; Hold means to ask again after `changed`."""
-        rows, left_out = self._candidates(ask)
+        rows, left_out = candidates(ask, self.instances, self.health)
         decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
         why = decision.explanation
         if left_out:
@@ -243,43 +220,28 @@ class Fleet:
         self._news.set()
         self.changed()
 
+    def engine_seen(self, instance: Instance, motion: Motion) -> None:
+        """Suspect an instance whose engine makes no step, and carry its streams on elsewhere."""
+        if self.health.engine_seen(instance, motion):
+            self.changed()
+        if motion.still_s and self._others_can_serve(instance):
+            for request in self.requests.at(instance.id):
+                request.cut()
+
     def heard(self, event: MigrationEvent) -> None:
         """Process a llumlet's report on a migration."""
         self.mover.heard(event)
 
-    def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
-        """Return the instances to choose from, and why the others are not among them.
+    def _others_can_serve(self, instance: Instance) -> bool:
+        return any(
+            each is not instance and each.group.recomputes_for(instance.group)
+            for each in self.instances.up()
+        )
 
-        Those of groups that do not fit are among them: the scheduler leaves these out. Where no
-        instance that is fit serves the model, those that had better be left alone are taken.
-        """
-        rows: list[Instance] = []
-        unfit: dict[InstanceId, str] = {}
-        spare: dict[InstanceId, str] = {}
-        left_out: dict[InstanceId, str] = {}
-        kept_off = self.health.keeps_off(ask.request.request_id)
-        now_s = self.health.now_s()
-        for each in self.instances:
-            if each.state is not InstanceState.UP:
-                left_out[each.id] = str(each.state)
-            elif each.id in ask.barred:
-                left_out[each.id] = "it refused this request"
-            elif not ask.fits(each):
-                left_out[each.id] = "it cannot resume a stream that has begun"
-            elif each.id in kept_off:
-                left_out[each.id] = "a request that may crash it is being tried there"
-            elif each.id in ask.avoided:
-                spare[each.id] = "it failed this request"
-            elif why := each.fitness.objection(now_s):
-                unfit[each.id] = why
-            else:
-                rows.append(each)
-        for worse in (unfit, spare):
-            if any(each.group.serves(ask.model) for each in rows):
-                left_out.update(worse)
-            else:
-                rows += [each for each in self.instances if each.id in worse]
-        return rows, left_out
+    def _flowed_at_s(self, instance: Instance) -> float:
+        """Return when a stream of an instance last brought something, in wall seconds."""
+        heard = (each.heard_at_s() for each in self.requests.at(instance.id))
+        return max(heard, default=0.0)
 
     async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
         other = self.instances.get(identity.instance_id)
@@ -301,6 +263,7 @@ class Fleet:
                 lambda: len(self.requests.at(instance.id)),
                 self._default_class,
                 wants_llumlet=bool(self.secret),
+                flowed_at_s=partial(self._flowed_at_s, instance),
             )
         link = PluggedLink(
             instance,
@@ -310,6 +273,8 @@ class Fleet:
             self,
             self.now_s,
             self._default_class,
+            partial(self._flowed_at_s, instance),
+            lambda: len(self.requests.at(instance.id)),
         )
         await link.open()
         return link

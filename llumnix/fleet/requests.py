@@ -93,6 +93,7 @@ class ActiveRequest:
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
     flows_since_s: float | None = None
+    heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
 
     def goes_to(self, instance_id: InstanceId) -> None:

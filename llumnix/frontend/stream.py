@@ -69,10 +69,12 @@ class StreamRelay:
         self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
         self._writing = False
         self._stalled = False
+        self._cut = False
         self._said = False
         self._last_words = b""
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
+        active.heard_at_s = lambda: self._pace.last_at
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._recompute_move)
 
@@ -142,7 +144,7 @@ class StreamRelay:
         if isinstance(strand, Failure):
             return strand
         record.follow(strand)
-        self._stalled = False
+        self._stalled = self._cut = False
         data, broken = leg.first, ""
         try:
             while data:
@@ -175,6 +177,7 @@ class StreamRelay:
         left = strand.end(cut_off=bool(broken))
         if left is None or not (self._said or left):
             kind = FailureKind.STALLED if self._stalled else FailureKind.BROKEN
+            kind = FailureKind.CUT if self._cut else kind
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
             await self._send(left, leg)
@@ -285,10 +288,16 @@ class StreamRelay:
         return await self._client.end()
 
     def _on_instance_down(self) -> None:
-        """Cut a silent leg, whose instance hangs. One that still flows may flow on to its end."""
-        silent_s = time.monotonic() - self._watch.touched_at
-        if self._leg is not None and not self._writing and silent_s > _SILENT_S:
-            self._leg.close()
+        """Cut a silent leg, whose instance is dead or hangs, if it can go on elsewhere.
+
+        One that still flows may flow on to its end.
+        """
+        leg, silent_s = self._leg, time.monotonic() - self._watch.touched_at
+        if leg is None or self._writing or silent_s <= _SILENT_S:
+            return
+        if not leg.instance.fitness.hung or self._can_go_on():
+            self._cut = True
+            leg.close()
 
     def _on_idle(self) -> None:
         """Cut the side that stalls the stream."""

@@ -14,13 +14,13 @@ from llumnix.frontend.http.outcome import (
     Failure,
     FailureKind,
     UpstreamAnswer,
-    is_ours,
     refused_for_now,
     retry_after_s,
 )
 from llumnix.frontend.http.probe import LifeProbe
 from llumnix.frontend.http.response import Head
 from llumnix.instances.instance import Instance
+from llumnix.instances.shortage import is_ours
 
 _DETAIL_CHARACTERS = 300
 _NOW = 0.0
