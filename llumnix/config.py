@@ -157,8 +157,9 @@ def _convert(hint: Any, value: object, path: str) -> object:
             return None
         return _convert(next(arg for arg in args if arg is not type(None)), value, path)
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, str) and "name" in {item.name for item in _fields(hint)}:
-            value = {"name": value}
+        short = {"name", "url"} & {item.name for item in _fields(hint)}
+        if isinstance(value, str) and short:
+            value = {short.pop(): value}
         return build(cast("type[object]", hint), value, path)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):

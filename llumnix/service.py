@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
+from llumnix.processes.signals import Signals
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,8 @@ class Service:
             if self._config.emulate:
                 self.emulators = await self._launch()
             urls = [each.url for each in self.emulators]
-            await self.fleet.start((*urls, *self._config.instances))
+            await self.fleet.start(self._config.instances)
+            await self.fleet.set_members(urls, "emulated")
             self.url = await self._server.start()
             self.admin_url = self._server.admin_url
             self._publish()
@@ -98,6 +101,21 @@ class Service:
             await self.close()
             raise
         return self.url
+
+    def reconfigure(self, scheduler: SchedulerConfig, frontend: FrontendConfig) -> None:
+        """Apply changed settings to what happens from now on.
+
+        Also puts in force what the frontend's files say now. Raises ConfigError, PolicyError or
+        ValueError, before anything has changed, if any of it cannot be applied.
+        """
+        use_files = self._server.read_files()
+        self.fleet.scheduler.reconfigure(scheduler)
+        self._server.reconfigure(frontend)
+        use_files()
+
+    async def leave(self, hurry: asyncio.Event) -> int:
+        """Take leave of the clients: return how many requests were cut; `hurry` ends the waits."""
+        return await self._server.leave(hurry)
 
     async def close(self) -> None:
         """Stop everything: first the frontend, which lets open streams finish."""
@@ -147,12 +165,39 @@ class Service:
 
 
 async def run_frontend(
-    service: Service, ready: Callable[[str, str], None], stop: asyncio.Event
+    service: Service, ready: Callable[[str, str], None], reload: Callable[[], Awaitable[None]]
 ) -> None:
-    """Run a service until `stop` is set or the task is cancelled.
+    """Run a service until a signal ends it; `reload` is called on SIGHUP.
 
-    `ready` is given the clients' URL and the admin API's.
+    `ready` is given the clients' URL and the admin API's. The first SIGINT or SIGTERM takes leave
+    of the clients, the second ends at once.
     """
-    async with service:
+    signals = Signals()
+    signals.listen()
+    if not await _started(service, signals.stop):
+        return
+    try:
         ready(service.url, service.admin_url)
-        await stop.wait()
+        while await signals.next() is signals.reload:
+            signals.reload.clear()
+            await reload()
+        log.info("frontend_leaving url=%s", service.url)
+        cut = await service.leave(signals.hurry)
+        log.log(logging.WARNING if cut else logging.INFO, "frontend_left cut_requests=%d", cut)
+    finally:
+        await service.close()
+
+
+async def _started(service: Service, stop: asyncio.Event) -> bool:
+    """Start a service, unless it is to stop before it has; return whether it runs."""
+    starting = asyncio.create_task(service.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return False
+    await starting
+    return True

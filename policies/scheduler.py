@@ -133,6 +133,21 @@ class GlobalScheduler:
         self._held: tuple[DispatchRequest, float] | None = None
         self._turn = 0
 
+    def reconfigure(self, config: SchedulerConfig) -> None:
+        """Decide by other policies and thresholds from now on; what is in flight stays known.
+
+        Raises PolicyError for an unknown policy or parameter, ValueError if classes or queue
+        differ, which others have built on; then nothing changes.
+        """
+        for name in ("classes", "default_class", "queue"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise ValueError(f"{name} cannot change while serving")
+        policy = dispatch_policies.build(config.dispatch)
+        proposers = [move_policies.build(spec) for spec in config.moves]
+        self.config, self._policy, self._proposers = config, policy, proposers
+        self.ledger.timeout_s = config.ledger_timeout_s
+        self.orders.config = config.rebalance
+
     def freeness(self, snapshot: FleetSnapshot, queue: Queue = "head") -> FloatColumn:
         """Compute every instance's freeness in decode steps, as the rebalance (head) sees it."""
         return freeness(self.ledger.fill_in(snapshot), self._headroom_tokens, queue)

@@ -10,7 +10,14 @@ from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 from llumnix.admin.answer import Answer, SchemaError
-from llumnix.admin.schema import DrainStatus, FleetStatus, MigrationStatus, News, RequestDecisions
+from llumnix.admin.schema import (
+    DrainStatus,
+    FleetStatus,
+    MemberStatus,
+    MigrationStatus,
+    News,
+    RequestDecisions,
+)
 from llumnix.errors import ConfigError, LlumnixError, Unreachable
 
 A = TypeVar("A", bound=Answer)
@@ -79,6 +86,15 @@ class AdminClient:
         """Start draining an instance, or with `on` False let it take requests again."""
         wanted = {"instance_id": instance_id, "on": on}
         return self._read(DrainStatus, self._ask("POST", "/llumnix/drain", wanted))
+
+    def add(self, url: str) -> MemberStatus:
+        """Make a server a member of the fleet."""
+        return self._read(MemberStatus, self._ask("POST", "/llumnix/instances", {"url": url}))
+
+    def remove(self, instance_id: str, *, now: bool = False) -> MemberStatus:
+        """Remove an instance once it is empty; with `now` at once, its requests moving on."""
+        path = f"/llumnix/instances/{quote(instance_id, safe='')}{'?now' if now else ''}"
+        return self._read(MemberStatus, self._ask("DELETE", path, {}))
 
     def explain(self, request_id: str) -> RequestDecisions:
         """Return the decisions about a request, with reasons."""

@@ -152,6 +152,18 @@ class DrainStatus(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberStatus(Answer):
+    """POST /llumnix/instances, DELETE /llumnix/instances/ID: the instance, and its state now.
+
+    The state of one that has left is `removed`.
+    """
+
+    instance_id: str
+    url: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord(Answer):
     """One event. `at_s` is fleet time; the keys of `more` stand beside these, not below."""
 

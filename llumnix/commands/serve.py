@@ -1,7 +1,6 @@
 """`llumnix serve`: the frontend and the fleet behind it, in one process."""
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import sys
@@ -13,17 +12,23 @@ from llumnix.config import Config, flags_given, load_config
 from llumnix.errors import ConfigError
 from llumnix.flags import add_config, add_flag_groups, group_of
 from llumnix.frontend.config import FrontendConfig
-from llumnix.instances.config import FleetConfig
+from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
+from llumnix.processes.open_files import raise_limit
+from llumnix.reload import Reloader
 from llumnix.service import Service, run_frontend
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
 from policies.scheduler import SchedulerConfig
 
 FLEET_GROUPS = {
-    "fleet": ("emulate", "speed", "secret_file", "start_timeout_s"),
+    "fleet": ("instances_file", "emulate", "speed", "secret_file", "start_timeout_s"),
+    "keys and TLS of instances": (
+        *("instance_api_key_file", "instance_ca_file", "instance_verify"),
+        *("instance_cert_file", "instance_key_file"),
+    ),
     "watching instances": (
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
@@ -32,14 +37,17 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
+        *("max_connections", "header_limit_bytes"),
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
-        *("body_limit_bytes", "event_limit_bytes"),
+        *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
         *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
-        *("claim_patience_s", "helper_timeout_s", "shutdown_grace_s"),
+        *("header_timeout_s", "body_timeout_s", "body_rate_bytes_per_s", "keepalive_timeout_s"),
+        *("claim_patience_s", "helper_timeout_s", "drain_delay_s", "shutdown_grace_s"),
     ),
 }
 
@@ -59,7 +67,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         action="append",
         default=[],
         metavar="URL",
-        help="base URL of a running server, such as http://gpu1:8000; repeatable",
+        help="base URL of a running server, such as http://gpu1:8000, or where to learn of "
+        "servers: dns://NAME:PORT, srv://NAME, k8s://NAMESPACE/SERVICE; repeatable",
     )
     add_flag_groups(parser, FleetConfig, FLEET_GROUPS)
     _add_scheduling(parser)
@@ -94,9 +103,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
     configure(config.logs)
+    raise_limit()
     if args.exit_with_parent:
         exit_with_parent()
-    if not config.fleet.emulate and not config.fleet.instances:
+    if not (config.fleet.emulate or config.fleet.instances or config.fleet.instances_file):
         raise ConfigError(
             "there is nothing to serve: name running servers with --instance URL, or start "
             "emulated ones with --emulate 4"
@@ -107,12 +117,13 @@ def run(args: argparse.Namespace) -> int:
         )
     except (PolicyError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    reloader = Reloader(lambda: settings(args), config, service)
     try:
         return run_async(
             run_frontend(
                 service,
                 lambda url, admin_url: _ready(url, admin_url, config, args.announce),
-                asyncio.Event(),
+                reloader.reload,
             )
         )
     except OSError as error:
@@ -129,7 +140,7 @@ def settings(args: argparse.Namespace) -> Config:
     frontend: dict[str, Any] = flags_given(args, FrontendConfig)
     scheduler: dict[str, Any] = {}
     if args.instance:
-        fleet["instances"] = tuple(url.rstrip("/") for url in args.instance)
+        fleet["instances"] = tuple(_instance(url) for url in args.instance)
     if args.policy is not None:
         same = config.scheduler.dispatch.name == args.policy
         params = config.scheduler.dispatch.params if same else {}
@@ -144,6 +155,13 @@ def settings(args: argparse.Namespace) -> Config:
             frontend=dataclasses.replace(config.frontend, **frontend),
             scheduler=dataclasses.replace(config.scheduler, **scheduler),
         )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _instance(url: str) -> InstanceSpec:
+    try:
+        return InstanceSpec(url)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

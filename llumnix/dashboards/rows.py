@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from llumnix.dashboards.callers import CALLERS
 from llumnix.dashboards.panels import Panel, PanelQuery, PanelRow
 from llumnix.dashboards.promql import (
     instance_gauge,
@@ -292,4 +293,4 @@ INSTANCES: Final = PanelRow(
     ),
 )
 
-ROWS: Final = (HEALTH, REQUESTS, QUEUE, MIGRATION, INSTANCES)
+ROWS: Final = (HEALTH, REQUESTS, CALLERS, QUEUE, MIGRATION, INSTANCES)

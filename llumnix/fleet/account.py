@@ -10,7 +10,8 @@ class Account:
     """A request's way through the fleet, filled in as it goes; times are fleet seconds.
 
     `instances` are those it was sent to, in order; `moves` counts how often another one carried it
-    on. `cause` says why it failed, never in its client's words. A time is None until it is known.
+    on. `cause` says why it failed, never in its client's words; `cut`: we ended it, since we end
+    ourselves. A time is None until it is known.
     """
 
     request_id: str = ""
@@ -24,6 +25,7 @@ class Account:
     queue_wait_s: float | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
+    cut: bool = False
     outcome: str = ""
     cause: str = ""
 

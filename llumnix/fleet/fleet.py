@@ -7,36 +7,37 @@ makes no decision of its own but the obvious: an instance that is down gets noth
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import aiohttp
 
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.health import FleetHealth
+from llumnix.fleet.links import Links
+from llumnix.fleet.members import Members, spawn
+from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.fleet.trouble_log import TroubleLog
+from llumnix.instances.address import BadAddress
 from llumnix.instances.breaker import BreakerLimits
-from llumnix.instances.config import FleetConfig
-from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceLink
+from llumnix.instances.config import FleetConfig, InstanceSpec
+from llumnix.instances.credentials import endpoint_of
+from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper, Linker
-from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.trouble import Cause, ContactFailed, Trouble
-from llumnix.instances.untouched import UntouchedLink
+from llumnix.instances.trouble import Trouble
 from llumnix.metrics.tally import Tally
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
     Dispatch,
     Hold,
-    InstanceId,
     MigrationId,
     Reject,
     RequestId,
@@ -96,22 +97,44 @@ class Fleet:
         self._started_at_s = clock.now_s()
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
-        self._linker = linker or self._link
+        self._linker = linker
+        self.models: ModelCatalog | None = None
+        self.members = Members(
+            self.instances,
+            self.requests,
+            self.mover,
+            self._note,
+            self._left,
+            config.leave_timeout_s,
+        )
         self._news = asyncio.Event()
 
     def now_s(self) -> float:
         """Return the time on the fleet's clock: fleet seconds since its creation."""
         return self.clock.now_s() - self._started_at_s
 
-    async def start(self, urls: tuple[str, ...]) -> None:
-        """Start connecting to the servers at these URLs, and rebalancing."""
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        keeper = Keeper(self.config, self.secret, self._session, self._linker, self)
-        for url in urls:
-            instance = Instance.at(url)
-            self.instances.add(instance)
-            self._spawn(keeper.keep(instance), f"keep {url}")
-        self._spawn(self.mover.run(self.clock), "rebalance")
+    async def start(self, instances: Sequence[InstanceSpec | str]) -> None:
+        """Start connecting to these servers, and rebalancing. Raises ConfigError, like a reload."""
+        session = self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        links = Links(
+            session,
+            self.instances,
+            self.config,
+            self.secret,
+            self,
+            self.now_s,
+            lambda instance_id: len(self.requests.at(instance_id)),
+            self.requests.flowed_at_s,
+            self._default_class,
+        )
+        linker = self._linker or links.open
+        self.members.start(Keeper(self.config, self.secret, session, linker, self))
+        self.models = ModelCatalog(session, self.instances, self.config.models_interval_s)
+        await self.set_members(instances)
+        self._tasks = [
+            spawn(self.models.run(), "models"),
+            spawn(self.mover.run(self.clock), "rebalance"),
+        ]
 
     async def close(self) -> None:
         """Disconnect from all instances."""
@@ -119,8 +142,37 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.members.close()
+        if self.models is not None:
+            await self.models.close()
         if self._session is not None:
             await self._session.close()
+
+    async def set_members(
+        self, instances: Sequence[InstanceSpec | str], source: str = "configuration"
+    ) -> None:
+        """Make these servers the members that a source lists; those it listed before leave empty.
+
+        Files are read again; members that are as before are not touched. Raises ConfigError, and
+        then nothing has changed.
+        """
+        specs = [InstanceSpec(each) if isinstance(each, str) else each for each in instances]
+        # In a thread: TLS settings that are new take tens of milliseconds to load.
+        endpoints = await asyncio.to_thread(
+            lambda: [endpoint_of(each, self.config) for each in specs]
+        )
+        await self.members.list(source, endpoints)
+
+    async def add_member(self, url: str) -> Instance:
+        """Make a server a member by hand; it may not be up yet.
+
+        Raises BadAddress for what is no URL, ConfigError if the fleet's key or certificates cannot
+        be read.
+        """
+        spec = InstanceSpec(url)
+        if spec.source:
+            raise BadAddress(f"{url} names a source; only the configuration may have one")
+        return await self.members.add(await asyncio.to_thread(endpoint_of, spec, self.config))
 
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""
@@ -167,6 +219,12 @@ class Fleet:
         """Return whether a model may be served: an instance has it, or none is there to ask."""
         known = any(each.group.serves(model) for each in self.instances)
         return known or not self.instances.alive()
+
+    async def finds(self, model: str) -> bool:
+        """Return whether a model may be served, after asking the instances again if none has it."""
+        if not self.serves(model) and self.models is not None:
+            await self.models.refresh()
+        return self.serves(model)
 
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
@@ -238,54 +296,10 @@ class Fleet:
             for each in self.instances.up()
         )
 
-    def _flowed_at_s(self, instance: Instance) -> float:
-        """Return when a stream of an instance last brought something, in wall seconds."""
-        heard = (each.heard_at_s() for each in self.requests.at(instance.id))
-        return max(heard, default=0.0)
+    def _note(self, kind: str, text: str) -> None:
+        log.info("%s %s", kind, text)
+        self.events.add(self.now_s(), kind, text)
 
-    async def _link(self, instance: Instance, identity: Identity) -> InstanceLink:
-        other = self.instances.get(identity.instance_id)
-        if other is not None and other is not instance:
-            if other.link is not None:
-                what = f"{other.url} also calls itself {identity.instance_id}"
-                raise ContactFailed(Cause.DUPLICATE, what)
-            # Its name has moved, as a pod's does with it, to another address.
-            other.id = InstanceId(other.endpoint.address.name)
-        if identity.kind is InstanceKind.UNTOUCHED:
-            assert self._session is not None
-            return UntouchedLink(
-                instance,
-                identity,
-                self._session,
-                self.config,
-                self,
-                self.now_s,
-                lambda: len(self.requests.at(instance.id)),
-                self._default_class,
-                wants_llumlet=bool(self.secret),
-                flowed_at_s=partial(self._flowed_at_s, instance),
-            )
-        link = PluggedLink(
-            instance,
-            identity,
-            self.secret,
-            self.config,
-            self,
-            self.now_s,
-            self._default_class,
-            partial(self._flowed_at_s, instance),
-            lambda: len(self.requests.at(instance.id)),
-        )
-        await link.open()
-        return link
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_crashed)
-        self._tasks.append(task)
-
-
-def _crashed(task: asyncio.Task[None]) -> None:
-    """Log an error: a loop that should never end has ended."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("task_crashed name=%s", task.get_name(), exc_info=task.exception())
+    def _left(self, instance: Instance) -> None:
+        self._troubles.forget(instance)
+        self.changed()

@@ -159,6 +159,10 @@ class RequestTable:
         """Return the active requests on an instance."""
         return [each for each in self.active.values() if each.instance_id == instance_id]
 
+    def flowed_at_s(self, instance_id: InstanceId) -> float:
+        """Return when a stream of an instance last brought something, in wall seconds; 0: never."""
+        return max((each.heard_at_s() for each in self.at(instance_id)), default=0.0)
+
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Record a decision; repeated holds count once, with the latest reason."""
         known = self._decisions.setdefault(request_id, [])

@@ -24,6 +24,9 @@ class FleetScheduler(Protocol):
     def config(self) -> SchedulerConfig:
         """Return the scheduler's configuration."""
 
+    def reconfigure(self, config: SchedulerConfig) -> None:
+        """Decide by other policies and thresholds from now on; raises PolicyError, ValueError."""
+
     def freeness(self, snapshot: FleetSnapshot) -> FloatColumn:
         """Compute every instance's freeness in decode steps."""
 

@@ -51,6 +51,12 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    api_keys_file: str = _text(
+        "",
+        "file with the API keys that clients must send (`llumnix keys new` makes one); without it "
+        "anyone may send requests, and clients' own keys are forwarded",
+        "FILE",
+    )
     metrics_on_clients_port: bool = field(
         default=True,
         metadata={"help": "serve /metrics on the clients' port too, as vLLM does", "unit": ""},
@@ -58,8 +64,42 @@ class FrontendConfig:
     body_limit_bytes: int = _count(
         32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
     )
+    max_connections: int | None = field(
+        default=None,
+        metadata={
+            "help": "largest number of client connections; to make room, the one idle for longest "
+            "is closed",
+            "unit": "connections",
+            "default": "as the limit on open files allows, at two for each",
+        },
+    )
+    header_limit_bytes: int = _count(
+        256 * 1024, "largest head of a request; a larger one gets a 431", "bytes"
+    )
+    header_timeout_s: float = _option(
+        20.0, "deadline for a request's head, after which its connection is closed", "s"
+    )
+    body_timeout_s: float = _option(
+        30.0, "time for a request's body, beyond what it takes at body_rate_bytes_per_s", "s"
+    )
+    body_rate_bytes_per_s: float = _option(
+        10_000.0,
+        "pace at which a longer body must arrive, else a 408",
+        "bytes/s",
+    )
+    keepalive_timeout_s: float = _option(
+        75.0, "how long a client's connection may be idle between requests", "s"
+    )
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
+    )
+    queue_limit_bytes: int = _count(
+        2 * 2**30,
+        "memory for the bodies of all requests, queued or being served; beyond it, a 503",
+        "bytes",
+    )
+    body_expansion_limit: int = _count(
+        200, "how many times its size a compressed body may have; beyond it, a 413", "times"
     )
     queue_timeout_s: float = _option(
         300.0, "longest time a request is queued before it gets a 503", "s"
@@ -87,16 +127,31 @@ class FrontendConfig:
         8, "consecutive failures without progress that a request survives", "failures"
     )
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
+    drain_delay_s: float = _option(
+        0.0,
+        "how long everything is still served at shutdown, while /ready says no already; "
+        "as long as a load balancer takes to notice",
+        "s",
+    )
     shutdown_grace_s: float = _option(
-        30.0, "time that open streams have to finish at shutdown", "s"
+        30.0, "time that open streams have to finish at shutdown, after the drain delay", "s"
     )
 
     def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be between 0 and 65535, not {self.port}")
+        for name in ("drain_delay_s", "shutdown_grace_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in (
             "queue_timeout_s",
             "first_byte_timeout_s",
             "idle_timeout_s",
             "claim_patience_s",
+            "header_timeout_s",
+            "body_timeout_s",
+            "body_rate_bytes_per_s",
+            "keepalive_timeout_s",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -106,7 +161,14 @@ class FrontendConfig:
                 raise ValueError(f"{name} must be from 0 to {_MAX_PORT}, not {port}")
         if self.port and self.port == self.admin_port:
             raise ValueError("admin_port must differ from port")
-        for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):
+        for name in (
+            "backlog",
+            "body_limit_bytes",
+            "queue_limit_bytes",
+            "body_expansion_limit",
+            "max_attempts",
+            "event_limit_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.queue_limit < 0:

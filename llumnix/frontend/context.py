@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llumnix.fleet.fleet import Fleet
+from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.queue import HoldQueue
@@ -10,15 +11,19 @@ from llumnix.frontend.request.request import Classes
 from llumnix.metrics.tally import Tally
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ServingContext:
-    """The fleet, the queue in front of it, and the connections to its instances."""
+    """The fleet, the queue in front of it, and the connections to its instances.
+
+    `config` may be replaced while serving; a request keeps what it began with.
+    """
 
     config: FrontendConfig
     fleet: Fleet
     queue: HoldQueue
     upstream: Upstream
     classes: Classes
+    intake: Intake
 
     @property
     def tally(self) -> Tally:

@@ -38,6 +38,7 @@ class Passthrough:
                 URL(instance.url + http.raw_path, encoded=True),
                 headers=instance.endpoint.headers(to_instance_as_is(http.headers)),
                 ssl=instance.endpoint.verified_by,
+                server_hostname=instance.endpoint.server_name or None,
                 data=http.content.iter_any() if has_body else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(

@@ -64,6 +64,11 @@ class HoldQueue:
         """Return how many requests may wait."""
         return self._queue.limit
 
+    def reconfigure(self, limit: int, timeout_s: float, retry_after_s: float) -> None:
+        """Change the bounds for requests that join from now on."""
+        self._queue.limit = limit
+        self._timeout_s, self._retry_after_s = timeout_s, retry_after_s
+
     def lengths(self, n_classes: int) -> list[int]:
         """Count the waiting requests by class."""
         counts = Counter(ticket.request.class_index for ticket in self._queue)

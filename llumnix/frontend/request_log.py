@@ -42,7 +42,7 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
         status = refused.status
         raise
     except (asyncio.CancelledError, ConnectionError):
-        account.outcome = account.outcome or "cancelled"
+        account.outcome = account.outcome or ("failed" if account.cut else "cancelled")
         raise
     except Exception as error:
         status = 500

@@ -1,20 +1,28 @@
 """The HTTP server for clients and for the admin API: routes each path to its handler."""
 
+import asyncio
+import time
+from collections.abc import Callable
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.access.door import Door
+from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
+from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Upstream
+from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.passthrough import Passthrough, merged_models
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
-from llumnix.frontend.request_log import log_requests
+from llumnix.frontend.request_log import log_requests, own_account
 from llumnix.frontend.serving import serve
 
 COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -24,7 +32,7 @@ class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`).
+    both (`FrontendConfig.shares_port`). Raises ConfigError for an unusable keys file.
     """
 
     def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
@@ -32,8 +40,16 @@ class FrontendServer:
         self.admin_url = ""
         self._fleet = fleet
         self._admin_token = admin_token
-        self._listeners = Listeners(config)
+        self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
+        self.intake = Intake(config)
+        scheduler = fleet.scheduler.config
+        self._classes = Classes(
+            tuple(each.name for each in scheduler.classes), scheduler.default_class
+        )
+        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
+        self._context: ServingContext | None = None
+        self.lifetime = Lifetime(lambda: bool(fleet.instances.up()), config.retry_after_s)
 
     async def start(self) -> str:
         """Listen; return the clients' URL. Raises OSError if an address is in use."""
@@ -46,29 +62,60 @@ class FrontendServer:
             config.retry_after_s,
         )
         fleet.changed = queue.retry
-        scheduler = fleet.scheduler.config
-        classes = Classes(tuple(each.name for each in scheduler.classes), scheduler.default_class)
         self._upstream = Upstream(config)
-        context = ServingContext(config, fleet, queue, self._upstream, classes)
+        context = ServingContext(config, fleet, queue, self._upstream, self._classes, self.intake)
+        self._context = context
         admin = Admin(context, AdminGuard(self._admin_token))
         shared = config.shares_port(self._admin_token)
         assert shared or self._admin_token, "an admin port of its own needs a token"
-        app = build_app(context, admin if shared else None)
-        url = await self._listeners.listen(app, Address(config.host, config.port))
+        app = build_app(context, self.lifetime, admin if shared else None)
+        Door(self._gate, fleet.tally, own_account).install(app)
+        self.intake.install(app)
+        url = await self.listeners.listen(app, Address(config.host, config.port))
         self.admin_url = url
         if not shared:
             address = Address(config.admin_host, config.admin_port_wanted())
-            self.admin_url = await self._listeners.listen(build_admin_app(context, admin), address)
+            admin_app = build_admin_app(context, self.lifetime, admin)
+            self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
+    def read_files(self) -> Callable[[], None]:
+        """Read the files again that may change while serving: the API keys.
+
+        Return what puts them in force. Raises ConfigError, and then nothing has changed.
+        """
+        callers = self._gate.read()
+        return lambda: self._gate.use(callers)
+
+    def reconfigure(self, config: FrontendConfig) -> None:
+        """Apply changed limits and deadlines to requests that arrive from now on."""
+        self.config = config
+        if self._context is not None:
+            self._context.config = config
+            self._context.queue.reconfigure(
+                config.queue_limit, config.queue_timeout_s, config.retry_after_s
+            )
+
+    async def leave(self, hurry: asyncio.Event) -> int:
+        """Take leave of the clients, as configured; return how many requests were cut.
+
+        `hurry` ends the waits.
+        """
+        config = self.config
+        return await self.lifetime.leave(config.drain_delay_s, config.shutdown_grace_s, hurry)
+
     async def close(self) -> None:
-        """Stop accepting requests, let open streams finish in the grace period, then cut them."""
-        await self._listeners.close()
+        """Close all connections; open streams have the grace period to finish before they are cut.
+
+        Nothing is open any more after `leave`.
+        """
+        await self.listeners.close()
         if self._upstream is not None:
             await self._upstream.close()
+        await self.intake.close()
 
 
-def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
+def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
     """Build the clients' application; `admin` is served there too if it has no port of its own."""
     passthrough = Passthrough(context)
 
@@ -79,10 +126,11 @@ def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
         return merged_models(context.fleet.instances.alive())
 
     app = web.Application(
-        client_max_size=context.config.body_limit_bytes, middlewares=[log_requests]
+        client_max_size=context.config.body_limit_bytes,
+        middlewares=[log_requests, lifetime.middleware()],
     )
     app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
-    app.add_routes([web.get("/v1/models", models), *_own_pages(context, clients=True)])
+    app.add_routes([web.get("/v1/models", models), *_own_pages(context, lifetime, clients=True)])
     if admin is not None:
         app.add_routes(admin.routes())
     else:
@@ -91,19 +139,16 @@ def build_app(context: ServingContext, admin: Admin | None) -> web.Application:
     return app
 
 
-def build_admin_app(context: ServingContext, admin: Admin) -> web.Application:
+def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -> web.Application:
     """Build the application of the admin port."""
     app = web.Application(middlewares=[log_requests])
-    app.add_routes([*admin.routes(), *_own_pages(context, clients=False)])
+    app.add_routes([*admin.routes(), *_own_pages(context, lifetime, clients=False)])
     app.add_routes([web.route("*", "/{rest:.*}", unknown)])
     return app
 
 
-def _own_pages(context: ServingContext, *, clients: bool) -> list[web.RouteDef]:
-    """List what both ports serve to anyone: whether the fleet is up, and the metrics."""
-
-    async def health(_http: web.Request) -> web.Response:
-        return web.Response(status=200 if context.fleet.instances.up() else 503)
+def _own_pages(context: ServingContext, lifetime: Lifetime, *, clients: bool) -> list[web.RouteDef]:
+    """List what both ports serve to anyone: the probes, and the metrics."""
 
     async def metrics(_http: web.Request) -> web.Response:
         n_classes = len(context.classes.names)
@@ -112,4 +157,8 @@ def _own_pages(context: ServingContext, *, clients: bool) -> list[web.RouteDef]:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     hidden = clients and not context.config.metrics_on_clients_port
-    return [web.get("/health", health), web.get("/metrics", unknown if hidden else metrics)]
+    return [
+        web.get("/health", lifetime.health),
+        web.get("/ready", lifetime.ready),
+        web.get("/metrics", unknown if hidden else metrics),
+    ]

@@ -7,13 +7,14 @@ from aiohttp import web
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
+from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, parse, request_id
+from llumnix.frontend.request.request import ClientRequest, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
@@ -45,7 +46,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
     try:
         response, outcome = await _relay(context, http, request, active, arrived_at)
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "cancelled"
+        outcome = "failed" if account.cut else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
@@ -58,22 +59,23 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
 
 
 async def _read(context: ServingContext, http: web.Request) -> ClientRequest | Refusal:
-    limit = context.config.body_limit_bytes
-    too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
-    if (http.content_length or 0) > limit:
-        return too_large
-    try:
-        raw = await http.read()
-    except web.HTTPRequestEntityTooLarge:
-        return too_large
-    request = parse(http.path, raw, http.headers, context.classes)
+    raw = await context.intake.read(http)
+    if isinstance(raw, Refusal):
+        return raw
+    visit = own_visit()
+    classes = visit.classes(context.classes)
+    request = await context.intake.parse(http.path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not context.fleet.serves(request.model):
+    if request.model is not None and not await context.fleet.finds(request.model):
         message = f"The model `{request.model}` does not exist."
         return Refusal(404, message, "model_not_found", "model")
+    too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
+    if too_many is not None:
+        context.tally.access_refused(too_many.code or "")
+        return too_many
     return request
 
 

@@ -69,6 +69,7 @@ def ask(
         endpoint.url + path,
         headers=endpoint.headers({}),
         ssl=endpoint.verified_by,
+        server_hostname=endpoint.server_name or None,
         allow_redirects=False,
     )
 

@@ -37,11 +37,13 @@ class Endpoint:
 
     `key` is our own API key for it; empty, clients' keys are forwarded. `tls` is shared by all
     connections, since making a context costs tens of milliseconds; None for plain http.
+    `server_name` is the host name on its certificate, where that is not its address.
     """
 
     address: Address
     key: Secret = NO_SECRET
     tls: ssl.SSLContext | None = None
+    server_name: str = ""
 
     @classmethod
     def at(cls, url: str) -> Self:

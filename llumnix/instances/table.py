@@ -43,6 +43,10 @@ class InstanceTable:
         instance.fitness.breaker.limits = self._breaker
         self._instances.append(instance)
 
+    def remove(self, instance: Instance) -> None:
+        """Remove an instance that is there."""
+        self._instances.remove(instance)
+
     def get(self, instance_id: InstanceId | str | None) -> Instance | None:
         """Return an instance by id; None if there is none."""
         return next((each for each in self._instances if each.id == instance_id), None)

@@ -9,19 +9,26 @@ from dataclasses import dataclass
 class TlsSettings:
     """Whom to trust, and how to prove who we are; paths of PEM files, empty for none.
 
-    Without `ca_file` the system's authorities are trusted, or those of SSL_CERT_FILE.
+    Without `ca_file` the system's authorities are trusted, or those of SSL_CERT_FILE. `stamps` tell
+    the files from others of the same names, by time and size.
     """
 
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
     verify: bool = True
+    stamps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the paths of all files."""
+        return tuple(each for each in (self.ca_file, self.cert_file, self.key_file) if each)
 
 
 USUAL = TlsSettings()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def client_context(settings: TlsSettings = USUAL) -> ssl.SSLContext:
     """Return the context for these settings, the same one every time.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 
 from llumnix.instances.config import FleetConfig
-from llumnix.instances.discovery import fetch_metrics, fetch_models
+from llumnix.instances.discovery import fetch_metrics
 from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from llumnix.instances.shortage import is_ours
@@ -21,7 +21,6 @@ from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
-_MODELS_EVERY = 15
 _CACHE = "cache_config_info"
 _USAGES = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
 _COUNTS = ("num_requests_running", "num_requests_waiting")
@@ -80,16 +79,14 @@ class UntouchedLink:
     async def lost(self) -> str:
         """Poll until the server does not respond within the deadlines, or is given up."""
         heard_at_s = time.monotonic()
-        polls = 0
         while not self._given_up.is_set():
             began_s = time.monotonic()
             deadline_s = self._poll_deadline_s(began_s, heard_at_s)
             try:
                 async with asyncio.timeout(deadline_s):
-                    await self._poll(with_models=polls % _MODELS_EVERY == 0)
+                    await self._poll()
                 heard_at_s = time.monotonic()
                 self._usual.saw(heard_at_s - began_s, heard_at_s)
-                polls += 1
             except aiohttp.ClientConnectorError as error:
                 if not is_ours(error):
                     return f"it refuses connections: {error.strerror}"
@@ -140,10 +137,8 @@ class UntouchedLink:
         except TimeoutError:
             return
 
-    async def _poll(self, *, with_models: bool) -> None:
+    async def _poll(self) -> None:
         asked_at_s = self._now_s()
-        if with_models:
-            self._instance.know_models(await fetch_models(self._session, self._instance.endpoint))
         text = await fetch_metrics(self._session, self._instance.endpoint)
         if self._wants_llumlet and info(text, LLUMLET) is not None:
             self.give_up("its llumlet has appeared")

@@ -32,6 +32,7 @@ MIGRATION_RESULTS: Final[tuple[str, ...]] = (
 )
 RESUME_REASONS: Final = ("migrated", "instance_died", "requeued")
 RESUME_RESULTS: Final = ("ok", "failed")
+ACCESS_REFUSALS: Final = ("missing_api_key", "invalid_api_key", "rate_limit_exceeded")
 KV_KINDS: Final = ("physical", "reserved", "capacity")
 
 # Common service-level bounds (0.2, 0.5, 1, 2, 3, 10 s …) are all bucket bounds: the share of
@@ -150,6 +151,14 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _counter(
         "control_frames_refused_total", "frames", "Control frames that were refused.", "reason"
     ),
+    _counter(
+        "tenant_requests_total",
+        "requests",
+        "Requests sent with an API key, by its tenant and the kind of status they got.",
+        "tenant",
+        "status",
+    ),
+    _counter("access_refused_total", "requests", "Requests refused for their API key.", "reason"),
     _gauge("build_info", "info", "Always 1; labelled with the running version.", "version"),
 )
 
@@ -191,11 +200,15 @@ class FleetMetrics:
         self.instance_kv_tokens = self._gauge("instance_kv_tokens")
         self.snapshot_age_seconds = self._gauge("snapshot_age_seconds")
         self.control_frames_refused_total = self._counter("control_frames_refused_total")
+        self.tenant_requests_total = self._counter("tenant_requests_total")
+        self.access_refused_total = self._counter("access_refused_total")
         self.build_info = self._gauge("build_info")
         self.build_info.labels(version=__version__).set(1)
         for reason in MIGRATION_REASONS:
             for result in MIGRATION_RESULTS:
                 self.migrations_total.labels(reason=reason, result=result)
+        for refusal in ACCESS_REFUSALS:
+            self.access_refused_total.labels(reason=refusal)
         for reason in RESUME_REASONS:
             for result in RESUME_RESULTS:
                 self.resumes_total.labels(reason=reason, result=result)

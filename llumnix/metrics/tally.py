@@ -11,6 +11,8 @@ from llumnix.metrics.catalogue import MIGRATION_RESULTS, OUTCOMES, FleetMetrics
 from migration.llumlet.fleet_messages import EventKind
 
 _KEPT = 1000
+_TENANTS_TOLD_APART = 100
+_OTHER_TENANTS = "other"
 
 
 class _OfClass:
@@ -42,6 +44,7 @@ class Tally:
         self.downtimes_s: deque[float] = deque(maxlen=_KEPT)
         self.gaps_s: deque[float] = deque(maxlen=_KEPT)
         metrics.declare_classes(class_names)
+        self._tenants: set[str] = set()
         self._classes = {name: _OfClass(metrics, name) for name in class_names}
 
     def request_arrived(self) -> None:
@@ -52,6 +55,20 @@ class Tally:
         """Count a request's end: finished, failed, rejected or cancelled."""
         self.outcomes[outcome] += 1
         self._classes[class_name].ended[outcome].inc()
+
+    def tenant_request(self, tenant: str, status: int) -> None:
+        """Count a request with an API key by its status; 0 is one whose client left before."""
+        if tenant not in self._tenants:
+            if len(self._tenants) >= _TENANTS_TOLD_APART:
+                tenant = _OTHER_TENANTS
+            else:
+                self._tenants.add(tenant)
+        kind = f"{status // 100}xx" if status else "left"
+        self.metrics.tenant_requests_total.labels(tenant=tenant, status=kind).inc()
+
+    def access_refused(self, reason: str) -> None:
+        """Count a request that was refused for its API key, or for a limit of that key."""
+        self.metrics.access_refused_total.labels(reason=reason).inc()
 
     def stream_opened(self) -> None:
         """Count a stream that is being served from now on."""

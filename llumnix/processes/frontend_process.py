@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from llumnix.processes.launch import start_child, stop_process
+from llumnix.processes.launch import drop_empty_log, start_child, stop_process
 
 COMMAND = (sys.executable, "-m", "llumnix", "serve", "--announce", "--exit-with-parent")
 START_TIMEOUT_S = 90.0
@@ -34,3 +34,4 @@ async def launched_frontend(
         yield str(child.told["url"])
     finally:
         await stop_process(child.process, STOP_GRACE_S)
+        drop_empty_log(child.log_path)

@@ -44,6 +44,7 @@ class Emulator:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Terminate it, and kill it if it does not exit within the grace period."""
         await stop_process(self.process, grace_s)
+        drop_empty_log(self.log_path)
 
 
 async def launch_emulators(
@@ -148,6 +149,15 @@ async def stop_process(process: asyncio.subprocess.Process, grace_s: float) -> N
             await process.wait()
     if process.stdin is not None:
         process.stdin.close()
+
+
+def drop_empty_log(path: Path) -> None:
+    """Remove the log of a child that had nothing to say, and its temporary folder with the last."""
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
+        if path.parent.parent == Path(tempfile.gettempdir()):
+            path.parent.rmdir()  # fails, as it should, while another log is in it
 
 
 def _log_file(path: Path) -> BinaryIO:

@@ -6,6 +6,7 @@ and dark pages and print; text stays text.
 
 import importlib.util
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from llumnix.errors import ConfigError
+from simulator.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,6 +83,7 @@ def run_colour(number: int) -> str:
 @contextmanager
 def plot(width_in: float, height_in: float) -> Iterator[tuple["Figure", "Axes"]]:
     """Open a figure with one axes in the report's style; it is closed with the context."""
+    _keep_its_cache_with_ours()
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -89,6 +92,13 @@ def plot(width_in: float, height_in: float) -> Iterator[tuple["Figure", "Axes"]]
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, figure.add_subplot()
+
+
+def _keep_its_cache_with_ours() -> None:
+    """Give matplotlib a folder that can be written: without one of its liking it complains."""
+    folder = cache_folder()
+    if folder is not None:
+        os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
 
 
 def inline(figure: "Figure", name: str, description: str) -> str:

@@ -7,7 +7,6 @@ named after all its inputs, so that stale code is never run.
 import hashlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from policies import columns
+from simulator.cache_folder import cache_folder
 from simulator.engine.roster import EngineLimits
 from simulator.kernel import clockwork, deciding, front
 from simulator.kernel.engine import (
@@ -122,13 +122,14 @@ def compiled() -> Kernel:
     from numba.extending import register_jitable
 
     folder = _cache_folder()
-    vars(numba.config)["CACHE_DIR"] = str(folder)
+    if folder is not None:
+        vars(numba.config)["CACHE_DIR"] = str(folder)
     for module in _MODULES:
         for function in vars(module).values():
             if getattr(function, "__module__", None) == module.__name__ and callable(function):
                 inline = {"forceinline": True} if module in _INLINE else {}
                 register_jitable(_nrt=module in _MAKE_ARRAYS, **inline)(function)
-    jit: Any = partial(numba.njit, cache=True, _nrt=False)
+    jit: Any = partial(numba.njit, cache=folder is not None, _nrt=False)
     kernel = Kernel(**{name: jit(getattr(PLAIN, name)) for name in Kernel.__slots__})
     limits = EngineLimits(capacity_tokens=1, block_tokens=1)
     blank = new_state(((),) * 4, 1, limits, [0], arrays=True)
@@ -136,21 +137,28 @@ def compiled() -> Kernel:
     for name in Kernel.__slots__:
         numbers = len(inspect.signature(getattr(PLAIN, name)).parameters) - 1
         getattr(kernel, name).compile((state, *[numba.int64] * numbers))
-    (folder / _DONE).touch()
+    if folder is not None:
+        (folder / _DONE).touch()
     return kernel
 
 
 def is_compiled() -> bool:
     """Whether the kernel is already in this machine's cache, so that compiling takes no time."""
-    return compiled.cache_info().currsize > 0 or (_cache_folder() / _DONE).exists()
+    if compiled.cache_info().currsize > 0:
+        return True
+    folder = _cache_folder()
+    return folder is not None and (folder / _DONE).exists()
 
 
-def _cache_folder() -> Path:
+def _cache_folder() -> Path | None:
+    """Return where compiled code is kept; None if nothing can be."""
+    caches = cache_folder()
+    if caches is None:
+        return None
     digest = hashlib.sha256(f"{version('numba')} {sys.version}".encode())
     state = importlib.import_module(State.__module__)
     for path in (__file__, state.__file__, *(module.__file__ for module in _MODULES)):
         assert path is not None
         when_ns = Path(path).stat().st_mtime_ns  # numba compiles anew for another path or time
         digest.update(f"{path} {when_ns}".encode() + Path(path).read_bytes())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "llumnix" / f"kernel-{digest.hexdigest()[:16]}"
+    return caches / f"kernel-{digest.hexdigest()[:16]}"

@@ -9,7 +9,7 @@ from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
 from llumnix.instances.endpoint import Endpoint
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
-_IDLE_S = 4.0
+IDLE_S = 4.0
 _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
 _HANDSHAKES_PER_HOST = 8
@@ -162,6 +162,7 @@ class ConnectionPool:
         self._connect_timeout_s = connect_timeout_s
         self._idle: dict[Endpoint, list[Connection]] = {}
         self._handshakes: dict[Endpoint, asyncio.Semaphore] = {}
+        self._reaper: asyncio.TimerHandle | None = None
 
     async def ask(
         self, endpoint: Endpoint, path: str, headers: Mapping[str, str], body: bytes
@@ -182,11 +183,16 @@ class ConnectionPool:
         if connection.reusable and len(idle) < _IDLE_PER_HOST:
             connection.rest()
             idle.append(connection)
+            if self._reaper is None:
+                self._reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap)
         else:
             connection.close()
 
     def close(self) -> None:
         """Close the idle connections."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+            self._reaper = None
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
@@ -194,13 +200,28 @@ class ConnectionPool:
 
     def _take(self, endpoint: Endpoint) -> Connection | None:
         idle = self._idle.get(endpoint)
-        fresh_since = time.monotonic() - _IDLE_S
+        fresh_since = time.monotonic() - IDLE_S
         while idle:
             connection = idle.pop()
             if not connection.closed and connection.idle_since > fresh_since:
                 return connection
             connection.close()
         return None
+
+    def _reap(self) -> None:
+        """Close what has been idle for too long: after a burst nobody might ever take it."""
+        self._reaper = None
+        fresh_since = time.monotonic() - IDLE_S
+        for endpoint, idle in list(self._idle.items()):
+            fresh = [each for each in idle if not each.closed and each.idle_since > fresh_since]
+            for connection in set(idle).difference(fresh):
+                connection.close()
+            if fresh:
+                self._idle[endpoint] = fresh
+            else:
+                del self._idle[endpoint]
+        if self._idle:
+            self._reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap)
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
         try:
@@ -219,6 +240,10 @@ class ConnectionPool:
 async def _open(endpoint: Endpoint) -> Connection:
     address = endpoint.address
     _, connection = await asyncio.get_running_loop().create_connection(
-        Connection, address.host, address.port, ssl=endpoint.tls
+        Connection,
+        address.host,
+        address.port,
+        ssl=endpoint.tls,
+        server_hostname=endpoint.server_name or None,
     )
     return connection

@@ -71,6 +71,7 @@ class ServerCalls:
                     data=body,
                     headers=target.endpoint.headers(self._headers),
                     ssl=target.endpoint.verified_by,
+                    server_hostname=target.endpoint.server_name or None,
                 ) as told,
             ):
                 answer = await told.json(content_type=None) if told.status == 200 else None

@@ -20,10 +20,18 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The fleet's priority classes, most urgent first, and the one requests get by default."""
+    """The fleet's priority classes, most urgent first, and the one requests get by default.
+
+    `ceiling` is the index of the most urgent class that this caller may use.
+    """
 
     names: tuple[str, ...]
     default: str
+    ceiling: int = 0
+
+    def lowered(self, name: str) -> str:
+        """Return the class that a caller gets who asks for this one."""
+        return self.names[max(self.ceiling, self.names.index(name))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,9 @@ class ClientRequest:
     `body_ids` is the same but asks for token ids, which the client did not ask for if `hides_ids`.
     Only a `resumable` request (see `_movable`) can be resumed by another instance. `prompt_tokens`
     is exact for token ids, else an estimate. `has_params`: the client gives transfer parameters of
-    its own. `recipe` says how a server without the plugin can resume it; None if it cannot.
+    its own. `tenant` is the caller's, empty without API keys; `output_limit_tokens` is what the
+    client set, 0 if nothing. `recipe` says how a server without the plugin can resume it; None if
+    it cannot.
     """
 
     path: str
@@ -51,6 +61,8 @@ class ClientRequest:
     wants_usage: bool
     has_params: bool
     recipe: Recipe | None
+    tenant: str = ""
+    output_limit_tokens: int = 0
 
     def asks_ids(self, instance: Instance) -> bool:
         """Return whether to ask an instance for token ids that the client did not ask for.
@@ -68,7 +80,7 @@ class ClientRequest:
 
 
 def parse(
-    path: str, raw: bytes, headers: Mapping[str, str], classes: Classes
+    path: str, raw: bytes, headers: Mapping[str, str], classes: Classes, tenant: str = ""
 ) -> ClientRequest | Refusal:
     """Parse a request's body and headers; a Refusal says what the client did wrong."""
     try:
@@ -84,6 +96,8 @@ def parse(
     if isinstance(class_name, Refusal):
         return class_name
     body, forged = without_forged(raw, parsed)
+    if classes.ceiling and _urgent(parsed):
+        body = with_member(body, "priority", value=0)  # servers may schedule by it themselves
     streams = parsed.get("stream") is True
     resumable = _movable(parsed)
     hides_ids = resumable and not parsed.get("return_token_ids")
@@ -103,6 +117,8 @@ def parse(
         wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         has_params=TRANSFER_PARAMS in parsed,
         recipe=recipe(parsed) if streams and resumable else None,
+        tenant=tenant,
+        output_limit_tokens=_output_limit(parsed),
     )
 
 
@@ -132,14 +148,22 @@ def _class_of(
         if name is None:
             continue
         if name in classes.names:
-            return name
+            return classes.lowered(name)
         known = ", ".join(classes.names)
         return Refusal(400, f"{header}: unknown class {name!r}; known: {known}", "unknown_class")
+    urgent = _urgent(parsed) or parsed.get("service_tier") == "priority"
+    return classes.lowered(classes.names[0] if urgent else classes.default)
+
+
+def _urgent(parsed: Mapping[str, Any]) -> bool:
+    """Whether a body asks to be served before others. vLLM: lower is sooner, 0 the default."""
     priority = parsed.get("priority")
-    urgent = isinstance(priority, int) and priority < 0  # vLLM: lower is sooner, 0 the default
-    return (
-        classes.names[0] if urgent or parsed.get("service_tier") == "priority" else classes.default
-    )
+    return isinstance(priority, int) and priority < 0
+
+
+def _output_limit(parsed: Mapping[str, Any]) -> int:
+    values = [parsed.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return max((value for value in values if isinstance(value, int)), default=0)
 
 
 def _movable(parsed: dict[str, Any]) -> bool:

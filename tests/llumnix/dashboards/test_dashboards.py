@@ -149,6 +149,7 @@ def test_panels_fill_the_grid_without_overlap_in_the_order_a_request_flows(
     assert rows == [
         "Health",
         "Requests and latency",
+        "Callers",
         "Queue and dispatch",
         "Migration",
         "Instances",

@@ -71,6 +71,7 @@ def feed(metrics: FleetMetrics, dice: random.Random) -> None:
         for result in RESUME_RESULTS:
             metrics.resumes_total.labels(reason=reason, result=result).inc()
     metrics.stream_mismatch_total.inc()
+    metrics.tenant_requests_total.labels(tenant="acme", status="2xx").inc()
     metrics.control_frames_refused_total.labels(reason="bad_hmac").inc()
     for up, instance_id in enumerate(INSTANCES):
         feed_instance(metrics, dice, instance_id, up)

@@ -124,7 +124,7 @@ def assert_all_kinds(calls: list[Call], *, holds: bool) -> None:
     }
     decided = Counter(kind(call.answer) for call in calls if call.method == "dispatch")
     assert decided["Dispatch"] >= REQUESTS
-    # Any policy holds those that may have crashed the killed instance: each is tried alone.
+    # Any policy holds those that may have crashed what was killed: each is tried alone.
     assert decided["Hold"] > 0 or not holds
     assert any(map(balances, calls))
     assert any(call.method == "order_ended" and call.keywords["moved"] for call in calls)

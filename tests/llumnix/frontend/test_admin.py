@@ -146,15 +146,6 @@ async def test_a_drained_instance_gets_nothing_until_it_is_back() -> None:
         await post(stage, "/llumnix/drain", {"instance_id": "x"}, 404)
 
 
-async def test_health_follows_the_instances() -> None:
-    async with Stage(1) as stage:
-        async with stage.session.get("/health") as response:
-            assert response.status == 200
-        stage.instance("a").set_draining(on=True)
-        async with stage.session.get("/health") as response:
-            assert response.status == 503
-
-
 async def test_metrics_are_served() -> None:
     async with Stage(1) as stage:
         stage.report("a", physical_tokens=40, prefill_backlog_tokens=70)

@@ -67,7 +67,7 @@ async def test_the_admin_port_wants_its_token_and_serves_no_completions() -> Non
         mine = {"Authorization": f"Bearer {published.token}"}
         assert await status("GET", f"{url}/llumnix/fleet", headers=mine) == 200
         assert await status("POST", f"{url}/v1/completions", headers=mine, json={}) == 404
-        assert await status("GET", f"{url}/health") == 503
+        assert await status("GET", f"{url}/ready") == 503
         assert await status("GET", f"{url}/metrics") == 200
 
 
@@ -105,7 +105,7 @@ async def test_where_no_token_can_be_left_the_service_still_serves(
     monkeypatch.setattr(credentials, "publish", no_room)
     with caplog.at_level(logging.WARNING):
         async with service() as running:
-            assert await status("GET", f"{running.url}/health") == 503
+            assert await status("GET", f"{running.url}/ready") == 503
             assert await status("GET", f"{running.admin_url}/llumnix/fleet") == 401
     assert "--admin-token-file" in caplog.text
 

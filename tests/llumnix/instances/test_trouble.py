@@ -18,8 +18,9 @@ from llumnix.fleet import view
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.fleet import Fleet
+from llumnix.fleet.links import Links
 from llumnix.fleet.trouble_log import TroubleLog
-from llumnix.instances.config import FleetConfig
+from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceState
 from llumnix.instances.trouble import Cause, ContactFailed, Trouble, trouble_of
 from llumnix.metrics.catalogue import FleetMetrics
@@ -35,7 +36,9 @@ _NOBODY = Identity(InstanceId(""), InstanceKind.UNTOUCHED)
 
 
 @asynccontextmanager
-async def fleet_of(*urls: str, secret: bytes = b"", **config: Any) -> AsyncIterator[Fleet]:
+async def fleet_of(
+    *urls: str | InstanceSpec, secret: bytes = b"", **config: Any
+) -> AsyncIterator[Fleet]:
     """Run a fleet that contacts these servers for real."""
     quick = {"reconnect_min_s": 0.02, "reconnect_max_s": 0.05, "poll_interval_s": 0.05, **config}
     scheduler = SchedulerConfig(migration=False)
@@ -152,14 +155,21 @@ async def test_two_servers_of_one_name_are_told_apart_by_who_came_first() -> Non
     ):
         one, other = fleet.instances
         await until(lambda: one.alive and other.alive)
+        links = Links(
+            *(aiohttp.ClientSession(), fleet.instances, fleet.config, b"", fleet, fleet.now_s),
+            local_count=len,
+            flowed_at_s=lambda _: 0.0,
+            default_class=0,
+        )
         named = replace(one.identity or _NOBODY, instance_id=InstanceId("pod-0"))
         one.id = named.instance_id
         with pytest.raises(ContactFailed, match="also calls itself") as refused:
-            await fleet._link(other, named)
+            await links.open(other, named)
         assert refused.value.trouble.cause is Cause.DUPLICATE
         one.lose()
-        await fleet._link(other, named)
+        await links.open(other, named)
         assert one.id == one.endpoint.address.name
+        await links.session.close()
 
 
 async def test_nothing_ends_supervision(caplog: pytest.LogCaptureFixture) -> None:

@@ -100,3 +100,18 @@ def running(log: Path) -> bool:
         except OSError:
             continue
     return False
+
+
+async def test_a_child_that_said_nothing_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    script = tmp_path / "quiet.py"
+    script.write_text(CHILD.replace('print("hello', '"" and print("hello'))
+    emulators = await launch_emulators(["a", "b"], b"s", command=[sys.executable, str(script)])
+    folder = emulators[0].log_path.parent
+    assert folder.is_dir()
+
+    await stop_emulators(emulators)
+
+    assert not folder.exists()
