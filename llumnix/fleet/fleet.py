@@ -45,6 +45,7 @@ from policies.types import (
 
 log = logging.getLogger(__name__)
 
+_LATELY_S = 1.5
 _KINDS = {
     Dispatch: DecisionKind.DISPATCH,
     Hold: DecisionKind.HOLD,
@@ -289,6 +290,16 @@ class Fleet:
     def heard(self, event: MigrationEvent) -> None:
         """Process a llumlet's report on a migration."""
         self.mover.heard(event)
+
+    def works(self, instance: Instance) -> bool:
+        """Return whether an instance was just seen to work: a step ended, or a stream got output.
+
+        What servers without the plugin do is only known from poll to poll.
+        """
+        lately_s = _LATELY_S + (0.0 if instance.plugged else self.config.poll_interval_s)
+        flowed_at_s = self.requests.flowed_at_s(instance.id)
+        last_s = max(flowed_at_s, instance.fitness.moved_at_s)
+        return self.health.now_s() - last_s < lately_s
 
     def _others_can_serve(self, instance: Instance) -> bool:
         return any(

@@ -56,6 +56,13 @@ class FleetHealth:
         if instance.fitness.breaker.failed(self.now_s(), detail):
             self._opened(instance, detail)
 
+    def passed_by(self, instance: Instance, request_id: RequestId, detail: str) -> None:
+        """Note that an instance that works has left a request waiting for too long."""
+        log.warning(
+            "attempt_silent request_id=%s instance=%s detail=%s",
+            *(request_id, instance.id, detail),
+        )
+
     def trip(self, instance: Instance, reason: str) -> None:
         """Leave an instance alone for a while, and then probe it."""
         if instance.fitness.breaker.trip(self.now_s(), reason):
@@ -98,6 +105,8 @@ class FleetHealth:
         """
         fitness = instance.fitness
         fitness.idle = motion.idle
+        if motion.moved:
+            fitness.moved_at_s = self.now_s()
         if motion.still_s:
             fitness.breaker.trip(self.now_s(), "its engine stands still")
         if motion.still_s and not fitness.hung:

@@ -52,6 +52,7 @@ async def serve(context: ServingContext, http: web.Request) -> web.StreamRespons
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
         context.fleet.health.suspects.forget(active.request_id)
+        context.patience.settled(active.request_id)
         context.tally.request_ended(request.class_name, outcome)
         account.outcome = outcome
         context.queue.retry()

@@ -12,13 +12,15 @@ class Fitness:
     """An instance's breaker, and how long it asked to be left alone. Times are wall seconds.
 
     `hung` says why it is suspected of standing still, empty if it is not; `idle` that it runs
-    nothing; `dead` that its death has been taken note of.
+    nothing; `moved_at_s` when its engine was last seen to step; `dead` that its death has been
+    taken note of.
     """
 
     breaker: Breaker = field(default_factory=Breaker)
     busy_until_s: float = 0.0
     hung: str = ""
     idle: bool = True
+    moved_at_s: float = 0.0
     dead: bool = False
 
     def rest(self, seconds: float, now_s: float) -> None:

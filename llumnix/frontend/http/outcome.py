@@ -21,6 +21,8 @@ class FailureKind(enum.StrEnum):
     """The connection broke after the request was sent."""
     STALLED = "stalled"
     """It sent nothing before the deadline."""
+    SILENT = "silent"
+    """It sent nothing for longer than usual; it may merely be slow."""
     ANSWERED = "answered"
     """It answered with an error of its own."""
     BUSY = "busy"
