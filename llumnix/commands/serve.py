@@ -29,6 +29,7 @@ FLEET_GROUPS = {
         *("instance_api_key_file", "instance_ca_file", "instance_verify"),
         *("instance_cert_file", "instance_key_file"),
     ),
+    "control links": ("control_tls_ca_file", "control_tls_cert_file", "control_tls_key_file"),
     "watching instances": (
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
@@ -37,6 +38,10 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "TLS": (
+        *("tls_cert_file", "tls_key_file", "tls_client_ca_file"),
+        *("admin_tls_cert_file", "admin_tls_key_file", "admin_tls_client_ca_file"),
+    ),
     "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (

@@ -51,6 +51,20 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    tls_cert_file: str = _text(
+        "", "certificate of the clients' port, which then speaks https only (PEM)", "FILE"
+    )
+    tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of all clients (PEM)", "FILE"
+    )
+    admin_tls_cert_file: str = _text(
+        "", "certificate of the admin port, which then speaks https only (PEM)", "FILE"
+    )
+    admin_tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    admin_tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of admin clients (PEM)", "FILE"
+    )
     api_keys_file: str = _text(
         "",
         "file with the API keys that clients must send (`llumnix keys new` makes one); without it "

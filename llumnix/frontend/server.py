@@ -1,6 +1,7 @@
 """The HTTP server for clients and for the admin API: routes each path to its handler."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -14,8 +15,9 @@ from llumnix.frontend.access.door import Door
 from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.bodies.intake import Intake
-from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.config import FrontendConfig, is_loopback
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.tls import ServerTls, TlsFiles
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
@@ -25,12 +27,15 @@ from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
 
+log = logging.getLogger(__name__)
+
 
 class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`). Raises ConfigError for an unusable keys file.
+    both (`FrontendConfig.shares_port`). Raises ConfigError for unusable files of keys
+    or certificates.
     """
 
     def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
@@ -44,6 +49,16 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         self._classes = Classes(
             tuple(each.name for each in scheduler.classes), scheduler.default_class
+        )
+        self._tls = ServerTls.of(
+            TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
+        )
+        self._admin_tls = ServerTls.of(
+            TlsFiles(
+                config.admin_tls_cert_file,
+                config.admin_tls_key_file,
+                config.admin_tls_client_ca_file,
+            )
         )
         self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
         self._context: ServingContext | None = None
@@ -69,21 +84,33 @@ class FrontendServer:
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self.listeners.listen(app, Address(config.host, config.port))
+        url = await self.listeners.listen(app, Address(config.host, config.port, self._tls))
         self.admin_url = url
         if not shared:
-            address = Address(config.admin_host, config.admin_port_wanted())
+            if not is_loopback(config.admin_host) and self._admin_tls is None:
+                log.warning(
+                    "admin_port_in_plain_text host=%s: who can listen there learns the token",
+                    config.admin_host,
+                )
+            address = Address(config.admin_host, config.admin_port_wanted(), self._admin_tls)
             admin_app = build_admin_app(context, self.lifetime, admin)
             self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
     def read_files(self) -> Callable[[], None]:
-        """Read the files again that may change while serving: the API keys.
+        """Read the files again that may change while serving: API keys, certificates.
 
         Return what puts them in force. Raises ConfigError, and then nothing has changed.
         """
         callers = self._gate.read()
-        return lambda: self._gate.use(callers)
+        certificates = [tls.read() for tls in (self._tls, self._admin_tls) if tls is not None]
+
+        def use() -> None:
+            self._gate.use(callers)
+            for use_certificate in certificates:
+                use_certificate()
+
+        return use
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""

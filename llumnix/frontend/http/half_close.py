@@ -25,11 +25,16 @@ _CLOSED: Final = 7
 class HalfClosable(web.RequestHandler):
     """A client's connection that outlives the end of its client's input."""
 
+    _input_ended = False
+
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection until the last request has its answer (called by the event loop)."""
         transport = self.transport
+        if self._input_ended:  # uvloop may say so more than once
+            return True
         if transport is None or not self._may_answer() or _is_tls(transport):
             return None
+        self._input_ended = True
         self.close()  # after that answer
         loop = asyncio.get_running_loop()
         loop.call_later(_LOOK_EVERY_S, self._look, transport, loop.time() + _FIRST_PROBE_S)

@@ -1,11 +1,11 @@
 """Members that join and leave: nothing new for those that leave, and nothing lost."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from llumnix.errors import ConfigError
-from llumnix.fleet.members import Members
 from llumnix.instances.config import InstanceSpec
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.stage import Stage, until
@@ -20,10 +20,9 @@ def urls(stage: Stage, wanted: str) -> list[str]:
     return [stub.url for stub in stage.stubs if stub.name in wanted]
 
 
-def forgets_after(stage: Stage, timeout_s: float) -> Members:
-    members = stage.fleet.members
-    members._leave_timeout_s = timeout_s
-    return members
+def forgets_after(stage: Stage, timeout_s: float) -> None:
+    config = replace(stage.fleet.config, leave_timeout_s=timeout_s)
+    stage.fleet.members._config = config
 
 
 async def test_members_that_stay_listed_are_not_touched() -> None:
