@@ -164,6 +164,14 @@ def settings(args: argparse.Namespace) -> Config:
         raise ConfigError(str(error)) from error
 
 
+def _listed(fleet: FleetConfig) -> str:
+    sources = sum(bool(each.source) for each in fleet.instances) + bool(fleet.instances_file)
+    count = fleet.emulate + sum(not each.source for each in fleet.instances)
+    of_sources = f"those of {sources} source{'s' if sources > 1 else ''}"
+    listed = f"{count} instance{'' if count == 1 else 's'}"
+    return f"{listed} and {of_sources}" if count and sources else of_sources if sources else listed
+
+
 def _instance(url: str) -> InstanceSpec:
     try:
         return InstanceSpec(url)
@@ -177,10 +185,9 @@ def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"
-    count = config.fleet.emulate + len(config.fleet.instances)
     sys.stdout.write(
-        f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
-        f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
+        f"serving {_listed(config.fleet)} at {url}, dispatch {config.scheduler.dispatch.name}, "
+        f"{moving} migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
         '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
         f"  watch: llumnix top --url {admin_url}\n"
     )

@@ -172,6 +172,10 @@ class Fleet:
         """Make these servers the members that a source lists. Raises like `Members.set`."""
         await self.members.set(instances, source)
 
+    async def reload(self, config: FleetConfig) -> None:
+        """Take instances, keys and TLS settings from another configuration. Raises ConfigError."""
+        await self.members.reload(config)
+
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""
         try:

@@ -71,6 +71,7 @@ async def test_a_closed_port_is_unreachable() -> None:
         unused.bind(("127.0.0.1", 0))
         trouble = await trouble_at(f"http://127.0.0.1:{unused.getsockname()[1]}")
     assert trouble.cause is Cause.UNREACHABLE
+    assert "connection refused" in trouble.detail
 
 
 async def test_a_server_that_does_not_answer_is_silent() -> None:
