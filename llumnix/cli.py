@@ -25,6 +25,8 @@ COMMANDS = {
     "migrate": "commands.fleet",
     "drain": "commands.fleet",
     "keys": "commands.keys",
+    "add": "commands.members",
+    "remove": "commands.members",
     "emulate": "commands.emulate",
     "simulate": "planning.simulate",
     "compare": "planning.compare",

@@ -10,7 +10,14 @@ from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 from llumnix.admin.answer import Answer, SchemaError
-from llumnix.admin.schema import DrainStatus, FleetStatus, MigrationStatus, News, RequestDecisions
+from llumnix.admin.schema import (
+    DrainStatus,
+    FleetStatus,
+    MemberStatus,
+    MigrationStatus,
+    News,
+    RequestDecisions,
+)
 from llumnix.errors import ConfigError, LlumnixError, Unreachable
 
 A = TypeVar("A", bound=Answer)
@@ -31,14 +38,21 @@ class AdminClient:
     """Queries one frontend. `timeout_s` (wall seconds) bounds connecting and each read.
 
     `token` is sent with every request unless it is empty; `ca_file` holds the certificates that an
-    https address is checked with (default: the system's).
+    https address is checked with (default: the system's), `cert_file` a certificate and its key for
+    a frontend that asks for one.
 
     Every method raises Unreachable if nothing responds, NotAFrontendError if something else does,
     and RefusedError if the frontend refuses. Raises ConfigError for an unusable URL or CA file.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout_s: float = 5.0, *, token: str = "", ca_file: str = ""
+        self,
+        url: str = DEFAULT_URL,
+        timeout_s: float = 5.0,
+        *,
+        token: str = "",
+        ca_file: str = "",
+        cert_file: str = "",
     ) -> None:
         # People type a host and port without a scheme.
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -54,7 +68,7 @@ class AdminClient:
         self._base_path = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._token = token
-        self._tls = _tls(ca_file) if self._secure else None
+        self._tls = _tls(ca_file, cert_file) if self._secure else None
 
     def fleet(self) -> FleetStatus:
         """Return the current state of the fleet: instances, migrations in progress, totals."""
@@ -79,6 +93,15 @@ class AdminClient:
         """Start draining an instance, or with `on` False let it take requests again."""
         wanted = {"instance_id": instance_id, "on": on}
         return self._read(DrainStatus, self._ask("POST", "/llumnix/drain", wanted))
+
+    def add(self, url: str) -> MemberStatus:
+        """Make a server a member of the fleet."""
+        return self._read(MemberStatus, self._ask("POST", "/llumnix/instances", {"url": url}))
+
+    def remove(self, instance_id: str, *, now: bool = False) -> MemberStatus:
+        """Remove an instance once it is empty; with `now` at once, its requests moving on."""
+        path = f"/llumnix/instances/{quote(instance_id, safe='')}{'?now' if now else ''}"
+        return self._read(MemberStatus, self._ask("DELETE", path, {}))
 
     def explain(self, request_id: str) -> RequestDecisions:
         """Return the decisions about a request, with reasons."""
@@ -149,11 +172,15 @@ class AdminClient:
         )
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+def _tls(ca_file: str, cert_file: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot read the CA certificates in {ca_file}: {error}") from error
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if cert_file:
+            context.load_cert_chain(cert_file)
+    except OSError as error:  # ssl.SSLError is one
+        names = ", ".join(filter(None, (ca_file, cert_file)))
+        raise ConfigError(f"cannot use the certificates in {names}: {error}") from error
+    return context
 
 
 def _reason(error: OSError) -> str:

@@ -27,10 +27,12 @@ _STATE_STYLES: Final = {"up": "green", "draining": "yellow", "starting": "cyan",
 
 def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the three commands to the CLI."""
-    parser = _command(subparsers, "instances", instances, "list the instances of a running fleet")
+    parser = add_command(
+        subparsers, "instances", instances, "list the instances of a running fleet"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    parser = _command(
+    parser = add_command(
         subparsers,
         "migrate",
         migrate,
@@ -46,7 +48,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
         "--wait", action="store_true", help="wait for its end; exit with 1 if it was not moved"
     )
 
-    parser = _command(
+    parser = add_command(
         subparsers,
         "drain",
         drain,
@@ -66,13 +68,14 @@ def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
     )
 
 
-def _command(
+def add_command(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
     run: Callable[[argparse.Namespace], int],
     summary: str,
     description: str = "",
 ) -> argparse.ArgumentParser:
+    """Add a command that talks to a running fleet's frontend."""
     parser = subparsers.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {description}".strip()
     )

@@ -16,6 +16,7 @@ from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.logs.setup import configure
 from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
+from llumnix.processes.open_files import raise_limit
 from llumnix.reload import Reloader
 from llumnix.service import Service, run_frontend
 from policies.dispatch import dispatch_policies
@@ -28,6 +29,7 @@ FLEET_GROUPS = {
         *("instance_api_key_file", "instance_ca_file", "instance_verify"),
         *("instance_cert_file", "instance_key_file"),
     ),
+    "control links": ("control_tls_ca_file", "control_tls_cert_file", "control_tls_key_file"),
     "watching instances": (
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
@@ -36,14 +38,20 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "TLS": (
+        *("tls_cert_file", "tls_key_file", "tls_client_ca_file"),
+        *("admin_tls_cert_file", "admin_tls_key_file", "admin_tls_client_ca_file"),
+    ),
     "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
+        *("max_connections", "header_limit_bytes"),
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),
-        *("body_limit_bytes", "event_limit_bytes"),
+        *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
         *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+        *("header_timeout_s", "body_timeout_s", "body_rate_bytes_per_s", "keepalive_timeout_s"),
         *("claim_patience_s", "helper_timeout_s", "drain_delay_s", "shutdown_grace_s"),
     ),
 }
@@ -100,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
     configure(config.logs)
+    raise_limit()
     if args.exit_with_parent:
         exit_with_parent()
     if not (config.fleet.emulate or config.fleet.instances or config.fleet.instances_file):

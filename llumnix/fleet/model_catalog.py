@@ -24,14 +24,15 @@ class ModelCatalog:
     """Keeps the instances' models current. Times are wall seconds.
 
     However many clients ask for models that do not exist, each instance is asked at most once a
-    second: whoever comes while it is asked waits for that answer, and whoever comes within the
-    second after it takes it as the answer.
+    second: all who have come by then wait for that round of questions, never for an earlier one,
+    whose answers a model loaded since would belie.
     """
 
     session: aiohttp.ClientSession
     instances: InstanceTable
     interval_s: float
-    _asking: asyncio.Task[None] | None = None
+    _coming: asyncio.Task[None] | None = None
+    _rounds: set[asyncio.Task[None]] = field(default_factory=set)
     _asked_at: float = field(default=float("-inf"))
 
     async def run(self) -> None:
@@ -41,24 +42,28 @@ class ModelCatalog:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Ask all instances that are up what they serve, unless they were asked within a second."""
-        if self._asking is None:
-            if time.monotonic() - self._asked_at < _ASK_AGAIN_S:
-                return
-            self._asked_at = time.monotonic()
-            self._asking = asyncio.create_task(self._ask_all(), name="ask for models")
-            self._asking.add_done_callback(self._asked)
+        """Ask all instances that are up what they serve, now or within a second."""
+        if self._coming is None:
+            self._coming = asyncio.create_task(self._round(), name="ask for models")
+            self._rounds.add(self._coming)
+            self._coming.add_done_callback(self._over)
         # One that gives up waiting must not end it for the others.
-        await asyncio.shield(self._asking)
+        await asyncio.shield(self._coming)
 
     async def close(self) -> None:
         """Ask no more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        for task in self._rounds:
+            task.cancel()
+        await asyncio.gather(*self._rounds, return_exceptions=True)
 
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
+    async def _round(self) -> None:
+        await asyncio.sleep(self._asked_at + _ASK_AGAIN_S - time.monotonic())
+        self._asked_at = time.monotonic()
+        self._coming = None  # who comes from here on waits for the next
+        await self._ask_all()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._rounds.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("models_not_asked error=%r", task.exception())
 

@@ -81,7 +81,8 @@ class ActiveRequest:
     `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
     to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
     it first produced something new on its present instance, in wall seconds; None if it has not
-    yet. `account` is what its line in the log will say.
+    yet. `account` is what its line in the log will say. `immovable` says why it cannot be moved;
+    empty if it can.
     """
 
     request_id: RequestId
@@ -94,6 +95,12 @@ class ActiveRequest:
     follower: Follower = NOBODY
     flows_since_s: float | None = None
     account: Account = field(default_factory=Account)
+    immovable: str = ""
+
+    @property
+    def shown_id(self) -> str:
+        """Return its id as its client knows it."""
+        return self.account.client_id or self.request_id
 
     def goes_to(self, instance_id: InstanceId) -> None:
         """Note where the request is sent."""

@@ -6,12 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from llumnix.admin.schema import DrainStatus, News, RequestDecisions
+from llumnix.admin.schema import DrainStatus, MemberStatus, News, RequestDecisions
+from llumnix.errors import ConfigError
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.mover import Impossible
 from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
+from llumnix.instances.instance import Instance
 from policies.types import RequestId
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -36,6 +38,8 @@ class Admin:
             ("GET", "/llumnix/explain/{request_id}", self._explain),
             ("POST", "/llumnix/migrate", self._migrate),
             ("POST", "/llumnix/drain", self._drain),
+            ("POST", "/llumnix/instances", self._add),
+            ("DELETE", "/llumnix/instances/{instance_id:.+}", self._remove),
             ("*", "/llumnix{rest:(/.*)?}", unknown),
         ]
         return [web.route(method, path, self._guarded(each)) for method, path, each in routes]
@@ -90,17 +94,42 @@ class Admin:
         asked = await _body(http, {"instance_id": str, "on": bool})
         if isinstance(asked, Refusal):
             return asked.response()
-        instance = self._fleet.instances.get(asked.get("instance_id"))
-        if instance is None:
-            known = ", ".join(each.id for each in self._fleet.instances)
-            message = f"there is no instance {asked.get('instance_id')!r}; known: {known}"
-            return Refusal(404, message).response()
+        instance = self._instance(asked.get("instance_id"))
+        if isinstance(instance, Refusal):
+            return instance.response()
         try:
             await self._fleet.mover.drain(instance, on=asked.get("on", True))
         except OSError as error:
             return Refusal(502, f"cannot send the order to {instance.id}: {error}").response()
         self._context.queue.retry()
         return _json(DrainStatus(instance.id, instance.state).to_json())
+
+    async def _add(self, http: web.Request) -> web.Response:
+        asked = await _body(http, {"url": str})
+        if isinstance(asked, Refusal):
+            return asked.response()
+        try:
+            instance = await self._fleet.members.add(asked.get("url", ""))
+        except ConfigError as error:
+            return Refusal(400, str(error), "invalid_value", "url").response()
+        return _json(MemberStatus(instance.id, instance.url, instance.state).to_json())
+
+    async def _remove(self, http: web.Request) -> web.Response:
+        instance = self._instance(http.match_info["instance_id"])
+        if isinstance(instance, Refusal):
+            return instance.response()
+        await self._fleet.members.remove(instance, now="now" in http.query)
+        self._context.queue.retry()
+        there = instance in self._fleet.instances
+        state = str(instance.state) if there else "removed"
+        return _json(MemberStatus(instance.id, instance.url, state).to_json())
+
+    def _instance(self, instance_id: str | None) -> Instance | Refusal:
+        instance = self._fleet.instances.get(instance_id)
+        if instance is not None:
+            return instance
+        known = ", ".join(each.id for each in self._fleet.instances)
+        return Refusal(404, f"there is no instance {instance_id!r}; known: {known}")
 
 
 async def unknown(http: web.Request) -> web.Response:

@@ -51,6 +51,20 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    tls_cert_file: str = _text(
+        "", "certificate of the clients' port, which then speaks https only (PEM)", "FILE"
+    )
+    tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of all clients (PEM)", "FILE"
+    )
+    admin_tls_cert_file: str = _text(
+        "", "certificate of the admin port, which then speaks https only (PEM)", "FILE"
+    )
+    admin_tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    admin_tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of admin clients (PEM)", "FILE"
+    )
     api_keys_file: str = _text(
         "",
         "file with the API keys that clients must send (`llumnix keys new` makes one); without it "
@@ -64,8 +78,60 @@ class FrontendConfig:
     body_limit_bytes: int = _count(
         32 * 2**20, "largest request body accepted; a larger one gets a 413", "bytes"
     )
+    max_connections: int | None = field(
+        default=None,
+        metadata={
+            "help": "largest number of client connections; to make room, the one idle for longest "
+            "is closed",
+            "unit": "connections",
+            "default": "as the limit on open files allows, at two for each",
+        },
+    )
+    header_limit_bytes: int = _count(
+        256 * 1024, "largest head of a request; a larger one gets a 431", "bytes"
+    )
+    header_timeout_s: float = _option(
+        20.0, "deadline for a request's head, after which its connection is closed", "s"
+    )
+    body_timeout_s: float = _option(
+        30.0, "time for a request's body, beyond what it takes at body_rate_bytes_per_s", "s"
+    )
+    body_rate_bytes_per_s: float = _option(
+        10_000.0,
+        "pace at which a longer body must arrive, else a 408",
+        "bytes/s",
+    )
+    keepalive_timeout_s: float = _option(
+        75.0, "how long a client's connection may be idle between requests", "s"
+    )
+    allow_paths: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "paths of instances open to clients besides the usual ones, such as /sleep or"
+            " /mine/*",
+            "unit": "",
+        },
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "origins of web pages that may read answers, such as https://chat.example; *"
+            " for all",
+            "unit": "",
+            "default": "those that the servers allow",
+        },
+    )
+    base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
+    )
+    queue_limit_bytes: int = _count(
+        2 * 2**30,
+        "memory for the bodies of all requests, queued or being served; beyond it, a 503",
+        "bytes",
+    )
+    body_expansion_limit: int = _count(
+        200, "how many times its size a compressed body may have; beyond it, a 413", "times"
     )
     queue_timeout_s: float = _option(
         300.0, "longest time a request is queued before it gets a 503", "s"
@@ -114,6 +180,10 @@ class FrontendConfig:
             "first_byte_timeout_s",
             "idle_timeout_s",
             "claim_patience_s",
+            "header_timeout_s",
+            "body_timeout_s",
+            "body_rate_bytes_per_s",
+            "keepalive_timeout_s",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -123,9 +193,19 @@ class FrontendConfig:
                 raise ValueError(f"{name} must be from 0 to {_MAX_PORT}, not {port}")
         if self.port and self.port == self.admin_port:
             raise ValueError("admin_port must differ from port")
-        for name in ("backlog", "body_limit_bytes", "max_attempts", "event_limit_bytes"):
+        for name in (
+            "backlog",
+            "body_limit_bytes",
+            "queue_limit_bytes",
+            "body_expansion_limit",
+            "max_attempts",
+            "event_limit_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for path in (*self.allow_paths, self.base_path or "/"):
+            if not path.startswith("/"):
+                raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llumnix.fleet.fleet import Fleet
+from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.queue import HoldQueue
@@ -22,6 +23,7 @@ class ServingContext:
     queue: HoldQueue
     upstream: Upstream
     classes: Classes
+    intake: Intake
 
     @property
     def tally(self) -> Tally:

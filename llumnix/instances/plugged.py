@@ -7,6 +7,7 @@ from collections.abc import Callable
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
 from llumnix.instances.trouble import Cause, ContactFailed
+from migration.config import MigrationConfig
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
 from migration.llumlet.fleet_messages import Report
@@ -46,6 +47,7 @@ class PluggedLink:
             on_report=self._on_report,
             on_event=watcher.heard,
             on_closed=self.give_up,
+            config=control_config(config),
         )
 
     async def open(self) -> None:
@@ -107,3 +109,12 @@ class PluggedLink:
         self._heard_at = time.monotonic()
         self._instance.take_load(report.load.classed(self._default_class), self._now_s())
         self._watcher.reported(self._instance, [RequestId(i) for i in report.new_request_ids])
+
+
+def control_config(config: FleetConfig) -> MigrationConfig:
+    """Return the settings of control links. Raises ValueError if files are missing."""
+    return MigrationConfig(
+        tls_ca_file=config.control_tls_ca_file,
+        tls_cert_file=config.control_tls_cert_file,
+        tls_key_file=config.control_tls_key_file,
+    )

@@ -86,6 +86,8 @@ def trouble_of(error: BaseException, timeout_s: float) -> Trouble:
         return Trouble(Cause.SILENT, f"it did not answer within {timeout_s:g} s")
     if isinstance(error, aiohttp.ClientResponseError):
         return Trouble(Cause.NOT_OPENAI, _cut(f"it does not speak HTTP: {_text(error)}"))
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return Trouble(Cause.UNREACHABLE, _cut(f"it broke off: {_text(error)}"))
     if isinstance(error, OSError | aiohttp.ClientError):
         return Trouble(Cause.UNREACHABLE, _cut(f"it takes no connection: {_text(error)}"))
     return Trouble(Cause.INTERNAL, _cut(f"{type(error).__name__}: {error}"))

@@ -10,6 +10,7 @@ from llumnix.fleet.account import Account
 from llumnix.frontend.access.caller import ANYONE
 from llumnix.frontend.access.gate import KEY_HEADERS, Gate, Visit
 from llumnix.frontend.access.limits import Allowance, Limits
+from llumnix.frontend.http.request import altered
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.metrics.tally import Tally
 
@@ -64,7 +65,7 @@ class Door:
             kept = http.headers.copy()
             for name in KEY_HEADERS:
                 kept.popall(name, None)
-            response = await handler(http.clone(headers=kept))
+            response = await handler(altered(http, kept))
             status = response.status
             return response
         finally:

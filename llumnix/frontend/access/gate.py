@@ -71,16 +71,17 @@ class Gate:
         self._now = now
         self._callers: dict[str, Caller] = {}
         self._allowances: dict[str, Allowance] = {}
-        self.reload()
+        self.use(self.read())
 
-    def reload(self) -> None:
-        """Read the keys file again. Raises ConfigError, and then nothing has changed.
+    def read(self) -> dict[str, Caller]:
+        """Read the keys file, for `use`. Raises ConfigError."""
+        return read_keys(self._keys_file, self._class_names) if self.keyed else {}
+
+    def use(self, callers: dict[str, Caller]) -> None:
+        """Go by these keys from now on; a key that was known keeps what it has used.
 
         Requests that are being served go on, also those of a key that is gone.
         """
-        if not self.keyed:
-            return
-        callers = read_keys(self._keys_file, self._class_names)
         now_s, kept = self._now(), {}
         for key_hash, caller in callers.items():
             allowance = self._allowances.get(key_hash)

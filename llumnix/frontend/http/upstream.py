@@ -2,14 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable, Sink
+from llumnix.frontend.http.connection import (
+    IDLE_S,
+    Connection,
+    ConnectionPool,
+    InstanceUnreachable,
+    Sink,
+)
 from llumnix.frontend.http.outcome import (
     Failure,
     FailureKind,
@@ -19,7 +27,7 @@ from llumnix.frontend.http.outcome import (
     retry_after_s,
 )
 from llumnix.frontend.http.probe import LifeProbe
-from llumnix.frontend.http.response import Head
+from llumnix.frontend.http.response import HEAD_LIMIT_BYTES, Head
 from llumnix.instances.instance import Instance
 
 _DETAIL_CHARACTERS = 300
@@ -64,12 +72,21 @@ class Upstream:
         self._answer_timeout_s = config.answer_timeout_s
         self._pool = ConnectionPool(config.connect_timeout_s)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=0, ttl_dns_cache=60, keepalive_timeout=IDLE_S
+            ),
+            trace_configs=[_reuse_tracing()],
+            max_line_size=HEAD_LIMIT_BYTES,
+            max_field_size=HEAD_LIMIT_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
         self.probe = LifeProbe(self.session)
+
+    def trace(self) -> "Reuse":
+        """Return what to give a request of the session as `trace_request_ctx`."""
+        return Reuse()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -118,6 +135,28 @@ class Upstream:
             waiting.cut_by(nothing)
             if leg is not None and result is not leg:
                 leg.close()
+
+
+@dataclass(slots=True)
+class Reuse:
+    """Whether a request was sent on a connection kept alive, which the server may have closed."""
+
+    reused: bool = False
+
+
+def _reuse_tracing() -> aiohttp.TraceConfig:
+    async def note(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionReuseconnParams,
+    ) -> None:
+        trace = context.trace_request_ctx
+        if isinstance(trace, Reuse):
+            trace.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 def _cut(deadline: asyncio.Timeout) -> None:

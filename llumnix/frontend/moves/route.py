@@ -91,6 +91,10 @@ class Route:
                 return self._opened(end)
             await asyncio.sleep(self._attempts.back_off_s())
 
+    def starts_at(self, instance: Instance) -> None:
+        """Choose where the request is tried first: the instance holds what it refers to."""
+        self._claim = (None, instance)
+
     def early_destination(self, migration_id: MigrationId) -> Instance | None:
         """Return where to claim a migrating request early; None for nowhere."""
         claim = self._context.fleet.claim_at(migration_id) if self._request.resumable else None

@@ -156,3 +156,42 @@ async def test_the_openai_client_talks_to_it_unchanged() -> None:
     assert "".join(deltas) == chat.choices[0].message.content
     assert text.usage is not None
     assert text.usage.completion_tokens == 12
+
+
+async def members(client: Client) -> dict[str, str]:
+    rows = (await client.get("/llumnix/fleet"))["instances"]
+    return {row["id"]: row["state"] for row in rows}
+
+
+async def test_instances_leave_and_join_under_load_and_no_token_is_lost() -> None:
+    """Drained, removed, removed at once, added back: every stream is whole and right."""
+    async with fleet(3, SPEED, "--set=migration.cooldown_s=0") as client:
+        rows = (await client.get("/llumnix/fleet"))["instances"]
+        address = {row["id"]: row["url"] for row in rows}
+        asking = [asyncio.create_task(ask(client, n, 50 + 20 * n, 300)) for n in range(24)]
+
+        async def left(name: str) -> bool:
+            return name not in await members(client)
+
+        async def all_up() -> bool:
+            return list((await members(client)).values()) == ["up"] * 3
+
+        for name, how in (("instance-0", ""), ("instance-1", "?now"), ("instance-2", "")):
+            assert await client.settled(partial(runs_something, client, name))
+            removed = f"{client.url}/llumnix/instances/{name}{how}"
+            async with client.session.delete(removed, json={}) as response:
+                assert response.status == 200
+            assert await client.settled(partial(left, name))
+            await client.post("/llumnix/instances", {"url": address[name]})
+            assert await client.settled(all_up)
+            first = len(asking)
+            asking += [
+                asyncio.create_task(ask(client, first + n, 30 * n + 5, 200)) for n in range(8)
+            ]
+        answers = await asyncio.gather(*asking)
+        totals = (await client.get("/llumnix/fleet"))["totals"]
+        freed = await client.settled(lambda: blocks_all_free(client))
+
+    assert [answer.error for answer in answers if not answer.right] == []
+    assert (totals["failed"], totals["stream_mismatches"]) == (0, 0)
+    assert freed

@@ -129,6 +129,8 @@ async def test_a_response_is_found_where_its_state_is(stack: Stack) -> None:
             )
             for number in range(4)
         ]
+        # In another order than they were made in: the servers' turns would not fit by chance.
+        firsts.reverse()
         again = [await client.responses.retrieve(each.id) for each in firsts]
         followed = [
             await client.responses.create(

@@ -189,16 +189,16 @@ async def test_keys_can_be_changed_while_serving(file: Path) -> None:
     async with guarded(file, entry(KEY, "acme", requests_per_minute=2)) as stage:
         assert (await ask(stage))[0] == 200
         store(file, entry(OTHER, "beta"), entry(KEY, "acme", requests_per_minute=2))
-        stage.server.reload()
+        stage.server.read_files()()
         assert (await ask(stage, OTHER))[0] == 200
         assert (await ask(stage))[0] == 200
         assert (await ask(stage))[0] == 429  # the reload gave nobody a fresh minute
         store(file, {"nonsense": []})
         with pytest.raises(ConfigError):
-            stage.server.reload()
+            stage.server.read_files()()
         assert (await ask(stage, OTHER))[0] == 200
         store(file)
-        stage.server.reload()
+        stage.server.read_files()()
         assert (await ask(stage, OTHER))[0] == 401
 
 

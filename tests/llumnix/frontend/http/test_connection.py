@@ -97,6 +97,18 @@ async def test_a_connection_that_ended_well_is_used_again() -> None:
         assert len(server.requests) == 3
 
 
+async def test_one_that_nobody_uses_is_closed_by_itself() -> None:
+    """After a burst, hundreds of them would hold files open for ever."""
+    async with served(ok) as (server, pool):
+        endpoint = Endpoint.at(server.url)
+        connection = await ask(server, pool)
+        await connection.read()
+        pool.give_back(endpoint, connection)
+        async with asyncio.timeout(20):
+            await server.lost.wait()
+        assert connection.closed
+
+
 async def test_one_given_back_in_the_middle_is_cut() -> None:
     """Its server notices at once: that is how requests are cancelled."""
     async with served(begin) as (server, pool):
