@@ -165,7 +165,8 @@ class Members:
         for url in due.removed:
             self._leave(by_url[url])
         for instance in [each for each in self._leaving if each.url in wanted]:
-            await self._stay(instance)
+            if instance in self._leaving:  # not gone while another was told to stay
+                await self._stay(instance)
 
     def _join(self, endpoint: Endpoint) -> None:
         assert self._keeper is not None, "start must come first"

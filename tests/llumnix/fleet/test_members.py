@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from llumnix.errors import ConfigError
+from llumnix.fleet import view
 from llumnix.instances.config import InstanceSpec
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.stage import Stage, until
@@ -116,6 +118,19 @@ async def test_one_that_is_removed_at_once_may_then_be_stopped() -> None:
         assert names(stage) == ["a"]
         await stage.stubs[1].stop()
         assert len(await streaming) == len(whole)
+
+
+async def test_one_that_has_left_leaves_no_series_and_is_in_the_events() -> None:
+    async with Stage(2) as stage:
+        await stage.stream()
+        await stage.fleet.set_members(urls(stage, "b"))
+        await until(lambda: names(stage) == ["b"])
+        view.set_gauges(stage.fleet, [0, 0], 1)
+        page = generate_latest(stage.metrics.registry).decode()
+        assert 'instance_id="b"' in page
+        assert 'instance_id="a"' not in page
+        texts = [event.text for event in stage.fleet.events.after(0)]
+        assert texts[-1] == "a is removed"
 
 
 async def test_one_that_is_down_leaves_at_once() -> None:
