@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from llumnix.errors import ConfigError
 from llumnix.fleet.mover import Mover
@@ -131,6 +131,10 @@ class Members:
         await self._apply()
         if now and instance in self._keeping:
             await self._forget(instance, "removed at once", cut=True)
+
+    def sources(self) -> Mapping[str, str]:
+        """Return the sources that are followed, by name, and why each fails ("" if it works)."""
+        return self._sources.failures()
 
     async def close(self) -> None:
         """End all tasks."""
