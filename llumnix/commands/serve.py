@@ -50,7 +50,13 @@ FRONTEND_GROUPS = {
         *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
-        *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+        *(
+            "connect_timeout_s",
+            "patience_s",
+            "first_byte_timeout_s",
+            "answer_timeout_s",
+            "idle_timeout_s",
+        ),
         *("header_timeout_s", "body_timeout_s", "body_rate_bytes_per_s", "keepalive_timeout_s"),
         *("claim_patience_s", "helper_timeout_s", "drain_delay_s", "shutdown_grace_s"),
     ),
