@@ -110,7 +110,7 @@ class Router:
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             asked.headers[REQUEST_ID] = active.request_id
             asked.headers[CLASS] = class_name
-            told = replace(asked, shown_id=active.shown_id)
+            told = replace(asked, shown_id=active.shown_id, waiting=active)
             index = context.classes.names.index(class_name)
             choose = ByLoad(context, active, index, seen.model, min(tokens, _ROOM_TOKENS))
             patience = Patience(may_do_better, repeats=True)
