@@ -118,8 +118,7 @@ class Service:
         before = self.fleet.scheduler.config
         self.fleet.scheduler.reconfigure(scheduler)
         try:
-            own = [each.url for each in self.emulators]
-            await self.fleet.set_members((*own, *fleet.instances))
+            await self.fleet.set_members(fleet.instances)
         except Exception:
             self.fleet.scheduler.reconfigure(before)
             raise

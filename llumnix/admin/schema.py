@@ -112,7 +112,10 @@ class FleetStatus(Answer):
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus(Answer):
-    """An entry of GET /llumnix/requests: a request being served; `tokens` counts outputs so far."""
+    """An entry of GET /llumnix/requests: a request being served; `tokens` counts outputs so far.
+
+    `why` says what keeps a request that is not `movable` on its instance.
+    """
 
     request_id: str
     instance_id: str | None = None
@@ -120,6 +123,8 @@ class RequestStatus(Answer):
     state: str = ""
     age_s: float = 0.0
     tokens: int = 0
+    movable: bool = True
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,27 @@
 """Let instances join and leave: each has a task that keeps it connected, and leaves empty."""
 
 import asyncio
+import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
+from llumnix.errors import ConfigError
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import RequestTable
+from llumnix.instances.address import BadAddress
+from llumnix.instances.config import FleetConfig, InstanceSpec
+from llumnix.instances.credentials import endpoint_of
 from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper
 from llumnix.instances.membership import Membership, change
+from llumnix.instances.sources.file import file_source
+from llumnix.instances.sources.registry import make_source
+from llumnix.instances.sources.source import Source
+from llumnix.instances.sources.watch import SourceWatch
 from llumnix.instances.table import InstanceTable
+from llumnix.tasks import spawn
 
 log = logging.getLogger(__name__)
 
@@ -21,30 +31,36 @@ _EMPTY_LOOKS = 3
 _UNDO_TIMEOUT_S = 2.0
 
 
+CONFIGURATION = "configuration"
+"""The source of the members that flags and YAML list."""
+
+
 class Members:
     """Turns what sources list into instances that are kept, or drained and then forgotten.
 
     A member that stays listed is never touched. One that leaves takes no new requests, those it has
     move away, and it is forgotten once it is empty, or after `leave_timeout_s` wall seconds: what
-    could not move by then still flows to its end. `left` is told of each that is forgotten.
+    could not move by then still flows to its end. `note` writes an event; `left` is told of each
+    instance that is forgotten.
     """
 
     def __init__(
         self,
+        config: FleetConfig,
         instances: InstanceTable,
         requests: RequestTable,
         mover: Mover,
         note: Callable[[str, str], None],
         left: Callable[[Instance], None],
-        leave_timeout_s: float,
     ) -> None:
+        self._config = config
         self._instances = instances
         self._requests = requests
         self._mover = mover
         self._note = note
         self._left = left
-        self._leave_timeout_s = leave_timeout_s
         self._membership = Membership()
+        self._sources = SourceWatch(self.set, self.drop, note)
         self._keeper: Keeper | None = None
         self._keeping: dict[Instance, asyncio.Task[None]] = {}
         self._leaving: dict[Instance, asyncio.Task[None]] = {}
@@ -53,20 +69,58 @@ class Members:
         """Use this keeper from now on; must come first."""
         self._keeper = keeper
 
-    async def list(self, source: str, endpoints: Iterable[Endpoint]) -> None:
-        """Make members of what a source lists from now on; others of its members leave."""
+    async def set(
+        self, instances: Sequence[InstanceSpec | str], source: str = CONFIGURATION
+    ) -> None:
+        """Make these servers the members that a source lists; those it listed before leave.
+
+        Files are read again; members that are as before are not touched. The configuration may name
+        further sources, which are followed from then on. Raises ConfigError, and then nothing has
+        changed.
+        """
+        specs = [_spec(each) if isinstance(each, str) else each for each in instances]
+        sources = self._sources_of(specs) if source == CONFIGURATION else None
+        # In a thread: TLS settings that are new take tens of milliseconds to load.
+        endpoints = await asyncio.to_thread(
+            lambda: [endpoint_of(each, self._config) for each in specs if not each.source]
+        )
         began = self._membership.knows(source)
         for url in self._membership.list(source, endpoints):
             log.warning("instance_listed_twice url=%s source=%s", url, source)
         await self._apply(quiet=not began)
+        if sources is not None:
+            await self._sources.follow(sources)
+
+    async def reload(self, config: FleetConfig) -> None:
+        """Take instances, keys and TLS settings from another configuration. Raises like `set`.
+
+        Its other settings are those of the fleet for as long as it runs.
+        """
+        before = self._config
+        names = [item.name for item in dataclasses.fields(FleetConfig)]
+        changes = {name: getattr(config, name) for name in names if name.startswith("instance")}
+        self._config = dataclasses.replace(before, **changes)
+        try:
+            await self.set(self._config.instances)
+        except BaseException:
+            self._config = before
+            raise
 
     async def drop(self, source: str) -> None:
         """Let the members leave that only this source listed."""
         self._membership.drop(source)
         await self._apply()
 
-    async def add(self, endpoint: Endpoint) -> Instance:
-        """Add a member by hand; return its instance, which may not be up yet."""
+    async def add(self, url: str) -> Instance:
+        """Add a server by hand; return its instance, which may not be up yet.
+
+        Raises ConfigError for what is no server's URL, or if the fleet's key or certificates cannot
+        be read.
+        """
+        spec = _spec(url)
+        if spec.source:
+            raise ConfigError(f"{url} names a source; only the configuration may have one")
+        endpoint = await asyncio.to_thread(endpoint_of, spec, self._config)
         self._membership.add(endpoint)
         await self._apply()
         return next(each for each in self._instances if each.url == endpoint.url)
@@ -80,12 +134,22 @@ class Members:
 
     async def close(self) -> None:
         """End all tasks."""
+        await self._sources.close()
         tasks = [*self._leaving.values(), *self._keeping.values()]
         self._leaving.clear()
         self._keeping.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _sources_of(self, specs: Sequence[InstanceSpec]) -> list[Source]:
+        interval_s = self._config.sources_interval_s
+        try:
+            sources = [make_source(each, interval_s) for each in specs if each.source]
+        except BadAddress as error:
+            raise ConfigError(str(error)) from error
+        path = self._config.instances_file
+        return [*sources, file_source(path, interval_s)] if path else sources
 
     async def _apply(self, *, quiet: bool = False) -> None:
         """Bring the fleet in line with the membership; `quiet` at the start, when all are new."""
@@ -126,7 +190,7 @@ class Members:
     async def _leave_empty(self, instance: Instance) -> None:
         if instance.link is not None:
             await _attempt(self._mover.drain(instance, on=True))
-        deadline = time.monotonic() + self._leave_timeout_s
+        deadline = time.monotonic() + self._config.leave_timeout_s
         looks = 0
         while looks < _EMPTY_LOOKS and instance.alive and time.monotonic() < deadline:
             looks = 0 if self._busy(instance) else looks + 1
@@ -157,6 +221,13 @@ class Members:
         return moving or bool(self._requests.at(instance.id))
 
 
+def _spec(url: str) -> InstanceSpec:
+    try:
+        return InstanceSpec(url)
+    except BadAddress as error:
+        raise ConfigError(str(error)) from error
+
+
 async def _attempt(telling: Awaitable[None]) -> None:
     """Tell an instance something that it need not hear: it may be gone."""
     try:
@@ -164,15 +235,3 @@ async def _attempt(telling: Awaitable[None]) -> None:
             await telling
     except (OSError, TimeoutError) as error:
         log.info("instance_not_told error=%r", error)
-
-
-def spawn(work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-    """Start a loop that should never end; if it does, that is logged."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_crashed)
-    return task
-
-
-def _crashed(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("task_crashed name=%s", task.get_name(), exc_info=task.exception())

@@ -81,7 +81,8 @@ class ActiveRequest:
     `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
     to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
     it first produced something new on its present instance, in wall seconds; None if it has not
-    yet. `account` is what its line in the log will say.
+    yet. `account` is what its line in the log will say. `immovable` says why it cannot be moved;
+    empty if it can.
     """
 
     request_id: RequestId
@@ -93,7 +94,14 @@ class ActiveRequest:
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
     flows_since_s: float | None = None
+    heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
+    immovable: str = ""
+
+    @property
+    def shown_id(self) -> str:
+        """Return its id as its client knows it."""
+        return self.account.client_id or self.request_id
 
     def goes_to(self, instance_id: InstanceId) -> None:
         """Note where the request is sent."""
@@ -157,6 +165,10 @@ class RequestTable:
     def at(self, instance_id: InstanceId) -> list[ActiveRequest]:
         """Return the active requests on an instance."""
         return [each for each in self.active.values() if each.instance_id == instance_id]
+
+    def flowed_at_s(self, instance_id: InstanceId) -> float:
+        """Return when a stream of an instance last brought something, in wall seconds; 0: never."""
+        return max((each.heard_at_s() for each in self.at(instance_id)), default=0.0)
 
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Record a decision; repeated holds count once, with the latest reason."""

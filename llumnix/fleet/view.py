@@ -36,6 +36,8 @@ def request_statuses(fleet: Fleet) -> list[RequestStatus]:
             state=each.state,
             age_s=round(now_s - each.since_s, 6),
             tokens=each.tokens(),
+            movable=not each.immovable,
+            why=each.immovable,
         )
         for each in fleet.requests.active.values()
     ]

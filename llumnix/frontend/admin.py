@@ -114,8 +114,8 @@ class Admin:
         if isinstance(asked, Refusal):
             return asked.response()
         try:
-            instance = await self._fleet.add_member(asked.get("url", ""))
-        except (ConfigError, ValueError) as error:
+            instance = await self._fleet.members.add(asked.get("url", ""))
+        except ConfigError as error:
             return Refusal(400, str(error), "invalid_value", "url").response()
         return _json(MemberStatus(instance.id, instance.url, instance.state).to_json())
 

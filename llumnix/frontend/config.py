@@ -104,6 +104,24 @@ class FrontendConfig:
     keepalive_timeout_s: float = _option(
         75.0, "how long a client's connection may be idle between requests", "s"
     )
+    allow_paths: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "paths of instances open to clients besides the usual ones, such as /sleep or"
+            " /mine/*",
+            "unit": "",
+        },
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "origins of web pages that may read answers, such as https://chat.example; *"
+            " for all",
+            "unit": "",
+            "default": "those that the servers allow",
+        },
+    )
+    base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
@@ -121,11 +139,17 @@ class FrontendConfig:
     retry_after_s: float = _option(2.0, "Retry-After header of a 503 from the queue", "s")
     connect_timeout_s: float = _option(5.0, "deadline for connecting to an instance", "s")
     first_byte_timeout_s: float = _option(
-        300.0, "deadline for a stream's first bytes, after which another instance is tried", "s"
+        300.0, "longest time for a stream's first bytes, whatever its instance does", "s"
+    )
+    patience_s: float = _option(
+        3.0,
+        "shortest time that a stream may be silent before another instance is tried; longer where "
+        "first bytes or tokens have been seen to take longer, or while its instance is busy",
+        "s",
     )
     answer_timeout_s: float = _option(3600.0, "deadline for a response that is not streamed", "s")
     idle_timeout_s: float = _option(
-        120.0, "longest time a stream may stall, on the instance's side or the client's", "s"
+        120.0, "longest time that a stream may stall, on its instance's side or its client's", "s"
     )
     claim_patience_s: float = _option(
         2.0,
@@ -161,6 +185,7 @@ class FrontendConfig:
             "queue_timeout_s",
             "first_byte_timeout_s",
             "idle_timeout_s",
+            "patience_s",
             "claim_patience_s",
             "header_timeout_s",
             "body_timeout_s",
@@ -185,6 +210,9 @@ class FrontendConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for path in (*self.allow_paths, self.base_path or "/"):
+            if not path.startswith("/"):
+                raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
 

@@ -21,15 +21,13 @@ from llumnix.frontend.http.tls import ServerTls, TlsFiles
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
-from llumnix.frontend.passthrough import Passthrough, merged_models
+from llumnix.frontend.paths.cors import Cors
+from llumnix.frontend.paths.router import Router
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
-from llumnix.frontend.serving import serve
 
 log = logging.getLogger(__name__)
-
-COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
 class FrontendServer:
@@ -144,25 +142,20 @@ class FrontendServer:
 
 def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
     """Build the clients' application; `admin` is served there too if it has no port of its own."""
-    passthrough = Passthrough(context)
-
-    async def complete(http: web.Request) -> web.StreamResponse:
-        return await serve(context, http)
-
-    async def models(_http: web.Request) -> web.Response:
-        return merged_models(context.fleet.instances.alive())
+    cors = Cors(context)
+    router = Router(context, cors)
 
     app = web.Application(
         client_max_size=context.config.body_limit_bytes,
         middlewares=[log_requests, lifetime.middleware()],
     )
-    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
-    app.add_routes([web.get("/v1/models", models), *_own_pages(context, lifetime, clients=True)])
+    app.add_routes(_own_pages(context, lifetime, clients=True))
     if admin is not None:
         app.add_routes(admin.routes())
     else:
         app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
-    app.add_routes([web.route("*", "/{rest:.*}", passthrough.forward)])
+    app.add_routes([web.route("*", "/{rest:.*}", router.serve)])
+    cors.install(app)
     return app
 
 

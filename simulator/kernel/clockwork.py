@@ -190,7 +190,7 @@ def _skip_idle_time(s: State, at_ns: int, python_at: int) -> bool:
     if now[ARRIVALS_DONE] < now[REQUESTS]:
         until_ns = min(until_ns, s.req[ARRIVED][s.req[BY_ARRIVAL][now[ARRIVALS_DONE]]])
     skip_ns = until_ns - at_ns - 2 * round_ns
-    if until_ns == NEVER or skip_ns <= 0:
+    if until_ns == NEVER or skip_ns < round_ns:
         return False
     for i in range(len(ins[REPORT_AT])):
         if ins[REPORT_AT][i] != NEVER:

@@ -60,6 +60,10 @@ class Intake:
 
         app.middlewares.append(take_in)
 
+    def holding(self) -> Holding:
+        """Return what the request that this task serves holds of the budget."""
+        return _OWN.get(None) or self.budget.holding()
+
     async def read(self, http: web.Request) -> bytes | Refusal:
         """Read a whole body; its bytes count as held until the request ends."""
         limit = self._config.body_limit_bytes
@@ -67,7 +71,7 @@ class Intake:
         declared = http.content_length or 0
         if declared > limit:
             return too_large
-        holding = _OWN.get(None) or self.budget.holding()
+        holding = self.holding()
         if not holding.grow_to(declared):
             return self._full()
         parts: list[bytes] = []

@@ -7,6 +7,7 @@ from typing import cast
 
 from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
 from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.tls import ClientContext
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
 IDLE_S = 4.0
@@ -86,9 +87,11 @@ class Connection(asyncio.Protocol):
         done = self._reader.done and not self._body
         return done and head is not None and head.keeps and not self.closed
 
-    def rest(self) -> None:
-        """Note that no response is expected for now."""
+    def rest(self, tls: ClientContext | None = None) -> None:
+        """Note that no response is expected for now; `tls` is what later connections will use."""
         self._idle = True
+        if tls is not None and self._transport is not None:
+            tls.remember(self._transport.get_extra_info("ssl_object"))
         self.idle_since = time.monotonic()
 
     def close(self) -> None:
@@ -187,7 +190,7 @@ class ConnectionPool:
         """Keep a connection whose response is over; close any other at once."""
         idle = self._idle.setdefault(endpoint, [])
         if connection.reusable and len(idle) < _IDLE_PER_HOST:
-            connection.rest()
+            connection.rest(endpoint.tls)
             idle.append(connection)
             if self._reaper is None:
                 self._reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap)

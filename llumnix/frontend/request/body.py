@@ -5,6 +5,7 @@
 3. A tag is added that tells the instance that a request may be migrated, and its class.
 4. A signed resume field is added when a request moves.
 
+A byte order mark is removed, and what is in another encoding than UTF-8 is put in UTF-8.
 Members are added textually before the last brace; only where that cannot be done (2, and 3 and 4
 when the client has `kv_transfer_params` of its own) is the body rewritten from its parsed form.
 """
@@ -16,6 +17,17 @@ from typing import Any
 RESUME_FIELD = "llumnix"
 TAG_FIELD = "llumnix_request"
 TRANSFER_PARAMS = "kv_transfer_params"
+
+
+def in_utf8(raw: bytes) -> bytes:
+    """Return JSON in UTF-8 without a byte order mark, as the edits here need it.
+
+    Servers read the other encodings of Unicode too. Raises ValueError if it is in none of them.
+    """
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        return raw
+    return raw.decode(encoding).encode("utf-8", "surrogatepass")
 
 
 def with_member(raw: bytes, name: str, value: object) -> bytes:
