@@ -76,6 +76,9 @@ class EngineHooks(Protocol):
     def load(self) -> InstanceLoad:
         """Report the instance's load now."""
 
+    def steps(self) -> int:
+        """Count the steps so far; the count stands still while the engine does."""
+
     def requests(self) -> Sequence[RequestView]:
         """List the requests on this instance, queued ones included."""
 
@@ -155,7 +158,14 @@ class EngineHooks(Protocol):
 
 
 class DirectMemory:
-    """The last part of `EngineHooks`, for engines whose KV is read and written in place."""
+    """The last part of `EngineHooks`, for engines whose KV is read and written in place.
+
+    An engine of which nobody asks whether it stands still need not count its steps either.
+    """
+
+    def steps(self) -> int:
+        """See EngineHooks."""
+        return 0
 
     def abilities(self) -> Abilities:
         """See EngineHooks."""

@@ -17,6 +17,8 @@ from llumnix.admin.schema import (
     MigrationStatus,
     News,
     RequestDecisions,
+    RequestStatus,
+    read_requests,
 )
 from llumnix.errors import ConfigError, LlumnixError, Unreachable
 
@@ -73,6 +75,13 @@ class AdminClient:
     def fleet(self) -> FleetStatus:
         """Return the current state of the fleet: instances, migrations in progress, totals."""
         return self._read(FleetStatus, self._ask("GET", "/llumnix/fleet"))
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the requests being served."""
+        try:
+            return read_requests(self._ask("GET", "/llumnix/requests"))
+        except SchemaError as error:
+            self._not_a_frontend(f"malformed response: {error}")
 
     def events(self, after: int = 0) -> News:
         """Return the remembered events that are newer than number `after`."""

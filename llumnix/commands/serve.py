@@ -50,7 +50,13 @@ FRONTEND_GROUPS = {
         *("body_limit_bytes", "body_expansion_limit", "queue_limit_bytes", "event_limit_bytes"),
     ),
     "deadlines": (
-        *("connect_timeout_s", "first_byte_timeout_s", "answer_timeout_s", "idle_timeout_s"),
+        *(
+            "connect_timeout_s",
+            "patience_s",
+            "first_byte_timeout_s",
+            "answer_timeout_s",
+            "idle_timeout_s",
+        ),
         *("header_timeout_s", "body_timeout_s", "body_rate_bytes_per_s", "keepalive_timeout_s"),
         *("claim_patience_s", "helper_timeout_s", "drain_delay_s", "shutdown_grace_s"),
     ),
@@ -164,6 +170,14 @@ def settings(args: argparse.Namespace) -> Config:
         raise ConfigError(str(error)) from error
 
 
+def _listed(fleet: FleetConfig) -> str:
+    sources = sum(bool(each.source) for each in fleet.instances) + bool(fleet.instances_file)
+    count = fleet.emulate + sum(not each.source for each in fleet.instances)
+    of_sources = f"those of {sources} source{'s' if sources > 1 else ''}"
+    listed = f"{count} instance{'' if count == 1 else 's'}"
+    return f"{listed} and {of_sources}" if count and sources else of_sources if sources else listed
+
+
 def _instance(url: str) -> InstanceSpec:
     try:
         return InstanceSpec(url)
@@ -177,10 +191,9 @@ def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"
-    count = config.fleet.emulate + len(config.fleet.instances)
     sys.stdout.write(
-        f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
-        f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
+        f"serving {_listed(config.fleet)} at {url}, dispatch {config.scheduler.dispatch.name}, "
+        f"{moving} migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
         '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
         f"  watch: llumnix top --url {admin_url}\n"
     )

@@ -43,6 +43,10 @@ class EmulatorHooks(DirectMemory):
             InstanceId(self._instance.config.instance_id), terminating=self._instance.terminating
         )
 
+    def steps(self) -> int:
+        """Count the steps that have ended."""
+        return self._instance.steps
+
     def requests(self) -> Sequence[RequestView]:
         """Return the requests here. Those about to leave, or just arrived, are not movable.
 

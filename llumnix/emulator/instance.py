@@ -42,6 +42,7 @@ class EmulatedInstance:
         )
         self.requests: dict[RequestId, EmulatedRequest] = {}
         self.terminating = False
+        self.steps = 0
         self.listener: EngineListener | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when there may be something new to compute."""
@@ -190,6 +191,7 @@ class EmulatedInstance:
 
     def completed(self, finished: tuple[EngineRequest, ...]) -> None:
         """Process the end of a step."""
+        self.steps += 1
         for request in finished:
             self._forget(self.requests[request.request_id])
             self._tell_gone(request.request_id, Gone.FINISHED)

@@ -37,7 +37,16 @@ class StepLoop:
         self._sleep = sleep
         self._yield_after_s = yield_after_s
         self._wake = asyncio.Event()
+        self._moves = asyncio.Event()
+        self._moves.set()
         instance.on_change = self._wake.set
+
+    def hang(self, on: bool | None = None) -> None:
+        """Stand still from the next step's end on, as a hung GPU does, or (None) the other way."""
+        if self._moves.is_set() if on is None else on:
+            self._moves.clear()
+        else:
+            self._moves.set()
 
     async def run(self) -> None:
         """Run steps until cancelled."""
@@ -54,6 +63,9 @@ class StepLoop:
             end_s += step_s
             await self._compute(plan)
             await self._sleep(max(0.0, end_s - self._clock_s()))
+            if not self._moves.is_set():
+                await self._moves.wait()
+                end_s = self._clock_s()
             result = engine.complete_step(plan)
             self._instance.completed(result.finished)
             self.lag.record(self._clock_s() - end_s, step_s, decode_only=not plan.prefills)

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -47,6 +48,8 @@ async def run_emulator(
     Without a secret this is a plain OpenAI server: no llumlet, no migration, no resume.
     """
     async with emulator(config, secret, migration) as running:
+        # For tests of faults: the engine hangs, or goes on, while its server and llumlet answer.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, running.loop.hang)
         gc.freeze()  # what is allocated so far stays: skipping it shortens collections
         announce(
             {

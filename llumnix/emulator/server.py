@@ -15,6 +15,7 @@ from llumnix.emulator.openai import Call, CallKind, ResumeField, read_call
 from llumnix.emulator.requests import EmulatedRequest
 from llumnix.emulator.responses import DONE, StreamWriter, usage_of, whole_answer
 from migration.links.auth import verify_resume
+from migration.llumlet.fleet_messages import PROTOCOL
 from policies.types import MigrationId, RequestId
 
 _MAX_ID_CHARS = 256
@@ -215,6 +216,7 @@ class EmulatorServer:
                 "control_port": self.control_port,
                 "speed": self._config.speed,
                 "emulated": True,
+                "protocol": PROTOCOL,
                 "layout": EmulatorHooks(self._instance).layout().digest(),
             }
         )

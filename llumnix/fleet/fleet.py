@@ -8,7 +8,7 @@ makes no decision of its own but the obvious: an instance that is down gets noth
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import aiohttp
 
@@ -19,13 +19,16 @@ from llumnix.fleet.links import Links
 from llumnix.fleet.members import CONFIGURATION, Members
 from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
+from llumnix.fleet.placement import PlacementRequest as PlacementRequest
+from llumnix.fleet.placement import candidates
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.fleet.trouble_log import TroubleLog
 from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig, InstanceSpec
-from llumnix.instances.instance import Instance, InstanceState
+from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper, Linker
+from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
 from llumnix.instances.trouble import Trouble
 from llumnix.metrics.tally import Tally
@@ -33,9 +36,7 @@ from llumnix.tasks import spawn
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
     Dispatch,
-    DispatchRequest,
     Hold,
-    InstanceId,
     MigrationId,
     Reject,
     RequestId,
@@ -43,37 +44,12 @@ from policies.types import (
 
 log = logging.getLogger(__name__)
 
+_LATELY_S = 1.5
 _KINDS = {
     Dispatch: DecisionKind.DISPATCH,
     Hold: DecisionKind.HOLD,
     Reject: DecisionKind.REJECT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementRequest:
-    """A request that needs an instance.
-
-    Instances in `avoided` failed it and are chosen only if there is no other; those in `barred` are
-    never chosen. `plugged_only` is set for streams that only an instance with the plugin can
-    resume; with `or_vllm` a vLLM without the plugin can as well.
-    """
-
-    request: DispatchRequest
-    avoided: frozenset[InstanceId] = frozenset()
-    barred: frozenset[InstanceId] = frozenset()
-    plugged_only: bool = False
-    or_vllm: bool = False
-
-    @property
-    def model(self) -> str | None:
-        """Return the model that must serve the request, if it names one."""
-        return self.request.model
-
-    def fits(self, instance: Instance) -> bool:
-        """Return whether an instance is able to serve the request, all else aside."""
-        able = instance.plugged or (self.or_vllm and instance.vllm)
-        return able or not self.plugged_only
 
 
 class Fleet:
@@ -143,6 +119,7 @@ class Fleet:
             self,
             self.now_s,
             lambda instance_id: len(self.requests.at(instance_id)),
+            self.requests.flowed_at_s,
             self._default_class,
         )
         linker = self._linker or links.open
@@ -172,6 +149,10 @@ class Fleet:
         """Make these servers the members that a source lists. Raises like `Members.set`."""
         await self.members.set(instances, source)
 
+    async def reload(self, config: FleetConfig) -> None:
+        """Take instances, keys and TLS settings from another configuration. Raises ConfigError."""
+        await self.members.reload(config)
+
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""
         try:
@@ -185,7 +166,7 @@ class Fleet:
 
     def dispatch(self, ask: PlacementRequest) -> Instance | Hold | Reject:
         """Choose an instance for a request; Hold means to ask again after `changed`."""
-        rows, left_out = self._candidates(ask)
+        rows, left_out = candidates(ask, self.instances, self.health)
         decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
         why = decision.explanation
         if left_out:
@@ -276,43 +257,33 @@ class Fleet:
         self._news.set()
         self.changed()
 
+    def engine_seen(self, instance: Instance, motion: Motion) -> None:
+        """Suspect an instance whose engine makes no step, and carry its streams on elsewhere."""
+        if self.health.engine_seen(instance, motion):
+            self.changed()
+        if motion.still_s and self._others_can_serve(instance):
+            for request in self.requests.at(instance.id):
+                request.cut()
+
     def heard(self, event: MigrationEvent) -> None:
         """Process a llumlet's report on a migration."""
         self.mover.heard(event)
 
-    def _candidates(self, ask: PlacementRequest) -> tuple[list[Instance], dict[InstanceId, str]]:
-        """Return the instances to choose from, and why the others are not among them.
+    def works(self, instance: Instance) -> bool:
+        """Return whether an instance was just seen to work: a step ended, or a stream got output.
 
-        Those of groups that do not fit are among them: the scheduler leaves these out. Where no
-        instance that is fit serves the model, those that had better be left alone are taken.
+        What servers without the plugin do is only known from poll to poll.
         """
-        rows: list[Instance] = []
-        unfit: dict[InstanceId, str] = {}
-        spare: dict[InstanceId, str] = {}
-        left_out: dict[InstanceId, str] = {}
-        kept_off = self.health.keeps_off(ask.request.request_id)
-        now_s = self.health.now_s()
-        for each in self.instances:
-            if each.state is not InstanceState.UP:
-                left_out[each.id] = str(each.state)
-            elif each.id in ask.barred:
-                left_out[each.id] = "it refused this request"
-            elif not ask.fits(each):
-                left_out[each.id] = "it cannot resume a stream that has begun"
-            elif each.id in kept_off:
-                left_out[each.id] = "a request that may crash it is being tried there"
-            elif each.id in ask.avoided:
-                spare[each.id] = "it failed this request"
-            elif why := each.fitness.objection(now_s):
-                unfit[each.id] = why
-            else:
-                rows.append(each)
-        for worse in (unfit, spare):
-            if any(each.group.serves(ask.model) for each in rows):
-                left_out.update(worse)
-            else:
-                rows += [each for each in self.instances if each.id in worse]
-        return rows, left_out
+        lately_s = _LATELY_S + (0.0 if instance.plugged else self.config.poll_interval_s)
+        flowed_at_s = self.requests.flowed_at_s(instance.id)
+        last_s = max(flowed_at_s, instance.fitness.moved_at_s)
+        return self.health.now_s() - last_s < lately_s
+
+    def _others_can_serve(self, instance: Instance) -> bool:
+        return any(
+            each is not instance and each.group.recomputes_for(instance.group)
+            for each in self.instances.up()
+        )
 
     def _note(self, kind: str, text: str) -> None:
         log.info(kind, extra={"fields": {"text": text}})

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from llumnix.fleet.bounded_log import BoundedLog
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.suspects import PROOF_S, Suspects
 from llumnix.instances.instance import Instance
+from llumnix.instances.standstill import Motion
 from policies.types import InstanceId, RequestId
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ class FleetHealth:
         self._fleet_s = fleet_s
         self._changed = changed
         self.now_s = clock_s
-        self._log = BoundedLog(log)
 
     def sent(self, instance: Instance) -> None:
         """Note that a request is about to be sent to an instance."""
@@ -50,13 +49,19 @@ class FleetHealth:
 
     def failed(self, instance: Instance, request_id: RequestId, kind: str, detail: str) -> None:
         """Note that an instance failed a request, of its own fault."""
-        self._log.warning(
-            f"{instance.id} {kind}",
+        log.warning(
             "attempt_failed request_id=%s instance=%s kind=%s detail=%s",
             *(request_id, instance.id, kind, detail),
         )
         if instance.fitness.breaker.failed(self.now_s(), detail):
             self._opened(instance, detail)
+
+    def passed_by(self, instance: Instance, request_id: RequestId, detail: str) -> None:
+        """Note that an instance that works has left a request waiting for too long."""
+        log.warning(
+            "attempt_silent request_id=%s instance=%s detail=%s",
+            *(request_id, instance.id, detail),
+        )
 
     def trip(self, instance: Instance, reason: str) -> None:
         """Leave an instance alone for a while, and then probe it."""
@@ -66,17 +71,14 @@ class FleetHealth:
     def busy(self, instance: Instance, request_id: RequestId, retry_after_s: float) -> None:
         """Note that an instance has no room, and for how long it wants to be left alone."""
         instance.fitness.rest(retry_after_s, self.now_s())
-        self._log.warning(
-            f"{instance.id} busy",
+        log.warning(
             "instance_busy request_id=%s instance=%s retry_after_s=%g",
             *(request_id, instance.id, retry_after_s),
         )
 
     def starved(self, detail: str) -> None:
         """Note that this process is out of files, ports or memory."""
-        self._log.warning(
-            "starved", "frontend_starved detail=%s hint=%s", detail, "raise ulimit -n"
-        )
+        log.warning("frontend_starved detail=%s hint=%s", detail, "raise ulimit -n")
 
     def left(self, instance: Instance, request_id: RequestId) -> None:
         """Note that a request's connection to an instance failed while it may have been on it."""
@@ -94,6 +96,31 @@ class FleetHealth:
             for each in self._requests.at(instance.id)
         ]
         self.suspects.died(instance.id, there, self.now_s())
+
+    def engine_seen(self, instance: Instance, motion: Motion) -> bool:
+        """Note whether an instance's engine moves; return whether that is news.
+
+        One that hung comes back with its first step. If nothing runs there any more that it could
+        make one for, a request probes it now and then.
+        """
+        fitness = instance.fitness
+        fitness.idle = motion.idle
+        if motion.moved:
+            fitness.moved_at_s = self.now_s()
+        if motion.still_s:
+            fitness.breaker.trip(self.now_s(), "its engine stands still")
+        if motion.still_s and not fitness.hung:
+            fitness.hung = f"no step for {motion.still_s:.1f} s while requests run"
+            log.warning("instance_suspect instance=%s reason=%s", instance.id, fitness.hung)
+            self._event("instance_suspect", f"{instance.id} seems to hang: {fitness.hung}")
+            return True
+        if motion.moved and fitness.hung:
+            fitness.hung = ""
+            fitness.breaker.reset()
+            log.warning("instance_moves instance=%s", instance.id)
+            self._event("instance_moves", f"{instance.id} makes steps again")
+            return True
+        return False
 
     def flows(self, request_id: RequestId) -> None:
         """Note that a request produces something on its instance: others need not stay off it."""

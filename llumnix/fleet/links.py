@@ -24,8 +24,8 @@ from policies.types import InstanceId
 class Links:
     """Opens links on behalf of a fleet; `now_s` is its clock.
 
-    `local_count` counts the frontend's requests at an instance. Requests of an unknown class count
-    as `default_class`.
+    `local_count` counts the frontend's requests at an instance, `flowed_at_s` says when one of them
+    last brought something. Requests of an unknown class count as `default_class`.
     """
 
     session: aiohttp.ClientSession
@@ -35,6 +35,7 @@ class Links:
     listener: InstanceListener
     now_s: Callable[[], float]
     local_count: Callable[[InstanceId], int]
+    flowed_at_s: Callable[[InstanceId], float]
     default_class: int
 
     async def open(self, instance: Instance, identity: Identity) -> InstanceLink:
@@ -51,6 +52,7 @@ class Links:
                 lambda: self.local_count(instance.id),
                 self.default_class,
                 wants_llumlet=bool(self.secret),
+                flowed_at_s=lambda: self.flowed_at_s(instance.id),
             )
         link = PluggedLink(
             instance,
@@ -60,6 +62,8 @@ class Links:
             self.listener,
             self.now_s,
             self.default_class,
+            lambda: self.flowed_at_s(instance.id),
+            lambda: self.local_count(instance.id),
         )
         await link.open()
         return link

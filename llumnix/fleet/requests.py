@@ -94,6 +94,7 @@ class ActiveRequest:
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
     flows_since_s: float | None = None
+    heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
     immovable: str = ""
 
@@ -164,6 +165,10 @@ class RequestTable:
     def at(self, instance_id: InstanceId) -> list[ActiveRequest]:
         """Return the active requests on an instance."""
         return [each for each in self.active.values() if each.instance_id == instance_id]
+
+    def flowed_at_s(self, instance_id: InstanceId) -> float:
+        """Return when a stream of an instance last brought something, in wall seconds; 0: never."""
+        return max((each.heard_at_s() for each in self.at(instance_id)), default=0.0)
 
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Record a decision; repeated holds count once, with the latest reason."""

@@ -139,11 +139,17 @@ class FrontendConfig:
     retry_after_s: float = _option(2.0, "Retry-After header of a 503 from the queue", "s")
     connect_timeout_s: float = _option(5.0, "deadline for connecting to an instance", "s")
     first_byte_timeout_s: float = _option(
-        300.0, "deadline for a stream's first bytes, after which another instance is tried", "s"
+        300.0, "longest time for a stream's first bytes, whatever its instance does", "s"
+    )
+    patience_s: float = _option(
+        3.0,
+        "shortest time that a stream may be silent before another instance is tried; longer where "
+        "first bytes or tokens have been seen to take longer, or while its instance is busy",
+        "s",
     )
     answer_timeout_s: float = _option(3600.0, "deadline for a response that is not streamed", "s")
     idle_timeout_s: float = _option(
-        120.0, "longest time a stream may stall, on the instance's side or the client's", "s"
+        120.0, "longest time that a stream may stall, on its instance's side or its client's", "s"
     )
     claim_patience_s: float = _option(
         2.0,
@@ -179,6 +185,7 @@ class FrontendConfig:
             "queue_timeout_s",
             "first_byte_timeout_s",
             "idle_timeout_s",
+            "patience_s",
             "claim_patience_s",
             "header_timeout_s",
             "body_timeout_s",

@@ -1,11 +1,12 @@
 """The context shared by all requests being served."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
+from llumnix.frontend.patience import Patience
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.metrics.tally import Tally
@@ -24,6 +25,7 @@ class ServingContext:
     upstream: Upstream
     classes: Classes
     intake: Intake
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def tally(self) -> Tally:

@@ -92,6 +92,7 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
         context.fleet.health.suspects.forget(active.request_id)
+        context.patience.settled(active.request_id)
         context.tally.request_ended(facts.class_name, outcome)
         account.outcome = outcome
         context.queue.retry()

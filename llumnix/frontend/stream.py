@@ -13,9 +13,9 @@ from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
-from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
+from llumnix.frontend.leg_watch import LegWatch
 from llumnix.frontend.moves.claim import Claims, Impatient
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -31,8 +31,6 @@ from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.frontend.splicing.transcript import Transcript, says_something
 from llumnix.frontend.timing import Timing
 from llumnix.instances.instance import Instance
-
-_SILENT_S = 1.0
 
 Outcome = Literal["finished", "failed", "rejected"]
 End = Redirect | Failure
@@ -66,20 +64,23 @@ class StreamRelay:
             context.config, server_calls, self._record.so_far, self._able
         )
         self._leg: Leg | None = None
-        self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
-        self._writing = False
-        self._stalled = False
-        self._said = False
+        self._watch = LegWatch(
+            *(context, request, route, active, claims, self._client, self._record, self._pace),
+            resumable=self._resumable,
+            grafts=lambda had: self._continuation.by_graft(had, had.token_ids),
+        )
+        self._idle = self._watch.idle
         self._last_words = b""
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
+        active.heard_at_s = lambda: self._pace.last_at
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._recompute_move)
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
         """Relay from the first leg to the end of the stream."""
         try:
-            with self._watch:
+            with self._idle:
                 refusal = await self._follow(leg)
         finally:
             self._recompute_move.goes_on(None)
@@ -90,16 +91,20 @@ class StreamRelay:
             return await self._fail(refusal), "failed"
         response = await self._client.end()
         self._timing.finished(tokens)
+        self._context.patience.saw_gap(
+            self._request.class_index, self._pace.mean_interval_s(tokens)
+        )
         return response, "finished"
 
     async def _follow(self, leg: Leg) -> Refusal | None:
         """Follow the stream from leg to leg; return a Refusal if it cannot be resumed."""
         while True:
             self._leg = leg
-            self._active.cut = self._on_instance_down
+            self._active.cut = self._watch.on_instance_down
             self._recompute_move.goes_on(leg)
             try:
                 end = await self._pump(leg)
+                self._watch.end()
                 if end is None:
                     return None
                 if not self._claims.unproven:
@@ -113,6 +118,7 @@ class StreamRelay:
                 self._context.tally.diverged()
                 return Refusal(502, f"the stream could not be resumed: {error}", "mismatch")
             finally:
+                self._watch.end()
                 leg.close()
             if isinstance(opened, Refusal):
                 return opened
@@ -142,13 +148,13 @@ class StreamRelay:
         if isinstance(strand, Failure):
             return strand
         record.follow(strand)
-        self._stalled = False
+        self._watch.begin(leg)
         data, broken = leg.first, ""
         try:
             while data:
                 data = strand.feed(data)
                 if data:
-                    self._said = self._said or says_something(data)
+                    self._watch.said = self._watch.said or says_something(data)
                     await self._send(data, leg)
                 if self._claims.unproven and record.shown() > len(record.had.token_ids):
                     self._claims.prove()
@@ -158,7 +164,7 @@ class StreamRelay:
                     raise self._fault
                 if strand.let_go is not None:
                     return self._let_go(strand.let_go, leg)
-                if strand.error is not None and self._can_go_on():
+                if strand.error is not None and self._watch.can_go_on():
                     return self._errored(strand.error, leg)
                 if strand.error is not None:
                     await self._send(strand.resign(), leg)
@@ -173,8 +179,8 @@ class StreamRelay:
         except Overlong as error:
             return Failure(FailureKind.BROKEN, f"{leg.instance.id} sent {error}")
         left = strand.end(cut_off=bool(broken))
-        if left is None or not (self._said or left):
-            kind = FailureKind.STALLED if self._stalled else FailureKind.BROKEN
+        if left is None or not (self._watch.said or left):
+            kind = self._watch.closed_as or FailureKind.BROKEN
             return Failure(kind, broken or f"{leg.instance.id} ended its stream too early")
         if left:
             await self._send(left, leg)
@@ -184,7 +190,7 @@ class StreamRelay:
     @property
     def _flows(self) -> bool:
         """Whether only tokens are expected, each to be forwarded at once."""
-        still = self._timing.paused or self._claims.unproven or not self._said
+        still = self._timing.paused or self._claims.unproven or not self._watch.said
         return self._client.flows and not still
 
     def _pass_on(self, data: bytes, strand: LegFilter) -> bool:
@@ -195,7 +201,7 @@ class StreamRelay:
             self._fault = error
             return False
         if data:
-            self._pace.last_at = self._watch.touched_at = time.monotonic()
+            self._pace.last_at = self._idle.touched_at = time.monotonic()
             self._client.push(data)
         return not strand.over and self._client.flows
 
@@ -207,13 +213,12 @@ class StreamRelay:
             self._timing.first(now)
         elif self._timing.paused:
             self._timing.goes_on(now, len(self._record.had.token_ids))
-        if self._said and self._active.flows_since_s is None:
-            self._active.flows_since_s = now
-            self._context.fleet.health.flows(self._active.request_id)
-        self._pace.last_at = self._watch.touched_at = now
-        self._writing = True
+        if self._watch.said and self._active.flows_since_s is None:
+            self._watch.produced(now, leg)
+        self._pace.last_at = self._idle.touched_at = now
+        self._watch.writing = True
         await self._client.write(data)
-        self._writing = False
+        self._watch.writing = False
 
     def _let_go(self, how: Redirect | ClaimRefused, leg: Leg) -> End:
         """Return how a leg ended that its instance has let go, and keep its last tokens."""
@@ -253,11 +258,6 @@ class StreamRelay:
             return None
         return self._route.broke(end) if isinstance(end, Failure) else self._route.requeued()
 
-    def _can_go_on(self) -> bool:
-        """Return whether another instance could go on from what has been sent so far."""
-        had = self._record.so_far()
-        return not had.said or self._resumable(had)
-
     def _resumable(self, had: Transcript) -> bool:
         """Return whether any instance could resume what the client has."""
         assert self._leg is not None
@@ -283,20 +283,6 @@ class StreamRelay:
             return refusal.response()
         await self._client.write(self._last_words or refusal.event())
         return await self._client.end()
-
-    def _on_instance_down(self) -> None:
-        """Cut a silent leg, whose instance hangs. One that still flows may flow on to its end."""
-        silent_s = time.monotonic() - self._watch.touched_at
-        if self._leg is not None and not self._writing and silent_s > _SILENT_S:
-            self._leg.close()
-
-    def _on_idle(self) -> None:
-        """Cut the side that stalls the stream."""
-        if self._writing:
-            self._client.cut()
-        elif self._leg is not None:
-            self._stalled = True
-            self._leg.close()
 
 
 _SENT_BACK = Failure(FailureKind.UNABLE, "it was sent back")

@@ -137,6 +137,7 @@ def _plugged(told: Mapping[str, Any], models: Models, endpoint: Endpoint) -> Ide
             speed=float(told.get("speed", 1.0)),
             engine=str(told.get("engine", "")),
             layout=str(told.get("layout", "")),
+            protocol=int(told.get("protocol", 1)),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ContactFailed(

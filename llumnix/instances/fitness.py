@@ -11,18 +11,25 @@ _LONGEST_REST_S = 30.0
 class Fitness:
     """An instance's breaker, and how long it asked to be left alone. Times are wall seconds.
 
-    `hung` says why it is suspected of standing still, empty if it is not; `dead` that its death has
-    been taken note of.
+    `hung` says why it is suspected of standing still, empty if it is not; `idle` that it runs
+    nothing; `moved_at_s` when its engine was last seen to step; `dead` that its death has been
+    taken note of.
     """
 
     breaker: Breaker = field(default_factory=Breaker)
     busy_until_s: float = 0.0
     hung: str = ""
+    idle: bool = True
+    moved_at_s: float = 0.0
     dead: bool = False
 
     def rest(self, seconds: float, now_s: float) -> None:
         """Note that it asked for a pause; the longest that is granted is half a minute."""
         self.busy_until_s = max(self.busy_until_s, now_s + min(seconds, _LONGEST_REST_S))
+
+    def to_be_probed(self, now_s: float) -> bool:
+        """Return whether it hung, and only a new request can tell whether it still does."""
+        return bool(self.hung) and self.idle and self.breaker.admits(now_s)
 
     def objection(self, now_s: float) -> str:
         """Return why others are to be preferred now; empty if they are not."""

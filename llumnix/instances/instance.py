@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.fitness import Fitness
+from llumnix.instances.standstill import Motion
 from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
@@ -40,7 +41,8 @@ class Identity:
     `models` are the entries of its `/v1/models`, unchanged. The control address is set only for
     plugged instances; `capacity_tokens` is None if the server does not report it. `engine` is
     `vllm` if it is known to be vLLM, with or without the plugin. `layout` is a digest of its KV
-    layout; KV cannot be copied between instances that report different ones.
+    layout; KV cannot be copied between instances that report different ones. `protocol` says which
+    messages its llumlet understands.
     """
 
     instance_id: InstanceId
@@ -52,6 +54,7 @@ class Identity:
     speed: float | None = None
     engine: str = ""
     layout: str = ""
+    protocol: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,9 @@ class InstanceListener(Protocol):
         The ids are those of requests that it names for the first time; None if its reports name
         none (then it has seen everything sent before `load.reported_at_s`).
         """
+
+    def engine_seen(self, instance: "Instance", motion: Motion) -> None:
+        """A report has said whether the instance's engine moves."""
 
     def heard(self, event: MigrationEvent) -> None:
         """A llumlet reports on a migration."""

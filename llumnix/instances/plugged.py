@@ -6,19 +6,23 @@ from collections.abc import Callable
 
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
+from llumnix.instances.silence import Silence
+from llumnix.instances.standstill import Standstill
 from llumnix.instances.trouble import Cause, ContactFailed
 from migration.config import MigrationConfig
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
-from migration.llumlet.fleet_messages import Report
+from migration.llumlet.fleet_messages import PROTOCOL, Report, StepReport
 from migration.protocol.peer import Peer
-from policies.types import RequestId
+from policies.types import InstanceLoad, RequestId
 
 
 class PluggedLink:
     """A control connection to a llumlet, over which the instance's reports arrive.
 
-    Requests of a class that the instance does not know count as `default_class`.
+    Requests of a class that the instance does not know count as `default_class`. `flowed_at_s` says
+    when a stream of the instance last brought something: a sign of life like a report.
+    `local_count` counts the frontend's own requests there.
     """
 
     def __init__(
@@ -30,13 +34,19 @@ class PluggedLink:
         watcher: InstanceListener,
         now_s: Callable[[], float],
         default_class: int,
+        flowed_at_s: Callable[[], float] = float,
+        local_count: Callable[[], int] = int,
     ) -> None:
         self._default_class = default_class
+        self._flowed_at_s = flowed_at_s
+        self._local_count = local_count
+        self._with_steps = identity.protocol >= PROTOCOL
+        self._silence = Silence(config.report_timeout_s, time.monotonic())
+        self._standstill = Standstill(config.step_timeout_s / min(1.0, config.speed))
         self._instance = instance
         self._config = config
         self._watcher = watcher
         self._now_s = now_s
-        self._heard_at = time.monotonic()
         self._gone = asyncio.Event()
         self._reason = ""
         self._port = identity.control_port
@@ -54,7 +64,9 @@ class PluggedLink:
         """Connect and subscribe to reports. Raises ContactFailed if that fails."""
         try:
             await self._control.connect(self._config.contact_timeout_s)
-            await self._control.subscribe(self._config.report_interval_s)
+            await self._control.subscribe(
+                self._config.report_interval_s, with_steps=self._with_steps
+            )
         except (MigrationError, OSError) as error:
             await self._control.close()
             told = f"its control port {self._port} does not take us: {error}"
@@ -62,15 +74,17 @@ class PluggedLink:
 
     async def lost(self) -> str:
         """Wait until the connection closes, or no report has arrived for too long."""
-        limit_s = self._config.report_timeout_s
+        self._silence.heard(time.monotonic())
         while not self._gone.is_set():
-            heard_at = self._heard_at
             try:
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout(self._silence.tick_s):
                     await self._gone.wait()
             except TimeoutError:
-                if self._heard_at == heard_at:
-                    return f"no report for {limit_s:g} s"
+                # What has arrived while we were busy is read before it counts as missing.
+                await asyncio.sleep(0)
+                now_s = time.monotonic()
+                if self._silence.check(now_s) and not self._flows(now_s):
+                    return f"no report for {self._silence.silent_s(now_s):.1f} s"
         return self._reason
 
     def give_up(self, reason: str) -> None:
@@ -105,9 +119,27 @@ class PluggedLink:
         """Close the connection."""
         await self._control.close()
 
+    def _flows(self, now_s: float) -> bool:
+        """Whether a stream has brought something more recently than the last report."""
+        return now_s - self._flowed_at_s() < self._silence.limit_s(now_s)
+
+    def _runs(self, load: InstanceLoad) -> bool:
+        """Whether steps are to be expected: a hung engine does not even see what it is sent."""
+        running = sum(load.running) + load.unclassed_running
+        return bool(running or (self._instance.fitness.hung and self._local_count()))
+
     def _on_report(self, report: Report) -> None:
-        self._heard_at = time.monotonic()
+        now_s = time.monotonic()
+        self._silence.heard(now_s)
         self._instance.take_load(report.load.classed(self._default_class), self._now_s())
+        if isinstance(report, StepReport):
+            motion = self._standstill.observe(
+                report.steps,
+                running=self._runs(report.load),
+                now_s=now_s,
+                prefill_tokens=report.load.prefill_backlog_tokens,
+            )
+            self._watcher.engine_seen(self._instance, motion)
         self._watcher.reported(self._instance, [RequestId(i) for i in report.new_request_ids])
 
 

@@ -1,6 +1,7 @@
 """Why an instance is not up, and what to do about it."""
 
 import enum
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -117,6 +118,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _text(error: BaseException) -> str:
     inner = getattr(error, "os_error", error)
+    number = getattr(inner, "errno", None)
+    # asyncio writes the address in place of what the number means.
+    if number and not isinstance(inner, socket.gaierror | ssl.SSLError):
+        return os.strerror(number).lower()
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
 
 

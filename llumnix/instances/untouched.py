@@ -14,6 +14,9 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import fetch_metrics
 from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
+from llumnix.instances.shortage import is_ours
+from llumnix.instances.silence import Usual
+from llumnix.instances.standstill import Standstill
 from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
@@ -21,6 +24,15 @@ _TYPICAL_CONTEXT_TOKENS = 512
 _CACHE = "cache_config_info"
 _USAGES = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
 _COUNTS = ("num_requests_running", "num_requests_waiting")
+_PROGRESS = (
+    *("generation_tokens_total", "prompt_tokens_total", "iteration_tokens_total_count"),
+    *("num_preemptions_total", *_USAGES),
+)
+"""What moves as long as an engine does."""
+_GAPS = 4.0
+_LATE_S = 0.1
+_SHORTEST_POLL_S = 0.5
+_MARKS = tuple(prefix + name for prefix in PREFIXES for name in _PROGRESS)
 _GAUGES = tuple(prefix + name for prefix in PREFIXES for name in (_CACHE, *_USAGES, *_COUNTS))
 
 LocalCount = Callable[[], int]
@@ -31,7 +43,8 @@ class UntouchedLink:
     """Polls a server until it stops responding.
 
     With `wants_llumlet` the link is given up, so that the server is identified again, once its page
-    announces the plugin: the page may be served before the plugin is ready.
+    announces the plugin: the page may be served before the plugin is ready. `flowed_at_s` says when
+    a stream of the server last brought something: a sign of life like a poll.
     """
 
     def __init__(
@@ -46,7 +59,11 @@ class UntouchedLink:
         class_index: int,
         *,
         wants_llumlet: bool = False,
+        flowed_at_s: Callable[[], float] = float,
     ) -> None:
+        self._flowed_at_s = flowed_at_s
+        self._usual = Usual()
+        self._standstill = Standstill(config.step_timeout_s)
         self._wants_llumlet = wants_llumlet
         self._instance = instance
         self._id = identity.instance_id
@@ -61,22 +78,42 @@ class UntouchedLink:
 
     async def lost(self) -> str:
         """Poll until the server does not respond within the deadlines, or is given up."""
-        silent_since = time.monotonic()
+        heard_at_s = time.monotonic()
         while not self._given_up.is_set():
+            began_s = time.monotonic()
+            deadline_s = self._poll_deadline_s(began_s, heard_at_s)
             try:
-                async with asyncio.timeout(self._config.contact_timeout_s):
+                async with asyncio.timeout(deadline_s):
                     await self._poll()
-                silent_since = time.monotonic()
+                heard_at_s = time.monotonic()
+                self._usual.saw(heard_at_s - began_s, heard_at_s)
             except aiohttp.ClientConnectorError as error:
-                return f"it refuses connections: {error.strerror}"
+                if not is_ours(error):
+                    return f"it refuses connections: {error.strerror}"
+                heard_at_s = time.monotonic()  # we cannot tell
             except (aiohttp.ClientError, OSError, TimeoutError, ContactFailed) as error:
                 if self._instance.load is None:  # not up yet: it shall say why
                     self._instance.trouble = trouble_of(error, self._config.contact_timeout_s)
-                silent_s = time.monotonic() - silent_since
-                if silent_s > self._config.report_timeout_s:
-                    return f"no response for {silent_s:.0f} s: {error!r}"
+                now_s = time.monotonic()
+                # If the deadline came late, so did all else here: the delay is not its silence.
+                heard_at_s += max(0.0, now_s - began_s - deadline_s - _LATE_S)
+                silent_s = now_s - max(heard_at_s, self._flowed_at_s())
+                if silent_s >= self._limit_s(now_s):
+                    return f"no response for {silent_s:.1f} s: {error!r}"
             await self._pause()
         return self._reason
+
+    def _limit_s(self, now_s: float) -> float:
+        """Return how long it may be silent: longer if it is usually slow to answer."""
+        usual_s = self._config.poll_interval_s + _GAPS * self._usual.longest_s(now_s)
+        return max(self._config.report_timeout_s, usual_s)
+
+    def _poll_deadline_s(self, now_s: float, heard_at_s: float) -> float:
+        """Return how long to wait for a poll, so that silence is noticed when it is too long."""
+        if self._instance.load is None:
+            return self._config.contact_timeout_s
+        left_s = heard_at_s + self._limit_s(now_s) - now_s
+        return min(self._config.contact_timeout_s, max(left_s, _SHORTEST_POLL_S))
 
     def give_up(self, reason: str) -> None:
         """Stop polling: something else found the server gone."""
@@ -114,7 +151,28 @@ class UntouchedLink:
             self._class_index,
         )
         self._instance.take_load(load, asked_at_s)
+        self._watch_steps(text, sum(load.running))
         self._watcher.reported(self._instance, None)
+
+    def _watch_steps(self, text: str, running: int) -> None:
+        mark = progress(text)
+        # A hung engine does not even see what it is sent.
+        probed = self._instance.fitness.hung and self._local_count()
+        if mark:
+            motion = self._standstill.observe(
+                mark, running=bool(running or probed), now_s=time.monotonic()
+            )
+            self._watcher.engine_seen(self._instance, motion)
+
+
+def progress(text: str) -> tuple[float, ...]:
+    """Return numbers that change as long as vLLM's engine steps; none if the page lacks them.
+
+    A page without counters of tokens tells nothing: a full cache is no standstill.
+    """
+    found = list(samples(text, _MARKS))
+    counted = any("tokens_total" in sample.name for sample in found)
+    return tuple(sample.value for sample in found) if counted else ()
 
 
 def read_load(

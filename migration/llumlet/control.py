@@ -16,6 +16,7 @@ from migration.llumlet.fleet_messages import (
     Order,
     Report,
     Subscribe,
+    SubscribeSteps,
 )
 from migration.protocol.peer import Peer
 from policies.types import MigrateReason, MigrationId, RequestId
@@ -71,9 +72,13 @@ class ControlClient:
         )
         self._reading = asyncio.get_running_loop().create_task(self._read(wire))
 
-    async def subscribe(self, interval_s: float) -> None:
-        """Ask for a report every `interval_s` fleet seconds."""
-        self._order(Subscribe(float(interval_s)))
+    async def subscribe(self, interval_s: float, *, with_steps: bool = False) -> None:
+        """Ask for a report every `interval_s` fleet seconds.
+
+        `with_steps` is only for llumlets that announce protocol 2: their reports are `StepReport`s.
+        """
+        wanted = SubscribeSteps if with_steps else Subscribe
+        self._order(wanted(float(interval_s)))
 
     async def migrate_out(
         self,

@@ -20,6 +20,16 @@ class Subscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class SubscribeSteps:
+    """Fleet: the same, with a count of steps in each report. Only for llumlets that say they can.
+
+    See `PROTOCOL`: others would not understand it, and hang up.
+    """
+
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class MigrateOut:
     """Fleet: move a request to `destination`; the llumlet picks one unless told which."""
 
@@ -43,6 +53,16 @@ class Report:
 
     load: InstanceLoad
     new_request_ids: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport(Report):
+    """Llumlet: a report that also counts the engine's steps so far.
+
+    While requests run, a count that stands still means that the engine does.
+    """
+
+    steps: Annotated[int, wire.Whole(1 << 62)]
 
 
 class EventKind(enum.StrEnum):
@@ -88,14 +108,19 @@ class MigrationEvent:
         return self.kind is EventKind.COMMITTED or self.unresolved
 
 
-Order = Subscribe | MigrateOut | Drain
+PROTOCOL = 2
+"""What a llumlet announces beside its port. 1, or nothing: it knows no `SubscribeSteps`."""
+
+Order = Subscribe | SubscribeSteps | MigrateOut | Drain
 News = Report | MigrationEvent
 
 TYPES: dict[str, type[Order | News]] = {
     "subscribe": Subscribe,
+    "subscribe_steps": SubscribeSteps,
     "migrate_out": MigrateOut,
     "drain": Drain,
     "report": Report,
+    "step_report": StepReport,
     "event": MigrationEvent,
 }
 _NAMES = {cls: name for name, cls in TYPES.items()}

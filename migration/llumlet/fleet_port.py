@@ -8,7 +8,15 @@ from migration.errors import LinkError, ProtocolError
 from migration.links import frames
 from migration.links.sockets import Wire
 from migration.llumlet import fleet_messages as orders
-from migration.llumlet.fleet_messages import Drain, MigrateOut, MigrationEvent, Report, Subscribe
+from migration.llumlet.fleet_messages import (
+    Drain,
+    MigrateOut,
+    MigrationEvent,
+    Report,
+    StepReport,
+    Subscribe,
+    SubscribeSteps,
+)
 from migration.llumlet.llumlet import Llumlet
 from policies.types import RequestId
 
@@ -24,6 +32,7 @@ class Session:
     def __init__(self, wire: Wire, config: MigrationConfig) -> None:
         self.outbox = frames.Outbox(wire, config.stage_timeout_s, lambda: None)
         self.new_ids: list[RequestId] = []
+        self.with_steps = False
         self.reporting: asyncio.Task[None] | None = None
 
     def post(self, news: Report | MigrationEvent) -> None:
@@ -75,7 +84,8 @@ class FleetPort:
 
     def _obey(self, session: Session, wire: Wire, order: orders.Order | orders.News) -> None:
         match order:
-            case Subscribe(interval_s):
+            case Subscribe(interval_s) | SubscribeSteps(interval_s):
+                session.with_steps = isinstance(order, SubscribeSteps)
                 self._subscribe(session, wire, interval_s)
             case MigrateOut():
                 self._llumlet.order(order)
@@ -111,4 +121,7 @@ class FleetPort:
     def _next_report(self, session: Session) -> Report:
         new = tuple(session.new_ids[:MAX_IDS])
         del session.new_ids[:MAX_IDS]
-        return Report(self._llumlet.load(), new)
+        load = self._llumlet.load()
+        if session.with_steps:
+            return StepReport(load, new, self._llumlet.host.hooks.steps())
+        return Report(load, new)

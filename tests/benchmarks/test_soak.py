@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 
 import soak
+from harness import Stream
 from llumnix.emulator.model.answer import expected_output
 
 
@@ -36,9 +37,9 @@ def test_a_leak_is_told_from_a_warm_up() -> None:
 
 def test_every_kind_of_wrong_stream_counts() -> None:
     found = seen(0.0)
-    right = soak.Stream([1, 2, 3], 8, token_ids=list(expected_output([1, 2, 3], 8)))
-    short = soak.Stream([1, 2, 3], 8, token_ids=right.token_ids[:5], error="broke off")
-    other = soak.Stream([1, 2, 3], 8, token_ids=[*right.token_ids[:7], right.token_ids[7] + 1])
+    right = Stream([1, 2, 3], 8, token_ids=list(expected_output([1, 2, 3], 8)))
+    short = Stream([1, 2, 3], 8, token_ids=right.token_ids[:5], error="broke off")
+    other = Stream([1, 2, 3], 8, token_ids=[*right.token_ids[:7], right.token_ids[7] + 1])
     found.judge(right)
     assert failed(found) == set()
     for each in (short, other):

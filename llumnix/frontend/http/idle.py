@@ -6,23 +6,26 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+_AGAIN_S = 0.5
+
 
 class IdleWatch:
-    """Calls `on_idle` after `limit_s` wall seconds without a touch, and keeps watching.
+    """Calls `on_idle` after `limit_s` wall seconds without a touch, then twice a second.
 
-    To touch is to set `touched_at` to `time.monotonic()`: no call, no timer to move.
+    It is given how long nothing has come. To touch is to set `touched_at` to `time.monotonic()`: no
+    call, no timer to move. `limit_s` may be set at any time; it counts from the next look on.
     """
 
-    __slots__ = ("_handle", "_limit_s", "_on_idle", "touched_at")
+    __slots__ = ("_handle", "_on_idle", "limit_s", "touched_at")
 
-    def __init__(self, limit_s: float, on_idle: Callable[[], None]) -> None:
+    def __init__(self, limit_s: float, on_idle: Callable[[float], None]) -> None:
         self.touched_at = time.monotonic()
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._on_idle = on_idle
         self._handle: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._wait(self._limit_s)
+        self._wait(self.limit_s)
         return self
 
     def __exit__(
@@ -38,10 +41,11 @@ class IdleWatch:
         self._handle = asyncio.get_running_loop().call_later(delay_s, self._check)
 
     def _check(self) -> None:
-        now = time.monotonic()
-        left_s = self.touched_at + self._limit_s - now
+        silent_s = time.monotonic() - self.touched_at
+        left_s = self.limit_s - silent_s
         if left_s <= 0:
-            self.touched_at = now
-            left_s = self._limit_s
-            self._on_idle()
-        self._wait(left_s)
+            left_s = min(_AGAIN_S, self.limit_s)
+            self._wait(left_s)
+            self._on_idle(silent_s)
+        else:
+            self._wait(left_s)

@@ -1,7 +1,6 @@
 """How a request to an instance ended there: with an answer, or with a failure of some kind."""
 
 import enum
-import errno
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -10,9 +9,6 @@ from multidict import CIMultiDictProxy
 
 from llumnix.instances.instance import Instance
 
-_OURS = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
-)
 _GATEWAY = (502, 504)
 
 
@@ -25,6 +21,8 @@ class FailureKind(enum.StrEnum):
     """The connection broke after the request was sent."""
     STALLED = "stalled"
     """It sent nothing before the deadline."""
+    SILENT = "silent"
+    """It sent nothing for longer than usual; it may merely be slow."""
     ANSWERED = "answered"
     """It answered with an error of its own."""
     BUSY = "busy"
@@ -91,13 +89,3 @@ def refused_for_now(status: int, content_type: str) -> bool:
     """
     gateway = status in _GATEWAY and content_type != "application/json"
     return status in (429, 503) or gateway
-
-
-def is_ours(error: BaseException | None) -> bool:
-    """Whether an error says that this process, not the instance, has run out of something."""
-    seen = 0
-    while error is not None and seen < 8:
-        if isinstance(error, OSError) and error.errno in _OURS:
-            return True
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return False

@@ -5,10 +5,12 @@ import enum
 
 import aiohttp
 
-from llumnix.frontend.http.outcome import is_ours
+from llumnix.instances.discovery import ask
+from llumnix.instances.endpoint import Endpoint
 from llumnix.instances.instance import Instance
+from llumnix.instances.shortage import is_ours
 
-_TIMEOUT_S = 0.5
+_TIMEOUT_S = 0.3
 
 
 class Life(enum.Enum):
@@ -30,11 +32,13 @@ class LifeProbe:
         self._asking: dict[str, asyncio.Task[Life]] = {}
 
     async def ask(self, instance: Instance) -> Life:
-        """Return what is known now, within half a second."""
+        """Return what is known now, within a third of a second."""
         url = instance.url
         task = self._asking.get(url)
         if task is None:
-            task = self._asking[url] = asyncio.create_task(self._ask(url), name=f"probe {url}")
+            task = self._asking[url] = asyncio.create_task(
+                self._ask(instance.endpoint), name=f"probe {url}"
+            )
             task.add_done_callback(lambda _: self._asking.pop(url, None))
         return await asyncio.shield(task)
 
@@ -45,14 +49,14 @@ class LifeProbe:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, url: str) -> Life:
+    async def _ask(self, endpoint: Endpoint) -> Life:
         try:
             async with (
                 asyncio.timeout(_TIMEOUT_S),
-                self._session.get(url + "/health", headers={"Connection": "close"}) as told,
+                ask(self._session, endpoint, "/health") as told,
             ):
                 return Life.SICK if told.status >= 500 else Life.ALIVE
         except aiohttp.ClientConnectorError as error:
-            return Life.UNKNOWN if is_ours(error) or is_ours(error.os_error) else Life.DEAD
+            return Life.UNKNOWN if is_ours(error) else Life.DEAD
         except (aiohttp.ClientError, OSError, TimeoutError):
             return Life.UNKNOWN

@@ -1,7 +1,8 @@
 """Send a request to an instance and wait for the first bytes of its response."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -18,17 +19,18 @@ from llumnix.frontend.http.connection import (
     InstanceUnreachable,
     Sink,
 )
+from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import (
     Failure,
     FailureKind,
     UpstreamAnswer,
-    is_ours,
     refused_for_now,
     retry_after_s,
 )
 from llumnix.frontend.http.probe import LifeProbe
 from llumnix.frontend.http.response import HEAD_LIMIT_BYTES, Head
 from llumnix.instances.instance import Instance
+from llumnix.instances.shortage import is_ours
 
 _DETAIL_CHARACTERS = 300
 _NOW = 0.0
@@ -36,8 +38,23 @@ _NOW = 0.0
 _NO_HEAD = Head(0, CIMultiDictProxy(CIMultiDict()), keeps=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Decides about a stream that has not begun within `limit_s` wall seconds.
+
+    `decide` is given for how long nothing has come, and returns the kind of failure that this is,
+    or None to wait on.
+    """
+
+    limit_s: float
+    decide: Callable[[float], FailureKind | None]
+
+
 class Leg:
-    """A stream that has begun on one instance; `first` holds its first bytes."""
+    """A stream that has begun on one instance; `first` holds its first bytes.
+
+    `asked_at` is when it was asked for, in wall seconds.
+    """
 
     def __init__(
         self, instance: Instance, pool: ConnectionPool, connection: Connection, head: Head
@@ -45,6 +62,7 @@ class Leg:
         self.instance = instance
         self.head = head
         self.first = b""
+        self.asked_at = 0.0
         self._pool = pool
         self._connection = connection
         self._closed = False
@@ -103,13 +121,23 @@ class Upstream:
         *,
         streams: bool,
         waiting: Cuttable,
+        patience: Late | None = None,
     ) -> Leg | UpstreamAnswer | Failure:
         """Post a request; return a stream with its first bytes, a whole answer, or a Failure.
 
         Server errors (5xx) and 429 are failures: another instance may do better. `waiting` is told
-        how to end the wait.
+        how to end the wait. `patience` is asked whether to go on waiting for a stream.
         """
         deadline_s = self._first_byte_timeout_s if streams else self._answer_timeout_s
+        asked_at = time.monotonic()
+        ended: list[FailureKind] = []
+
+        def late(silent_s: float) -> None:
+            if patience is not None and (kind := patience.decide(silent_s)) is not None:
+                ended.append(kind)
+                _cut(deadline)
+
+        limit_s = min(patience.limit_s if patience is not None else deadline_s, deadline_s)
         leg: Leg | None = None
         result: Leg | UpstreamAnswer | Failure | None = None
         try:
@@ -118,14 +146,19 @@ class Upstream:
                 endpoint = instance.endpoint
                 connection = await self._pool.ask(endpoint, path, endpoint.headers(headers), body)
                 leg = Leg(instance, self._pool, connection, _NO_HEAD)
-                leg.head = await connection.head()
-                result = await _receive(leg)
+                leg.asked_at = asked_at
+                with IdleWatch(limit_s, late):
+                    leg.head = await connection.head()
+                    result = await _receive(leg)
                 return result
         except InstanceUnreachable as error:
             if is_ours(error):
                 return Failure(FailureKind.STARVED, f"no connection can be opened: {error}")
             return Failure(FailureKind.REFUSED, f"{instance.id} refuses connections: {error}")
         except TimeoutError:
+            waited_s = time.monotonic() - asked_at
+            if ended:
+                return Failure(ended[0], f"{instance.id} sent nothing for {waited_s:.1f} s")
             if deadline.when() == _NOW:
                 return Failure(FailureKind.CUT, f"{instance.id} went down")
             return Failure(FailureKind.STALLED, f"{instance.id} sent nothing for {deadline_s:g} s")

@@ -86,8 +86,8 @@ class Attempts:
 
     def _count(self, failure: Failure) -> Refusal | None:
         self._failures += 1
-        self._stalls += failure.kind is FailureKind.STALLED
-        if self._stalls >= _STALLS:
+        self._stalls += failure.kind in (FailureKind.STALLED, FailureKind.SILENT)
+        if self._stalls >= _STALLS and failure.kind is FailureKind.STALLED:
             return Refusal(504, failure.detail, "upstream_timeout")
         if self._failures < self._limit:
             return None

@@ -34,7 +34,8 @@ class Inquest:
 
     def note(self, instance: Instance, failure: Failure) -> None:
         """Note a failure; only those after the request was sent can mean that it did harm."""
-        if failure.was_there or failure.kind is FailureKind.CUT:
+        hangs = failure.kind is FailureKind.CUT and instance.fitness.hung
+        if (failure.was_there or failure.kind is FailureKind.CUT) and not hangs:
             self._context.fleet.health.left(instance, self._request_id)
             self._open[instance.url] = instance, time.monotonic()
             self._asked.discard(instance.url)

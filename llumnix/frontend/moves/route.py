@@ -15,10 +15,11 @@ from llumnix.fleet.fleet import PlacementRequest
 from llumnix.fleet.requests import ActiveRequest, ActiveState, Cuttable
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
-from llumnix.frontend.http.upstream import Leg
+from llumnix.frontend.http.upstream import Late, Leg
 from llumnix.frontend.moves.attempts import Attempts
 from llumnix.frontend.moves.inquest import Inquest
 from llumnix.frontend.moves.resume_body import graft_body, replay_body
+from llumnix.frontend.moves.waits import Silent, Waits
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.instances.instance import Instance
@@ -44,6 +45,7 @@ class Route:
         self._moving: str | None = None
         self._attempts = Attempts(context.config.max_attempts)
         self._inquest = Inquest(context, active.request_id)
+        self._waits = Waits(context, request, active.request_id, self._attempts)
         self._served_model: str | None = None
         self._streamed = False
 
@@ -75,7 +77,8 @@ class Route:
                 body = graft_body(self._request, prompt_ids, token_ids)
             else:
                 body = self._body(target, claim[0] if claim else None, token_ids)
-            result = await self._send(target, body, self._active)
+            late = self._waits.first_byte(target, known, begun=begun, grafts=grafts)
+            result = await self._send(target, body, self._active, late)
             if begun:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
@@ -94,6 +97,10 @@ class Route:
     def starts_at(self, instance: Instance) -> None:
         """Choose where the request is tried first: the instance holds what it refers to."""
         self._claim = (None, instance)
+
+    def too_silent(self, instance: Instance, quiet: Silent) -> FailureKind | None:
+        """Return how a leg is to end that brings nothing, or None to wait on."""
+        return self._waits.too_silent(instance, quiet)
 
     def early_destination(self, migration_id: MigrationId) -> Instance | None:
         """Return where to claim a migrating request early; None for nowhere."""
@@ -207,7 +214,9 @@ class Route:
                 self._active.instance_id = None  # it never was there
                 health.died(instance)
                 self._context.fleet.suspect(instance, failure.detail)
-            case FailureKind.BROKEN | FailureKind.STALLED:
+            case FailureKind.SILENT if self._context.fleet.works(instance):
+                health.passed_by(instance, request_id, failure.detail)
+            case FailureKind.BROKEN | FailureKind.STALLED | FailureKind.SILENT:
                 health.failed(instance, request_id, failure.kind, failure.detail)
             case FailureKind.ANSWERED if failure.is_server_error:
                 health.failed(instance, request_id, failure.kind, failure.detail)
@@ -242,7 +251,7 @@ class Route:
         return placed
 
     async def _send(
-        self, target: Instance, body: bytes, waiting: Cuttable
+        self, target: Instance, body: bytes, waiting: Cuttable, late: Late | None = None
     ) -> Leg | UpstreamAnswer | Failure:
         return await self._context.upstream.send(
             target,
@@ -251,6 +260,7 @@ class Route:
             self._headers,
             streams=self._request.streams,
             waiting=waiting,
+            patience=late,
         )
 
     def _body(

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from llumnix.frontend.bodies.budget import Holding
 from llumnix.frontend.http.guarded import SlowBody
-from llumnix.frontend.paths.peek import Peek, peek
+from llumnix.frontend.paths.peek import FormReader, Peek, is_form, is_telling, read_model
 from llumnix.frontend.request.refusal import Refusal
 
 _CODE = "invalid_body"
@@ -72,19 +72,21 @@ class Body:
 
         Raises BrokenBody.
         """
-        if not self.exists:
+        form = is_form(self._type)
+        if not self.exists or not (form or is_telling(self._type)):
             return Peek(settled=True)
-        seen = peek(self._type, b"", whole=False)
-        peeked_bytes = 0
+        reader, looked_at_bytes = FormReader(self._type), 0
         while not self._whole and self._keeps:
             await self._read()
-            # Looked at anew each time it has doubled, so that the work is linear.
-            if self._whole or self._kept_bytes >= 2 * peeked_bytes:
-                peeked_bytes = self._kept_bytes
-                seen = peek(self._type, self._joined(), whole=self._whole)
-                if seen.settled:
-                    return seen
-        return seen if seen.settled else peek(self._type, self._joined(), whole=True)
+            # Looked at anew each time it has doubled, so that the copies are few.
+            if form and (self._whole or self._kept_bytes >= 2 * looked_at_bytes):
+                looked_at_bytes = self._kept_bytes
+                model = reader.model(self._joined())
+                if model is not None:
+                    return Peek(model, settled=True)
+        if form:
+            return Peek(reader.model(self._joined()), settled=True)
+        return Peek(await read_model(self._type, self._joined()), settled=True)
 
     async def read_all(self) -> bytes | None:
         """Return the whole body; None if it is larger than can be kept. Raises BrokenBody."""

@@ -9,11 +9,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.outcome import Failure, FailureKind, is_ours, retry_after_s
+from llumnix.frontend.http.outcome import Failure, FailureKind, retry_after_s
 from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.instances.instance import Instance
+from llumnix.instances.shortage import is_ours
 
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
 """Statuses with which another instance may do better."""

@@ -34,6 +34,11 @@ from llumnix.frontend.serving import (
 
 _BYTES_PER_TOKEN = 4
 _RESPONSES_REMEMBERED = 100_000
+_FORM_TOKENS = 1500
+"""What half a minute of audio makes; a file's length says nothing of it."""
+_MEDIA = ("multipart/", "audio/", "image/", "video/")
+_ROOM_TOKENS = 2048
+"""The most room that one such request waits for: its inputs are computed one after another."""
 _UNSTREAMED = "what this path computes cannot be moved"
 _CONVERSATION = "a WebSocket is a connection with one server"
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -107,7 +112,7 @@ class Router:
             asked.headers[CLASS] = class_name
             told = replace(asked, shown_id=active.shown_id)
             index = context.classes.names.index(class_name)
-            choose = ByLoad(context, active, index, seen.model, tokens)
+            choose = ByLoad(context, active, index, seen.model, min(tokens, _ROOM_TOKENS))
             patience = Patience(may_do_better, repeats=True)
             attempts = Attempts(context, told, patience, active.request_id)
             answered = await attempts.pass_on(choose)
@@ -183,7 +188,8 @@ class Router:
 
 def _tokens(http: web.Request) -> int:
     """Estimate the tokens of a body by its length, which is all that is known of it."""
-    return max(1, (http.content_length or 0) // _BYTES_PER_TOKEN)
+    estimate = (http.content_length or 0) // _BYTES_PER_TOKEN
+    return max(1, min(estimate, _FORM_TOKENS) if http.content_type.startswith(_MEDIA) else estimate)
 
 
 def _never(_status: int) -> bool:

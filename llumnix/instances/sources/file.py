@@ -40,6 +40,9 @@ class _Reader:
     def _read(self) -> bytes:
         try:
             with self._path.open("rb") as file:
-                return file.read(_LIMIT_BYTES)
+                content = file.read(_LIMIT_BYTES + 1)
         except OSError as error:
             raise SourceFailed(f"it cannot be read: {error.strerror}") from error
+        if len(content) > _LIMIT_BYTES:
+            raise SourceFailed(f"it is larger than {_LIMIT_BYTES} bytes")
+        return content

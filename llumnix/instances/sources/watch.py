@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 from llumnix.errors import ConfigError
@@ -10,6 +10,8 @@ from llumnix.instances.sources.source import Listing, Source, SourceFailed
 from llumnix.tasks import spawn
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S = 5.0
 
 Publish = Callable[[Listing, str], Awaitable[None]]
 """Makes members of what a source, given by name, lists. Raises ConfigError."""
@@ -49,11 +51,13 @@ class SourceWatch:
 
     async def _watch(self, source: Source) -> None:
         said = ""
-        async with aclosing(source.listings()) as listings:
-            async for told in listings:
-                failure = await self._take(source.name, told)
-                self._say(source.name, failure, said)
-                said = failure
+        while True:
+            async with aclosing(_surviving(source)) as listings:
+                async for told in listings:
+                    failure = await self._take(source.name, told)
+                    self._say(source.name, failure, said)
+                    said = failure
+            await asyncio.sleep(_AGAIN_S)
 
     def _say(self, name: str, failure: str, said: str) -> None:
         if failure and failure != said:
@@ -72,6 +76,17 @@ class SourceWatch:
         except ConfigError as error:
             return str(error)
         return ""
+
+
+async def _surviving(source: Source) -> AsyncGenerator[Listing | SourceFailed, None]:
+    """Yield what a source says, and as its last word a fault of its own code."""
+    try:
+        async with aclosing(source.listings()) as listings:
+            async for told in listings:
+                yield told
+    except Exception as error:  # nothing ends the following of a source
+        log.exception("source_error source=%s", source.name)
+        yield SourceFailed(f"{type(error).__name__}: {error}")
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ from migration.config import MigrationConfig
 from migration.engine import Gone, RequestState
 from migration.layout import Layout
 from migration.llumlet.agent import LlumletAgent
+from migration.llumlet.fleet_messages import PROTOCOL
 from migration.vllm.announce import announce, withdraw
 from migration.vllm.arena import Arena, Slots
 from migration.vllm.engine.bridge import Bridge
@@ -164,6 +165,7 @@ class AgentThread:
             "capacity_tokens": str(self._capacity_tokens),
             "engine": "vllm",
             "layout": self._layout_digest,
+            "protocol": str(PROTOCOL),
         }
         try:
             announce(self._engine_id, labels, counts, levels)

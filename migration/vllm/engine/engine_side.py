@@ -54,6 +54,7 @@ class EngineSide:
         self.listener = AgentCallbacks()
         self.counts: Counter[str] = Counter()
         self.terminating = False
+        self.steps = 0
         self._core = core
         self._bridge = bridge
         self._secret = secret
@@ -116,6 +117,7 @@ class EngineSide:
 
     def plan(self, scheduler_output: Any) -> StepOrders:
         """See `build_connector_meta`: the workers' orders for this step."""
+        self.steps += 1
         self._bridge.read()
         scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
         received: tuple[str, ...] = ()

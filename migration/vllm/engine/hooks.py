@@ -72,6 +72,10 @@ class VllmHooks:
         """See EngineHooks."""
         return self._engine.load(self._instance_id)
 
+    def steps(self) -> int:
+        """See EngineHooks. A step that is never planned follows one that never ends."""
+        return self._engine.steps
+
     def requests(self) -> Sequence[RequestView]:
         """See EngineHooks."""
         return self._engine.register.views()

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -177,3 +178,24 @@ async def test_what_cannot_be_added_is_said(body: object, said: str) -> None:
         async with stage.session.delete("/llumnix/instances/nobody", json={}) as response:
             assert response.status == 404
         assert names(stage) == ["a"]
+
+
+async def test_a_reload_takes_instances_and_keys_and_a_broken_one_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with Stage(2) as stage:
+        key = tmp_path / "key"
+        key.write_text("k")
+        listed = tuple(InstanceSpec(url) for url in urls(stage, "ab"))
+        config = replace(stage.fleet.config, instances=listed, instance_api_key_file=str(key))
+        kept = list(stage.fleet.instances)
+        await stage.fleet.reload(config)
+        assert list(stage.fleet.instances) == kept
+        assert {each.endpoint.key.text for each in kept} == {"k"}
+
+        broken = replace(config, instances=listed[:1], instance_api_key_file="/nowhere")
+        with pytest.raises(ConfigError):
+            await stage.fleet.reload(broken)
+        await stage.fleet.set_members(config.instances)
+        assert list(stage.fleet.instances) == kept
+        assert {each.endpoint.key.text for each in kept} == {"k"}

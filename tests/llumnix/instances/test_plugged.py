@@ -8,6 +8,7 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceKind
 from llumnix.instances.plugged import PluggedLink
+from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
 from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent, Report
@@ -25,6 +26,8 @@ class Listener:
         self.reports = 0
 
     def came_up(self, instance: Instance) -> None: ...
+
+    def engine_seen(self, instance: Instance, motion: Motion) -> None: ...
 
     def went_down(self, instance: Instance, reason: str) -> None: ...
 

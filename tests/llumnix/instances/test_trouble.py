@@ -71,6 +71,7 @@ async def test_a_closed_port_is_unreachable() -> None:
         unused.bind(("127.0.0.1", 0))
         trouble = await trouble_at(f"http://127.0.0.1:{unused.getsockname()[1]}")
     assert trouble.cause is Cause.UNREACHABLE
+    assert "connection refused" in trouble.detail
 
 
 async def test_a_server_that_does_not_answer_is_silent() -> None:
@@ -156,7 +157,10 @@ async def test_two_servers_of_one_name_are_told_apart_by_who_came_first() -> Non
         one, other = fleet.instances
         await until(lambda: one.alive and other.alive)
         links = Links(
-            aiohttp.ClientSession(), fleet.instances, fleet.config, b"", fleet, fleet.now_s, len, 0
+            *(aiohttp.ClientSession(), fleet.instances, fleet.config, b"", fleet, fleet.now_s),
+            local_count=len,
+            flowed_at_s=lambda _: 0.0,
+            default_class=0,
         )
         named = replace(one.identity or _NOBODY, instance_id=InstanceId("pod-0"))
         one.id = named.instance_id

@@ -10,7 +10,9 @@ from migration.llumlet.fleet_messages import (
     News,
     Order,
     Report,
+    StepReport,
     Subscribe,
+    SubscribeSteps,
 )
 from migration.protocol.messages import (
     Abort,
@@ -52,9 +54,11 @@ MESSAGES: tuple[Message, ...] = (
 LOAD = InstanceLoad(A, 1000, 100, 10, 20, (1, 2), (3, 0), 16, 5, True, 1.5, 2, 3)
 ORDERS: tuple[Order | News, ...] = (
     Subscribe(0.1),
+    SubscribeSteps(0.1),
     MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, MigrateReason.REBALANCE),
     Drain(True),
     Report(LOAD, (R,)),
+    StepReport(LOAD, (R,), 7),
     MigrationEvent(
         EventKind.ABORTED,
         *(M, "r", A, B, MigrateReason.DRAIN, 2, 64, 4096, 0.01, 0.2),

@@ -5,7 +5,6 @@ read, without parsing it.
 """
 
 import time
-from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -16,12 +15,12 @@ from llumnix.frontend.paths.body import Body, BrokenBody
 from llumnix.frontend.paths.immovable.relay import GenerationRelay
 from llumnix.frontend.paths.immovable.search import search
 from llumnix.frontend.paths.immovable.stored import StoredResponses
-from llumnix.frontend.paths.peek import member
+from llumnix.frontend.paths.peek import Members, read_members
 from llumnix.frontend.paths.table import Destination
-from llumnix.frontend.request.body import with_member
+from llumnix.frontend.request.body import in_utf8, with_member
 from llumnix.frontend.request.headers import identity
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, class_of, is_urgent
+from llumnix.frontend.request.request import ClientRequest, class_of, is_true, is_urgent
 from llumnix.frontend.serving import Facts, arrived, inadmissible, tracked, turned_away
 from llumnix.instances.instance import Instance
 
@@ -43,11 +42,12 @@ class Immovable:
         """Serve it; a Refusal if it cannot be read."""
         context, arrived_at = self._context, time.monotonic()
         arrived(context, http)
-        request = await self._read(http, target, body)
-        if isinstance(request, Refusal):
-            turned_away(context, request)
-            return request
-        home = await self._home(http, member(request.body, "previous_response_id"))
+        read = await self._read(http, target, body)
+        if isinstance(read, Refusal):
+            turned_away(context, read)
+            return read
+        request, members = read
+        home = await self._home(http, members.values.get("previous_response_id"))
 
         async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             made = GenerationRelay(
@@ -71,7 +71,9 @@ class Immovable:
                 self._stored.learn(response_id, known)
         return known
 
-    async def _read(self, http: web.Request, target: str, body: Body) -> ClientRequest | Refusal:
+    async def _read(
+        self, http: web.Request, target: str, body: Body
+    ) -> tuple[ClientRequest, Members] | Refusal:
         try:
             raw = await body.read_all()
         except BrokenBody as error:
@@ -79,28 +81,30 @@ class Immovable:
         if raw is None:
             limit = self._context.config.body_limit_bytes
             return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
-        model = member(raw, "model")
-        visit, priorities = own_visit(), _priorities(raw)
+        try:
+            members = await read_members(in_utf8(raw))
+        except ValueError as error:
+            return Refusal(400, f"the body is not valid JSON: {error}", "invalid_json")
+        visit, given = own_visit(), members.values
         classes = visit.classes(self._context.classes)
-        class_name = class_of(http.headers, priorities, classes)
+        class_name = class_of(http.headers, given, classes)
         if isinstance(class_name, Refusal):
             return class_name
-        model = model if isinstance(model, str) and model else None
-        tokens = max(1, len(raw) // _BYTES_PER_TOKEN)
-        limits = [member(raw, name) for name in _OUTPUT_LIMITS]
+        tokens = max(1, members.text_bytes // _BYTES_PER_TOKEN)
+        limits = [given.get(name) for name in _OUTPUT_LIMITS]
         limit_tokens = max((each for each in limits if isinstance(each, int)), default=0)
-        refusal = await inadmissible(self._context, model, tokens, limit_tokens)
+        refusal = await inadmissible(self._context, members.model, tokens, limit_tokens)
         if refusal is not None:
             return refusal
-        if classes.ceiling and is_urgent(priorities) and raw.rstrip().endswith(b"}"):
+        if classes.ceiling and is_urgent(given) and raw.rstrip().endswith(b"}"):
             raw = with_member(raw, "priority", value=0)  # servers may schedule by it themselves
-        return ClientRequest(
+        request = ClientRequest(
             path=target,
             body=raw,
             body_ids=raw,
             forged=False,
-            model=model,
-            streams=member(raw, "stream") is True,
+            model=members.model,
+            streams=is_true(given.get("stream")),
             class_index=self._context.classes.names.index(class_name),
             class_name=class_name,
             prompt_tokens=tokens,
@@ -112,7 +116,4 @@ class Immovable:
             tenant=visit.caller.tenant,
             output_limit_tokens=limit_tokens,
         )
-
-
-def _priorities(raw: bytes) -> Mapping[str, object]:
-    return {name: member(raw, name) for name in ("priority", "service_tier")}
+        return request, members

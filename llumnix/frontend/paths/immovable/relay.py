@@ -20,6 +20,7 @@ from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.route import Route
+from llumnix.frontend.moves.waits import Silent
 from llumnix.frontend.paths.dialect import error_event, error_response
 from llumnix.frontend.paths.immovable.preface import Preface
 from llumnix.frontend.paths.immovable.stored import StoredResponses
@@ -63,7 +64,10 @@ class GenerationRelay:
         self.route = Route(context, request, headers, active)
         self._client = ClientStream(http)
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
-        self._watch = IdleWatch(context.config.idle_timeout_s, self._on_idle)
+        self._usual_s = context.patience.first_byte_s(
+            request.class_index, request.prompt_tokens, context.config.patience_s
+        )
+        self._watch = IdleWatch(self._usual_s, self._on_idle)
         self._leg: Leg | None = None
         self._writing = False
         self._events = 0
@@ -187,6 +191,7 @@ class GenerationRelay:
             headers = to_client(leg.head.headers, self._active.shown_id, streams=True)
             await self._client.begin(leg.head.status, headers)
             self._timing.first(now)
+            self._watch.limit_s = self._context.config.idle_timeout_s
             self._active.flows_since_s = now
             self._context.fleet.health.flows(self._active.request_id)
         self._timing.pace.last_at = self._watch.touched_at = now
@@ -199,12 +204,18 @@ class GenerationRelay:
         self._tokens += data.count(self._delta)
         self._tail = (self._tail + data)[-2048:] if len(data) < 2048 else data[-_TAIL_BYTES:]
 
-    def _on_idle(self) -> None:
-        """Cut the side that stalls the stream."""
+    def _on_idle(self, silent_s: float) -> None:
+        """Cut the side that stalls the stream; before it has begun, if another can serve it."""
         if self._writing:
             self._client.cut()
-        elif self._leg is not None:
+        elif self._leg is not None and (self._client.begun or self._too_silent(silent_s)):
             self._leg.close()
+
+    def _too_silent(self, silent_s: float) -> bool:
+        assert self._leg is not None
+        limit_s = self._context.config.first_byte_timeout_s
+        silent = Silent(silent_s, self._usual_s, limit_s, begun=False, grafts=False)
+        return self.route.too_silent(self._leg.instance, silent) is not None
 
 
 def _last_count(data: bytes) -> int:

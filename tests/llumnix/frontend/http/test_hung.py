@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from llumnix.frontend import stream
+from llumnix.frontend import leg_watch
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.splicing.chunks import full_text, text_of
 from tests.llumnix.frontend.stage import Stage, until
@@ -15,7 +15,7 @@ async def test_a_silent_stream_of_an_instance_found_dead_is_carried_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its link is lost and it sends nothing: the idle timeout need not pass."""
-    monkeypatch.setattr(stream, "_SILENT_S", 0.0)
+    monkeypatch.setattr(leg_watch, "_SILENT_S", 0.0)
     async with Stage(2) as stage:
         stage.stubs[0].scripts.append(Script(4, then="hang"))
         reading = asyncio.create_task(stage.stream())

@@ -7,13 +7,13 @@ from llumnix.frontend.http.outcome import (
     Failure,
     FailureKind,
     UpstreamAnswer,
-    is_ours,
     refused_for_now,
     retry_after_s,
 )
 from llumnix.frontend.moves.attempts import Attempts
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
+from llumnix.instances.shortage import is_ours
 from policies.types import InstanceId
 
 A, B = InstanceId("a"), InstanceId("b")

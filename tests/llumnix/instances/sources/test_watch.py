@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from llumnix.errors import ConfigError
 from llumnix.fleet.fleet import Fleet
 from llumnix.instances.config import SOURCE_SCHEMES, InstanceSpec
+from llumnix.instances.sources import watch
 from llumnix.instances.sources.registry import _MAKERS
+from llumnix.instances.sources.source import Listing, SourceFailed
 from tests.llumnix.frontend.stage import until
 from tests.llumnix.instances.raw_server import raw_server
 from tests.llumnix.instances.test_trouble import fleet_of
@@ -82,3 +85,40 @@ async def test_a_source_that_cannot_be_is_refused_at_the_start(url: str) -> None
     with pytest.raises(ConfigError, match=url.partition(":")[0]):
         async with fleet_of(InstanceSpec(url)):
             pass
+
+
+class Faulty:
+    """A source with a fault: it raises what no source should, twice, and then works."""
+
+    name = "faulty"
+
+    def __init__(self, url: str) -> None:
+        self._faults = 2
+        self._url = url
+
+    async def listings(self) -> AsyncGenerator[Listing | SourceFailed, None]:
+        if self._faults:
+            self._faults -= 1
+            raise KeyError("a fault")
+        yield (InstanceSpec(self._url),)
+
+
+async def test_a_fault_of_a_source_does_not_end_its_following(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_AGAIN_S", 0.01)
+    listed: list[Listing] = []
+
+    async def publish(listing: Listing, source: str) -> None:
+        listed.append(listing)
+
+    async def drop(source: str) -> None:
+        raise AssertionError(source)
+
+    notes: list[str] = []
+    following = watch.SourceWatch(publish, drop, lambda kind, text: notes.append(kind))
+    await following.follow([Faulty("http://a")])
+    await until(lambda: listed)
+    await following.close()
+    assert notes[:2] == ["source_failed", "source_works"]
+    assert any(record.exc_info for record in caplog.records)

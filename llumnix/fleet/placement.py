@@ -1,0 +1,73 @@
+"""Which instances a request may be sent to: what is settled before any policy chooses."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llumnix.fleet.health import FleetHealth
+from llumnix.instances.instance import Instance, InstanceState
+from policies.types import DispatchRequest, InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRequest:
+    """A request that needs an instance.
+
+    Instances in `avoided` failed it and are chosen only if there is no other; those in `barred` are
+    never chosen. `plugged_only` is set for streams that only an instance with the plugin can
+    resume; with `or_vllm` a vLLM without the plugin can as well.
+    """
+
+    request: DispatchRequest
+    avoided: frozenset[InstanceId] = frozenset()
+    barred: frozenset[InstanceId] = frozenset()
+    plugged_only: bool = False
+    or_vllm: bool = False
+
+    @property
+    def model(self) -> str | None:
+        """Return the model that must serve the request, if it names one."""
+        return self.request.model
+
+    def fits(self, instance: Instance) -> bool:
+        """Return whether an instance is able to serve the request, all else aside."""
+        able = instance.plugged or (self.or_vllm and instance.vllm)
+        return able or not self.plugged_only
+
+
+def candidates(
+    ask: PlacementRequest, instances: Iterable[Instance], health: FleetHealth
+) -> tuple[list[Instance], dict[InstanceId, str]]:
+    """Return the instances to choose from, and why the others are not among them.
+
+    Those of groups that do not fit are among them: the scheduler leaves these out. Where no
+    instance that is fit serves the model, those that had better be left alone are taken.
+    """
+    everyone = list(instances)
+    rows: list[Instance] = []
+    unfit: dict[InstanceId, str] = {}
+    spare: dict[InstanceId, str] = {}
+    left_out: dict[InstanceId, str] = {}
+    kept_off = health.keeps_off(ask.request.request_id)
+    now_s = health.now_s()
+    for each in everyone:
+        probed = each.state is InstanceState.SUSPECT and each.fitness.to_be_probed(now_s)
+        if each.state is not InstanceState.UP and not probed:
+            left_out[each.id] = str(each.state)
+        elif each.id in ask.barred:
+            left_out[each.id] = "it refused this request"
+        elif not ask.fits(each):
+            left_out[each.id] = "it cannot resume a stream that has begun"
+        elif each.id in kept_off:
+            left_out[each.id] = "a request that may crash it is being tried there"
+        elif each.id in ask.avoided:
+            spare[each.id] = "it failed this request"
+        elif why := each.fitness.objection(now_s):
+            unfit[each.id] = why
+        else:
+            rows.append(each)
+    for worse in (unfit, spare):
+        if any(each.group.serves(ask.model) for each in rows):
+            left_out.update(worse)
+        else:
+            rows += [each for each in everyone if each.id in worse]
+    return rows, left_out
