@@ -1,8 +1,9 @@
 """Streams without pause while instances join, leave, are drained and are killed.
 
 The fleet is emulated; 80 % of its places are taken all the time. Every token is compared with the
-hash model's, and the frontend's memory and open files are looked at every second. Memory is judged
-after a warm-up, in which what is bounded fills up (the explanations of the last 4,096 requests).
+hash model's, and the frontend's memory and open files are looked at every second. First, tiny
+requests fill up what is bounded (the explanations of the last 4,096 requests); memory is judged
+after a warm-up on top of that.
 """
 
 import argparse
@@ -37,6 +38,7 @@ SHARE = 0.8
 EVERY_S = 20.0
 EMULATED = [f"--max-num-seqs={PLACES}", "--set=migration.cooldown_s=0"]
 PATIENCE_S = 60.0
+FILL, FILL_AT_ONCE = 4500, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,13 @@ class Plan:
     warm_up_s: float
     every_s: float = EVERY_S
     rss_mb_per_min: float | None = None
+    fill: int = FILL
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """A short run cannot tell a leak of 0.1 MB a minute from what the allocator does."""
     if args.quick:
-        return Plan(25.0, 10.0, every_s=4.0)
+        return Plan(25.0, 10.0, every_s=4.0, fill=0)
     if args.minutes < 10:
         return Plan(60.0 * args.minutes, 30.0 * args.minutes, rss_mb_per_min=2.0)
     return Plan(60.0 * args.minutes, 300.0, rss_mb_per_min=0.1)
@@ -114,6 +117,7 @@ class Soak:
         self.url, self.pid = str(child.told["url"]), child.process.pid
         try:
             await self._until(lambda: self._up(INSTANCES), "all instances up")
+            await self._fill(plan.fill)
             self.began_s = time.monotonic()
             sampling = asyncio.create_task(self._sample())
             async with asyncio.TaskGroup() as tasks:
@@ -129,6 +133,17 @@ class Soak:
     def at_s(self) -> float:
         """Return the time since the beginning."""
         return time.monotonic() - self.began_s
+
+    async def _fill(self, many: int) -> None:
+        """Send requests for one token each, until so many have been answered."""
+        left = iter(range(many))
+
+        async def client() -> None:
+            for number in left:
+                self.seen.judge(await Stream(prompt_ids(number, 8), 1).run(self.session, self.url))
+
+        await asyncio.gather(*(client() for _ in range(FILL_AT_ONCE)))
+        print(f"{many} tiny requests have been answered", file=sys.stderr)
 
     async def _client(self, plan: Plan, number: int) -> None:
         rng = random.Random(number)

@@ -86,7 +86,7 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     try:
         response, outcome = await work(active)
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "failed" if account.cut else "cancelled"
+        outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)

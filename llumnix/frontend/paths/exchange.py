@@ -13,6 +13,7 @@ from llumnix.frontend.http.outcome import Failure, FailureKind, retry_after_s
 from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
+from llumnix.frontend.request_log import own_account
 from llumnix.instances.instance import Instance
 from llumnix.instances.shortage import is_ours
 
@@ -77,7 +78,8 @@ async def exchange(
 
     Raises BrokenBody for a client that sends no whole body, Cutoff.
     """
-    sender, http = context.upstream, asked.http
+    sender, http, account = context.upstream, asked.http, own_account()
+    account.sent_to(instance.id)
     trace = sender.trace()
     begun: web.StreamResponse | None = None
     try:
@@ -117,6 +119,7 @@ async def exchange(
         if asked.body.broken is not None:
             raise asked.body.broken from error
         if begun is not None:
+            account.outcome, account.cause = "failed", f"broken: {instance.id} broke off"
             raise Cutoff(f"{instance.id} broke off: {error!r}") from error
         return _lost(instance, error, reused=trace.reused)
 
