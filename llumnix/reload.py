@@ -18,7 +18,13 @@ from policies.registry import PolicyError
 log = logging.getLogger(__name__)
 
 LIVE = (
+    "fleet.instance_api_key_file",
+    "fleet.instance_ca_file",
+    "fleet.instance_cert_file",
+    "fleet.instance_key_file",
+    "fleet.instance_verify",
     "fleet.instances",
+    "fleet.instances_file",
     "frontend.claim_patience_s",
     "frontend.drain_delay_s",
     "frontend.helper_timeout_s",
