@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 
 LIVE = (
     "fleet.instances",
+    "frontend.allow_paths",
+    "frontend.base_path",
     "frontend.claim_patience_s",
+    "frontend.cors_origins",
     "frontend.drain_delay_s",
     "frontend.helper_timeout_s",
     "frontend.idle_timeout_s",
