@@ -10,6 +10,7 @@ from aiohttp import web
 
 from llumnix.errors import ConfigError
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.expect import install_expect
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 from llumnix.frontend.http.patience import Patience
 from llumnix.frontend.http.tls import ServerTls
@@ -56,6 +57,7 @@ class Listeners:
             handler_cancellation=True,
             shutdown_timeout=config.shutdown_grace_s,
         )
+        install_expect(app)
         self._runners.append(runner)
         await runner.setup()
         guard = Guard(_patience(config), config.max_connections or connections_allowed())

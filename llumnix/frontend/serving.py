@@ -94,7 +94,7 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
         account.cause = str(error)
         raise
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "failed" if account.cut else "cancelled"
+        outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)

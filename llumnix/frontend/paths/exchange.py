@@ -18,6 +18,7 @@ from llumnix.frontend.http.upstream import Reuse
 from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
+from llumnix.frontend.request_log import own_account
 from llumnix.frontend.serving import Cutoff
 from llumnix.instances.instance import Instance
 from llumnix.instances.shortage import is_ours
@@ -104,6 +105,7 @@ async def exchange(
     Raises BrokenBody for a client that sends no whole body, Cutoff.
     """
     trace = Reuse()
+    own_account().sent_to(instance.id)
     begun: web.StreamResponse | None = None
     wait = asyncio.timeout(None)
     try:
@@ -155,6 +157,8 @@ def _cut(wait: asyncio.Timeout) -> None:
 def _broken_off(http: web.Request, instance: Instance, error: Exception) -> ConnectionError:
     if http.transport is None or http.transport.is_closing():
         return ConnectionResetError("the client has left")
+    account = own_account()
+    account.outcome, account.cause = "failed", f"broken: {instance.id} broke off"
     return Cutoff(f"{instance.id} broke off: {error!r}")
 
 
