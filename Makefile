@@ -15,7 +15,7 @@ ifndef SEED
 SEED := $(shell date +%s)
 endif
 
-.PHONY: demo test audit test-random test-vllm lint types layers unit dashboards bench clean
+.PHONY: demo test audit test-random test-vllm lint types layers unit dashboards bench soak clean
 
 demo: $(STAMP)
 	$(BIN)/llumnix demo --report report.html --json out.json
@@ -57,6 +57,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/migration_downtime.py --quick
 	$(BIN)/python benchmarks/kill_instances.py --quick
 	$(BIN)/python benchmarks/adversarial.py --quick
+
+# Half an hour of joins, leaves, kills and drains under load; MINUTES=3 is what CI does.
+MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -74,7 +74,7 @@ class Reloader:
             log.error("reload_refused reason=%s", error)
             return
         self.config = told.config
-        configure(told.config.logs)
+        configure(told.config.logs, background=True)
         level = logging.WARNING if told.restart else logging.INFO
         log.log(level, "reloaded changed=%s needs_restart=%s", list(told.live), list(told.restart))
 

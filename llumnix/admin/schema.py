@@ -69,6 +69,14 @@ class QueueStatus(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStatus(Answer):
+    """A place where the fleet learns of instances; `reason` is why it fails, empty if it works."""
+
+    source: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Totals(Answer):
     """Counts since the frontend started; the pauses are those of recent moves."""
 
@@ -100,6 +108,7 @@ class FleetStatus(Answer):
     queue: QueueStatus = QueueStatus()
     migrations: tuple[MigrationStatus, ...] = ()
     totals: Totals = Totals()
+    sources: tuple[SourceStatus, ...] = ()
 
     def instance(self, instance_id: str) -> InstanceStatus | None:
         """Return an instance by its id."""

@@ -113,7 +113,7 @@ def _add_scheduling(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
-    configure(config.logs)
+    configure(config.logs, background=True)
     raise_limit()
     if args.exit_with_parent:
         exit_with_parent()

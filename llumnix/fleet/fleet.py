@@ -180,7 +180,7 @@ class Fleet:
         self.tally.dispatched(why.policy, decision.instance_id)
         instance = self.instances.get(decision.instance_id)
         assert instance is not None, "the scheduler chose from our own snapshot"
-        self.health.sent(instance)
+        self.health.sent(instance, request_id)
         return instance
 
     def forget(self, request_id: RequestId) -> None:

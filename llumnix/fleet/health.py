@@ -5,13 +5,17 @@ import time
 from collections.abc import Callable
 
 from llumnix.fleet.events import EventRing
-from llumnix.fleet.requests import RequestTable
-from llumnix.fleet.suspects import PROOF_S, Suspects
+from llumnix.fleet.requests import ActiveRequest, RequestTable
+from llumnix.fleet.suspects import Standing, Suspects
 from llumnix.instances.instance import Instance
 from llumnix.instances.standstill import Motion
 from policies.types import InstanceId, RequestId
 
 log = logging.getLogger(__name__)
+
+_NEW_S = 3.0
+_PROOF_S = 1.0
+_RESERVED_S = 5.0
 
 
 class FleetHealth:
@@ -35,10 +39,14 @@ class FleetHealth:
         self._fleet_s = fleet_s
         self._changed = changed
         self.now_s = clock_s
+        self._reserved: tuple[InstanceId, float] | None = None
 
-    def sent(self, instance: Instance) -> None:
+    def sent(self, instance: Instance, request_id: RequestId) -> None:
         """Note that a request is about to be sent to an instance."""
         instance.fitness.breaker.sent(self.now_s())
+        active = self._requests.active.get(request_id) if self.suspects.any_blamed else None
+        if active is not None:  # the next to be placed is to see it there
+            active.goes_to(instance.id)
 
     def served(self, instance: Instance) -> None:
         """Note that an instance answered a request."""
@@ -82,19 +90,16 @@ class FleetHealth:
 
     def left(self, instance: Instance, request_id: RequestId) -> None:
         """Note that a request's connection to an instance failed while it may have been on it."""
-        self.suspects.left(
-            request_id, instance.id, proved=self._proved(request_id), now_s=self.now_s()
-        )
+        active = self._requests.active.get(request_id)
+        standing = Standing.NEW if active is None else self._standing(active)
+        self.suspects.left(request_id, instance.id, standing, self.now_s())
 
     def died(self, instance: Instance) -> None:
         """Note that an instance was found dead, once for each death: judge who was on it."""
         if instance.fitness.dead:
             return
         instance.fitness.dead = True
-        there = [
-            (each.request_id, self._proved(each.request_id))
-            for each in self._requests.at(instance.id)
-        ]
+        there = [(each.request_id, self._standing(each)) for each in self._requests.at(instance.id)]
         self.suspects.died(instance.id, there, self.now_s())
 
     def engine_seen(self, instance: Instance, motion: Motion) -> bool:
@@ -127,20 +132,38 @@ class FleetHealth:
         if self.suspects.blamed(request_id, self.now_s()):
             self._changed()
 
-    def keeps_off(self, request_id: RequestId) -> set[InstanceId]:
-        """Return the instances where another request is tried that may crash them."""
+    def keeps_off(self, request_id: RequestId) -> tuple[set[InstanceId], set[InstanceId]]:
+        """Return the instances that a request must not, and had better not, be sent to now.
+
+        One that may crash engines is tried where nothing else is new; others had better stay off
+        while it is, and off an instance that is kept for that.
+        """
+        if not self.suspects.any_blamed:
+            return set(), set()
         now_s = self.now_s()
-        if not self.suspects.blamed(request_id, now_s):
-            return set()
-        others = (self._requests.active.get(each) for each in self.suspects.tried_alone(now_s))
-        return {
-            each.instance_id
-            for each in others
-            if each is not None
+        unsettled = [
+            each
+            for each in self._requests.active.values()
+            if each.instance_id is not None
             and each.request_id != request_id
-            and each.instance_id is not None
-            and each.flows_since_s is None
+            and self._standing(each) is Standing.NEW
+        ]
+        if self.suspects.blamed(request_id, now_s):
+            return {each.instance_id for each in unsettled if each.instance_id}, set()
+        tried = {
+            each.instance_id
+            for each in unsettled
+            if each.instance_id and self.suspects.blamed(each.request_id, now_s)
         }
+        if self._reserved is not None and now_s - self._reserved[1] < _RESERVED_S:
+            tried.add(self._reserved[0])
+        return set(), tried
+
+    def reserve(self, instance_id: InstanceId) -> None:
+        """Keep an instance free of what is new, for a request that is to be tried there."""
+        now_s = self.now_s()
+        if self._reserved is None or now_s - self._reserved[1] >= _RESERVED_S:
+            self._reserved = instance_id, now_s
 
     def convict(self, request_id: RequestId, instances: tuple[InstanceId, ...]) -> None:
         """Say which request took instances down."""
@@ -155,7 +178,10 @@ class FleetHealth:
     def _event(self, kind: str, text: str) -> None:
         self._events.add(self._fleet_s(), kind, text)
 
-    def _proved(self, request_id: RequestId) -> bool:
-        active = self._requests.active.get(request_id)
-        since_s = active.flows_since_s if active is not None else None
-        return since_s is not None and self.now_s() - since_s >= PROOF_S
+    def _standing(self, active: ActiveRequest) -> Standing:
+        now_s = self.now_s()
+        if active.flows_since_s is None:
+            new = now_s - active.placed_at_s < _NEW_S
+            return Standing.NEW if new else Standing.QUIET
+        proved = now_s - active.flows_since_s >= _PROOF_S
+        return Standing.PROVED if proved else Standing.FLOWING

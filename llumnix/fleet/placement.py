@@ -47,7 +47,7 @@ def candidates(
     unfit: dict[InstanceId, str] = {}
     spare: dict[InstanceId, str] = {}
     left_out: dict[InstanceId, str] = {}
-    kept_off = health.keeps_off(ask.request.request_id)
+    kept_off, kept_free = health.keeps_off(ask.request.request_id)
     now_s = health.now_s()
     for each in everyone:
         probed = each.state is InstanceState.SUSPECT and each.fitness.to_be_probed(now_s)
@@ -58,13 +58,17 @@ def candidates(
         elif not ask.fits(each):
             left_out[each.id] = "it cannot resume a stream that has begun"
         elif each.id in kept_off:
-            left_out[each.id] = "a request that may crash it is being tried there"
+            left_out[each.id] = "the request may crash it, and others are new there"
         elif each.id in ask.avoided:
             spare[each.id] = "it failed this request"
+        elif each.id in kept_free:
+            unfit[each.id] = "a request that may crash it is to be tried there"
         elif why := each.fitness.objection(now_s):
             unfit[each.id] = why
         else:
             rows.append(each)
+    if kept_off and not rows:
+        health.reserve(min(kept_off))
     for worse in (unfit, spare):
         if any(each.group.serves(ask.model) for each in rows):
             left_out.update(worse)

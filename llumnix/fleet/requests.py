@@ -1,6 +1,7 @@
 """The requests that the frontend is serving, and why each went where it went."""
 
 import enum
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,10 +80,11 @@ class ActiveRequest:
     """A request from arrival to end. `since_s` is fleet time.
 
     `tokens` counts output tokens so far. `cut` is called when the request's instance is found dead,
-    to end any wait for it. `follower` is told of the request's migrations. `flows_since_s` is when
-    it first produced something new on its present instance, in wall seconds; None if it has not
-    yet. `account` is what its line in the log will say. `immovable` says why it cannot be moved;
-    empty if it can.
+    to end any wait for it. `follower` is told of the request's migrations. In wall seconds:
+    `placed_at_s` is when it was sent to its present instance, `flows_since_s` when it first
+    produced something new there, None if it has not yet; `heard_at_s` returns when it last did.
+    `account` is what its line in the log will say. `immovable` says why it cannot be moved; empty
+    if it can.
     """
 
     request_id: RequestId
@@ -93,6 +95,7 @@ class ActiveRequest:
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
+    placed_at_s: float = 0.0
     flows_since_s: float | None = None
     heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
@@ -107,6 +110,7 @@ class ActiveRequest:
         """Note where the request is sent."""
         self.instance_id = instance_id
         self.flows_since_s = None
+        self.placed_at_s = time.monotonic()
         self.account.sent_to(instance_id)
 
     def cut_by(self, cut: Callable[[], None]) -> None:

@@ -4,33 +4,48 @@ A request that crashes its engine would be retried on the next one, and take the
 The other requests on those engines are innocent, look just like it, and must be carried on. The
 rule, at each death of a server:
 
-1. Suspect are those that had not proved themselves there by a second of output: what crashes an
-   engine does so in its first steps. If all had, only one that was there alone is suspect.
-2. If some suspects were blamed for a death before, these are blamed; else all suspects are. The
-   others are bystanders.
-3. Whoever was blamed is tried alone: no second one is sent to an instance until the first has
-   produced something there, or has been in the way for some seconds.
-4. A request is convicted when it is blamed for `limit` deaths and was the only one blamed for the
-   last; or when it alone was suspect at a death and was there at `limit` deaths. One that has run
-   on an instance for a second is cleared of all that was before.
+1. Suspect are the newest of those on it: what crashes an engine does so in its first steps. First
+   those that came a moment ago and have produced nothing there; if there are none, all that have
+   produced nothing; if there are none of these, a request that was there all alone.
+2. All suspects are blamed, or, if some of them were blamed before, only these.
+3. Whoever is blamed is tried alone: on an instance where nothing else is new, and nothing new is
+   sent to, until it has produced something. Such a wait is bounded by some seconds, but for those
+   that were blamed `limit` times.
+4. A request is convicted if it was blamed for `limit` deaths and was the only suspect of the last.
+   One that has run on an instance for a second is cleared of all that was before; one that was
+   there at twice as many deaths without that is convicted in any case.
 
-So a request that crashes engines takes down `limit` of them, one more where it first hid among
-others that had produced nothing either, and a bystander is never convicted.
+So a request that crashes engines takes down `limit` of them, or one more where it first hid among
+others as new as it is, or had run well for a while; and the innocent go on, since they are blamed
+once at most before they have shown what they are.
 """
 
+import enum
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from policies.types import InstanceId, RequestId
 
-PROOF_S = 1.0
-"""A request that has produced output on an instance for so long does not crash it."""
 _RECENT_S = 5.0
 _ALONE_S = 5.0
 _RECENT = 4096
 _CONVICTED_S = 600.0
 _CONVICTED = 256
+_HARD = 2
+
+
+class Standing(enum.IntEnum):
+    """How well a request is known on its instance, from the least."""
+
+    NEW = 0
+    """It came a moment ago and has produced nothing there."""
+    QUIET = 1
+    """It has produced nothing there for some time."""
+    FLOWING = 2
+    """It has produced something there."""
+    PROVED = 3
+    """It has run there for a while."""
 
 
 @dataclass(slots=True)
@@ -49,7 +64,7 @@ class _Left:
     """A request whose connection to an instance failed, which may mean that the instance died."""
 
     request_id: RequestId
-    proved: bool
+    standing: Standing
     at_s: float
 
 
@@ -66,46 +81,39 @@ class Suspects:
         self._convicted: OrderedDict[bytes, float] = OrderedDict()
 
     def left(
-        self, request_id: RequestId, instance_id: InstanceId, *, proved: bool, now_s: float
+        self, request_id: RequestId, instance_id: InstanceId, standing: Standing, now_s: float
     ) -> None:
-        """Note that a request lost its connection to an instance while it may have been on it.
-
-        `proved` says whether it had produced something new there.
-        """
+        """Note that a request lost its connection to an instance while it may have been on it."""
         row = self._left.setdefault(instance_id, deque(maxlen=_RECENT))
-        row.append(_Left(request_id, proved, now_s))
+        row.append(_Left(request_id, standing, now_s))
 
     def died(
         self,
         instance_id: InstanceId,
-        present: Iterable[tuple[RequestId, bool]],
+        present: Iterable[tuple[RequestId, Standing]],
         now_s: float,
     ) -> None:
-        """Note that an instance died; `present` are the requests still on it: (id, proved)."""
+        """Note that an instance died; `present` are the requests still on it."""
         gone = self._left.pop(instance_id, ())
-        there = {each.request_id: each.proved for each in gone if now_s - each.at_s <= _RECENT_S}
+        there = {each.request_id: each.standing for each in gone if now_s - each.at_s <= _RECENT_S}
         there.update(present)
-        if not there:
-            return
-        suspects = [request_id for request_id, proved in there.items() if not proved]
-        if not suspects and len(there) == 1:
-            suspects = list(there)
-        known = [each for each in suspects if each in self._records and self._records[each].blamed]
-        blamed = set(known or suspects)
-        for request_id, proved in there.items():
-            record = self._record(request_id, proved=proved)
+        suspects = _suspects(there)
+        known = {each for each in suspects if each in self._records and self._records[each].blamed}
+        blamed = known or suspects
+        for request_id, standing in there.items():
+            record = self._record(request_id, standing)
             record.seen += 1
             record.instances.append(instance_id)
             if request_id in blamed:
                 record.blamed += 1
                 record.blamed_at_s = now_s
-            alone = blamed == {request_id} and record.blamed >= self.limit
-            only = suspects == [request_id] and record.seen >= self.limit
-            record.convicted = record.convicted or alone or only
+            sole = suspects == {request_id} and record.blamed >= self.limit
+            record.convicted = record.convicted or sole or record.seen >= _HARD * self.limit
 
-    def tried_alone(self, now_s: float) -> list[RequestId]:
-        """List the requests of which no two may be tried on one instance at once."""
-        return [request_id for request_id in self._records if self.blamed(request_id, now_s)]
+    @property
+    def any_blamed(self) -> bool:
+        """Whether any request was blamed, so that it is worth asking which."""
+        return bool(self._records)
 
     def blamed(self, request_id: RequestId, now_s: float) -> bool:
         """Return whether a request is to be tried alone: always after `limit` deaths."""
@@ -123,8 +131,8 @@ class Suspects:
         """Note that a request has ended."""
         self._records.pop(request_id, None)
 
-    def _record(self, request_id: RequestId, *, proved: bool) -> _Record:
-        if proved or request_id not in self._records:
+    def _record(self, request_id: RequestId, standing: Standing) -> _Record:
+        if standing is Standing.PROVED or request_id not in self._records:
             self._records[request_id] = _Record()
         return self._records[request_id]
 
@@ -149,3 +157,11 @@ class Suspects:
             del self._convicted[digest]
             return False
         return at_s is not None
+
+
+def _suspects(there: dict[RequestId, Standing]) -> set[RequestId]:
+    for least in (Standing.NEW, Standing.QUIET):
+        found = {request_id for request_id, standing in there.items() if standing is least}
+        if found:
+            return found
+    return set(there) if len(there) == 1 else set()

@@ -2,7 +2,13 @@
 
 import math
 
-from llumnix.admin.schema import FleetStatus, InstanceStatus, QueueStatus, RequestStatus
+from llumnix.admin.schema import (
+    FleetStatus,
+    InstanceStatus,
+    QueueStatus,
+    RequestStatus,
+    SourceStatus,
+)
 from llumnix.fleet.fleet import Fleet
 from llumnix.instances.instance import Instance
 from llumnix.metrics.catalogue import FleetMetrics
@@ -22,6 +28,9 @@ def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStat
         queue=QueueStatus(queue_length, queue_limit),
         migrations=tuple(each.status() for each in fleet.mover.book),
         totals=fleet.tally.totals(),
+        sources=tuple(
+            SourceStatus(name, reason) for name, reason in fleet.members.sources().items()
+        ),
     )
 
 

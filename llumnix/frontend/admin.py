@@ -40,9 +40,9 @@ class Admin:
             ("POST", "/llumnix/migrate", self._migrate),
             ("POST", "/llumnix/drain", self._drain),
             ("POST", "/llumnix/instances", self._add),
-            ("DELETE", "/llumnix/instances/{instance_id:.+}", self._remove),
+            ("DELETE", "/llumnix/instances/{instance_id:(?s:.+)}", self._remove),
             ("GET", "/llumnix/openapi.json", self._openapi),
-            ("*", "/llumnix{rest:(/.*)?}", unknown),
+            ("*", "/llumnix{rest:(?s:(/.*)?)}", unknown),
         ]
         return [web.route(method, path, self._guarded(each)) for method, path, each in routes]
 

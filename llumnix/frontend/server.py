@@ -153,8 +153,8 @@ def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) 
     if admin is not None:
         app.add_routes(admin.routes())
     else:
-        app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
-    app.add_routes([web.route("*", "/{rest:.*}", router.serve)])
+        app.add_routes([web.route("*", "/llumnix{rest:(?s:(/.*)?)}", unknown)])
+    app.add_routes([web.route("*", "/{rest:(?s:.*)}", router.serve)])
     cors.install(app)
     return app
 
@@ -163,7 +163,7 @@ def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -
     """Build the application of the admin port."""
     app = web.Application(middlewares=[log_requests])
     app.add_routes([*admin.routes(), *_own_pages(context, lifetime, clients=False)])
-    app.add_routes([web.route("*", "/{rest:.*}", unknown)])
+    app.add_routes([web.route("*", "/{rest:(?s:.*)}", unknown)])
     return app
 
 

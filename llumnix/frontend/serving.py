@@ -21,6 +21,11 @@ from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
+
+class Cutoff(ConnectionResetError):  # noqa: N818 - what the instance did, told to the client
+    """An instance broke off in the middle of a response; the client's is cut off with it."""
+
+
 Work = Callable[[ActiveRequest], Awaitable[tuple[web.StreamResponse, str]]]
 """Serves a request that is in the fleet's table; returns the response, and its outcome."""
 
@@ -85,8 +90,11 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     outcome = "failed"
     try:
         response, outcome = await work(active)
+    except Cutoff as error:
+        account.cause = str(error)
+        raise
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "failed" if account.cut else "cancelled"
+        outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)

@@ -158,7 +158,7 @@ class FleetConfig:
         },
     )
     step_timeout_s: float = field(
-        default=3.0,
+        default=2.5,
         metadata={
             "help": "time without an engine step, while requests run, after which an instance is "
             "suspected of hanging; longer where steps have been seen to take long",

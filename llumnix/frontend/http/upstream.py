@@ -102,10 +102,6 @@ class Upstream:
         )
         self.probe = LifeProbe(self.session)
 
-    def trace(self) -> "Reuse":
-        """Return what to give a request of the session as `trace_request_ctx`."""
-        return Reuse()
-
     async def close(self) -> None:
         """Close all connections."""
         self._pool.close()
@@ -172,7 +168,10 @@ class Upstream:
 
 @dataclass(slots=True)
 class Reuse:
-    """Whether a request was sent on a connection kept alive, which the server may have closed."""
+    """Whether a request was sent on a connection kept alive, which the server may have closed.
+
+    Give it to a request of the session as `trace_request_ctx`.
+    """
 
     reused: bool = False
 

@@ -216,7 +216,10 @@ class Route:
                 self._context.fleet.suspect(instance, failure.detail)
             case FailureKind.SILENT if self._context.fleet.works(instance):
                 health.passed_by(instance, request_id, failure.detail)
-            case FailureKind.BROKEN | FailureKind.STALLED | FailureKind.SILENT:
+            case FailureKind.SILENT:
+                health.failed(instance, request_id, failure.kind, failure.detail)
+                health.trip(instance, failure.detail)
+            case FailureKind.BROKEN | FailureKind.STALLED:
                 health.failed(instance, request_id, failure.kind, failure.detail)
             case FailureKind.ANSWERED if failure.is_server_error:
                 health.failed(instance, request_id, failure.kind, failure.detail)

@@ -123,7 +123,10 @@ class Attempts:
             health.died(instance)
             self._context.fleet.suspect(instance, failure.detail)
             return None
-        health.failed(instance, self._request_id, failure.kind, failure.detail)
+        if failure.kind is not FailureKind.CUT:  # the fleet has found that out
+            health.failed(instance, self._request_id, failure.kind, failure.detail)
+        if failure.kind is FailureKind.CUT and self._patience.repeats:
+            return None
         if failure.kind is FailureKind.STALLED:
             return Refusal(504, failure.detail, "upstream_timeout")
         tried.broken += 1

@@ -1,23 +1,32 @@
 """One request to one instance, and its response on the way to the client."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from llumnix.fleet.requests import Cuttable, nothing
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind, retry_after_s
+from llumnix.frontend.http.upstream import Reuse
 from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
+from llumnix.frontend.request_log import own_account
+from llumnix.frontend.serving import Cutoff
 from llumnix.instances.instance import Instance
 from llumnix.instances.shortage import is_ours
 
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
 """Statuses with which another instance may do better."""
+_NOW = 0.0
+"""A deadline that has always passed, on the event loop's clock."""
 _HELD_BYTES = 256 * 1024
 
 
@@ -26,6 +35,7 @@ class Asked:
     """What is asked of whichever instance serves it: `path` is the path and its query.
 
     `shown_id` is the request's id, as its client is told it; empty if it has none of ours.
+    `waiting` is told how to end the wait for a response.
     """
 
     http: web.Request
@@ -33,6 +43,7 @@ class Asked:
     body: Body
     headers: CIMultiDict[str]
     shown_id: str = ""
+    waiting: Cuttable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +74,24 @@ class Lost:
     stale: bool = False
 
 
-class Cutoff(ConnectionResetError):  # noqa: N818 - what the instance did, told to the client
-    """An instance broke off in the middle of a response; the client's is cut off with it."""
+def _request(
+    context: ServingContext, asked: Asked, instance: Instance, trace: Reuse
+) -> "AbstractAsyncContextManager[aiohttp.ClientResponse]":
+    return context.upstream.session.request(
+        asked.http.method,
+        URL(instance.url + asked.path, encoded=True),
+        headers=instance.endpoint.headers(asked.headers),
+        ssl=instance.endpoint.verified_by,
+        server_hostname=instance.endpoint.server_name or None,
+        data=asked.body.send() if asked.body.exists else None,
+        allow_redirects=False,
+        trace_request_ctx=trace,
+        timeout=aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=context.config.connect_timeout_s,
+            sock_read=context.config.answer_timeout_s,
+        ),
+    )
 
 
 async def exchange(
@@ -77,25 +104,14 @@ async def exchange(
 
     Raises BrokenBody for a client that sends no whole body, Cutoff.
     """
-    sender, http = context.upstream, asked.http
-    trace = sender.trace()
+    trace = Reuse()
+    own_account().sent_to(instance.id)
     begun: web.StreamResponse | None = None
+    wait = asyncio.timeout(None)
     try:
-        async with sender.session.request(
-            http.method,
-            URL(instance.url + asked.path, encoded=True),
-            headers=instance.endpoint.headers(asked.headers),
-            ssl=instance.endpoint.verified_by,
-            server_hostname=instance.endpoint.server_name or None,
-            data=asked.body.send() if asked.body.exists else None,
-            allow_redirects=False,
-            trace_request_ctx=trace,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=context.config.connect_timeout_s,
-                sock_read=context.config.answer_timeout_s,
-            ),
-        ) as upstream:
+        if asked.waiting is not None:
+            asked.waiting.cut_by(partial(_cut, wait))
+        async with wait, _request(context, asked, instance, trace) as upstream:
             headers = sendable(end_to_end(upstream.headers))
             if asked.shown_id:
                 headers[REQUEST_ID] = asked.shown_id
@@ -105,20 +121,45 @@ async def exchange(
                 held = await _beginning(upstream)
                 if upstream.content.at_eof():
                     return Declined(upstream.status, headers, held)
+            if asked.waiting is not None:
+                asked.waiting.cut_by(nothing)
             begun = web.StreamResponse(status=upstream.status, headers=headers)
-            await begun.prepare(http)
-            if held:
-                await begun.write(held)
-            async for data in upstream.content.iter_any():
-                await begun.write(data)
-            await begun.write_eof()
+            await _pass_back(asked.http, upstream, begun, held)
             return begun
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         if asked.body.broken is not None:
             raise asked.body.broken from error
         if begun is not None:
-            raise Cutoff(f"{instance.id} broke off: {error!r}") from error
+            raise _broken_off(asked.http, instance, error) from error
+        if wait.expired():
+            return Lost(Failure(FailureKind.CUT, f"{instance.id} went down"))
         return _lost(instance, error, reused=trace.reused)
+
+
+async def _pass_back(
+    http: web.Request, upstream: aiohttp.ClientResponse, begun: web.StreamResponse, held: bytes
+) -> None:
+    """Pass a response on to the client; `held` has been read of it."""
+    await begun.prepare(http)
+    if held:
+        await begun.write(held)
+    async for data in upstream.content.iter_any():
+        await begun.write(data)
+    await begun.write_eof()
+
+
+def _cut(wait: asyncio.Timeout) -> None:
+    """End a wait: the instance has been found dead."""
+    if not wait.expired():
+        wait.reschedule(_NOW)
+
+
+def _broken_off(http: web.Request, instance: Instance, error: Exception) -> ConnectionError:
+    if http.transport is None or http.transport.is_closing():
+        return ConnectionResetError("the client has left")
+    account = own_account()
+    account.outcome, account.cause = "failed", f"broken: {instance.id} broke off"
+    return Cutoff(f"{instance.id} broke off: {error!r}")
 
 
 def may_do_better(status: int) -> bool:

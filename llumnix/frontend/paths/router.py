@@ -22,6 +22,7 @@ from llumnix.frontend.paths.websocket import pass_websocket, wants_websocket
 from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import class_of
+from llumnix.frontend.request_log import own_account
 from llumnix.frontend.serving import (
     Facts,
     arrived,
@@ -69,6 +70,8 @@ class Router:
             answered = error.refusal()
         if not isinstance(answered, Refusal):
             return answered
+        account = own_account()
+        account.cause = account.cause or answered.cause()
         return error_response(answered, destination.dialect)
 
     async def _serve(
@@ -110,7 +113,7 @@ class Router:
         async def work(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
             asked.headers[REQUEST_ID] = active.request_id
             asked.headers[CLASS] = class_name
-            told = replace(asked, shown_id=active.shown_id)
+            told = replace(asked, shown_id=active.shown_id, waiting=active)
             index = context.classes.names.index(class_name)
             choose = ByLoad(context, active, index, seen.model, min(tokens, _ROOM_TOKENS))
             patience = Patience(may_do_better, repeats=True)

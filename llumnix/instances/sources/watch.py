@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 
 from llumnix.errors import ConfigError
@@ -32,6 +32,11 @@ class SourceWatch:
         self._drop = drop
         self._note = note
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, str] = {}
+
+    def failures(self) -> Mapping[str, str]:
+        """Return why each source fails, by name; "" for one that works."""
+        return {name: self._failures.get(name, "") for name in self._following}
 
     async def follow(self, sources: Iterable[Source]) -> None:
         """Follow these from now on, and no others; those followed already go on as they are."""
@@ -50,11 +55,13 @@ class SourceWatch:
         await _end(tasks)
 
     async def _watch(self, source: Source) -> None:
+        self._failures[source.name] = "it has not answered yet"
         said = ""
         while True:
             async with aclosing(_surviving(source)) as listings:
                 async for told in listings:
                     failure = await self._take(source.name, told)
+                    self._failures[source.name] = failure
                     self._say(source.name, failure, said)
                     said = failure
             await asyncio.sleep(_AGAIN_S)

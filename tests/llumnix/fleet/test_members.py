@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from llumnix.errors import ConfigError
+from llumnix.fleet import view
 from llumnix.instances.config import InstanceSpec
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.stage import Stage, until
@@ -118,15 +120,28 @@ async def test_one_that_is_removed_at_once_may_then_be_stopped() -> None:
         assert len(await streaming) == len(whole)
 
 
+async def test_one_that_has_left_leaves_no_series_and_is_in_the_events() -> None:
+    async with Stage(2) as stage:
+        await stage.stream()
+        await stage.fleet.set_members(urls(stage, "b"))
+        events = stage.fleet.events
+        await until(lambda: events.after(0)[-1].text == "a is removed")
+        view.set_gauges(stage.fleet, [0, 0], 1)
+        page = generate_latest(stage.metrics.registry).decode()
+        assert 'instance_id="b"' in page
+        assert 'instance_id="a"' not in page
+
+
 async def test_one_that_is_down_leaves_at_once() -> None:
     async with Stage(2) as stage:
         await stage.stubs[1].stop()
         stage.links["b"].give_up("gone")
         await until(lambda: stage.instance("b").state is InstanceState.DOWN)
         await stage.fleet.set_members(urls(stage, "a"))
-        await until(lambda: names(stage) == ["a"])
-        kinds = [event.kind for event in stage.fleet.events.after(0)]
-        assert kinds[-2:] == ["instance_leaving", "instance_removed"]
+        events = stage.fleet.events
+        await until(lambda: events.after(0)[-1].kind == "instance_removed")
+        assert names(stage) == ["a"]
+        assert events.after(0)[-2].kind == "instance_leaving"
 
 
 async def test_a_list_with_a_mistake_changes_nothing() -> None:

@@ -148,3 +148,14 @@ async def test_the_only_instance_is_waited_for() -> None:
 
         assert text_of(await reading) == full_text(TOKENS)
         assert len(stage.stubs[0].heard) == 1
+
+
+async def test_an_instance_that_is_silent_as_a_whole_gets_nothing_new() -> None:
+    """One request has found out; the others need not."""
+    async with Stage(2, patience_s=0.2) as stage:
+        stage.stubs[0].scripts.extend(Script(silent=True) for _ in range(9))
+        for _ in range(6):
+            assert text_of(await stage.stream()) == full_text(TOKENS)
+
+        assert len(stage.stubs[0].heard) == 1
+        assert stage.instance("a").fitness.breaker.reason

@@ -1,9 +1,11 @@
 """Keys and certificates for instances: where they come from, what is said, and that they work."""
 
+import asyncio
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from prometheus_client import generate_latest
 
 from llumnix.config import Config, describe
 from llumnix.errors import ConfigError
-from llumnix.fleet import view
+from llumnix.fleet import members, view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
@@ -230,6 +232,32 @@ async def test_a_key_that_was_replaced_counts_from_the_next_reload(
             key_file("first", "second")
             await fleet.set_members([spec])
             assert (await completed(url))[0] == 200
+            assert list(fleet.instances) == [instance]
+
+
+@pytest.mark.parametrize("how", ["added by hand", "listed by a file"])
+async def test_a_key_that_is_replaced_where_it_is_mounted_is_found(
+    how: str, key_file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listed the member; while the file is broken, the key is what it was."""
+    monkeypatch.setattr(members, "_FILES_EVERY_S", 0.01)
+    path = key_file("first")
+    async with raw_server() as server:
+        listed = key_file("list", server.url if how == "listed by a file" else "[]")
+        async with fleet_of(instance_api_key_file=path, instances_file=listed) as fleet:
+            if how == "added by hand":
+                await fleet.members.add(server.url)
+            await until(lambda: len(fleet.instances) == 1)
+            (instance,) = fleet.instances
+            key_file("first", "")
+            await asyncio.sleep(0.1)
+            assert instance.endpoint.key.text == "first"
+            key_file("first", "second")
+            await until(lambda: instance.endpoint.key.text == "second")
+            key_file("third")
+            config = replace(fleet.config, instance_api_key_file=key_file("third"))
+            await fleet.reload(config)
+            assert instance.endpoint.key.text == "third"
             assert list(fleet.instances) == [instance]
 
 

@@ -224,6 +224,19 @@ def test_a_cause_that_comes_and_goes_floods_nothing(caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 4
 
 
+async def test_a_loss_is_said_once_and_that_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not as being down and as not being up."""
+    async with raw_server() as server, fleet_of(server.url) as fleet:
+        (instance,) = fleet.instances
+        await until(lambda: instance.alive)
+        fleet.suspect(instance, "it is suspected")
+        await until(lambda: instance.trouble is None and instance.alive)
+    said = [each.getMessage().split()[0] for each in caplog.records]
+    assert said == ["instance_down", "instance_up"]
+
+
 async def test_why_is_seen_on_the_admin_api_and_as_a_metric() -> None:
     async with refusing() as server, fleet_of(server.url) as fleet:
         (instance,) = fleet.instances

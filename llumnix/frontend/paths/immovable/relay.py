@@ -33,6 +33,8 @@ from llumnix.frontend.timing import Timing
 
 _HOLD_S = 15.0
 """How long the beginning of a stream that says nothing is held back, at most."""
+_SILENT_S = 5.0
+"""How long a stream on an instance that is down may be silent before it is given up."""
 _OUTPUT_TOKENS = re.compile(rb'"(?:output_tokens|completion_tokens)" *: *(\d+)')
 _FIRST_ID = re.compile(rb'"id" *: *"([^"\\]{1,256})"')
 _DELTA = {Dialect.MESSAGES: b"event: content_block_delta", Dialect.RESPONSES: b".delta\n"}
@@ -74,6 +76,7 @@ class GenerationRelay:
         self._tokens = 0
         self._delta = _DELTA.get(dialect, b"data:")
         self._tail = b""
+        self._over = False
         active.tokens = lambda: self._tokens
 
     async def run(self) -> tuple[web.StreamResponse, Outcome]:
@@ -86,6 +89,7 @@ class GenerationRelay:
                 with self._watch:
                     opened = await self._follow(first)
             finally:
+                self._over = True
                 self._context.tally.stream_closed()
         else:
             opened = first
@@ -123,7 +127,7 @@ class GenerationRelay:
         """Follow the stream; None at its end, else what came instead of one."""
         while True:
             self._leg = leg
-            self._active.cut = leg.close
+            self._active.cut = self._on_instance_down
             try:
                 failure = await self._pump(leg)
             finally:
@@ -203,6 +207,19 @@ class GenerationRelay:
         self._events += data.count(b"\n\n")
         self._tokens += data.count(self._delta)
         self._tail = (self._tail + data)[-2048:] if len(data) < 2048 else data[-_TAIL_BYTES:]
+
+    def _on_instance_down(self) -> None:
+        """Cut the leg if nothing was said; else only once it is silent, for it cannot be moved."""
+        leg = self._leg
+        silent_s = time.monotonic() - self._watch.touched_at
+        if leg is None or self._over:
+            return
+        if not self._client.begun or silent_s >= _SILENT_S:
+            leg.close()
+            return
+        instance = leg.instance
+        loop = asyncio.get_running_loop()
+        loop.call_later(_SILENT_S, lambda: None if instance.alive else self._on_instance_down())
 
     def _on_idle(self, silent_s: float) -> None:
         """Cut the side that stalls the stream; before it has begun, if another can serve it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from aiohttp import web
 
 from tests.llumnix.frontend.paths.served import PathServer, answer, drop, event, events
 from tests.llumnix.frontend.stage import Stage, until
@@ -225,3 +226,57 @@ async def test_tokens_are_counted() -> None:
         await stream(stage, "/v1/responses")
 
         assert stage.metric("output_tokens_total", class_name="normal") == 7
+
+
+async def test_a_stream_that_has_said_something_outlives_a_false_alarm() -> None:
+    """Its server is thought dead, but goes on: it cannot be moved, so it is not cut."""
+    async with staged() as stage:
+        go_on = asyncio.Event()
+
+        async def play(http: Any) -> Any:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(http)
+            await response.write(CREATED + WORD)
+            await go_on.wait()
+            await response.write(COMPLETED)
+            return response
+
+        server(stage, 0).plays.append(play)
+        asked = {"model": "m", "stream": True}
+        async with stage.session.post("/v1/responses", json=asked) as response:
+            assert await response.content.readexactly(len(CREATED + WORD)) == CREATED + WORD
+            stage.fleet.suspect(stage.instance("a"), "a poll was late")
+            go_on.set()
+            assert await response.content.read() == COMPLETED
+
+
+async def test_a_server_thought_dead_before_it_said_anything_is_left_at_once() -> None:
+    async with staged() as stage:
+        server(stage, 0).plays.append(events(CREATED, then="hang"))
+        server(stage, 1).plays.append(events(RESPONSE))
+        got = asyncio.ensure_future(stream(stage, "/v1/responses"))
+        await asyncio.wait_for(server(stage, 0).began.wait(), 20.0)
+        await until(lambda: stage.fleet.tally.streams_open)
+        stage.fleet.suspect(stage.instance("a"), "it says nothing any more")
+        assert await asyncio.wait_for(got, 20.0) == RESPONSE
+
+
+async def test_a_drain_waits_for_what_cannot_be_moved() -> None:
+    """On a server without metrics, too: what it runs is known here."""
+    async with staged(1, plugged=False) as stage:
+        server(stage, 0).plays.append(events(CREATED + WORD, then="hang"))
+        asked = {"model": "m", "stream": True}
+        async with stage.session.post("/v1/responses", json=asked):
+            name = stage.fleet.instances.alive()[0].id
+            order = {"instance_id": name, "on": True}
+            async with stage.session.post("/llumnix/drain", json=order) as drained:
+                assert drained.status == 200
+
+            async def running() -> int:
+                async with stage.session.get("/llumnix/fleet") as told:
+                    (row,) = (await told.json())["instances"]
+                    return int(row["running"])
+
+            async with asyncio.timeout(20.0):
+                while await running() != 1:  # noqa: ASYNC110 - what is waited for signals no event
+                    await asyncio.sleep(0.02)

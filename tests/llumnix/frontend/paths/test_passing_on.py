@@ -7,7 +7,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig
@@ -278,3 +280,37 @@ async def test_one_model_of_the_fleet_can_be_retrieved() -> None:
             assert json.loads(await response.text())["id"] == "org/chat"
         async with stage.session.get("/v1/models/other") as response:
             assert response.status == 404
+
+
+async def test_a_server_found_dead_is_not_waited_for() -> None:
+    async with staged() as stage:
+
+        async def hang(_http: Any) -> Any:
+            await asyncio.Event().wait()
+
+        server(stage, 0).plays.append(hang)
+        asked = [asyncio.ensure_future(ask(stage, "/v1/embeddings")) for _ in range(2)]
+        await asyncio.wait_for(server(stage, 0).began.wait(), 20.0)
+        stage.fleet.suspect(stage.instance("a"), "it says nothing any more")
+        got = await asyncio.wait_for(asyncio.gather(*asked), 20.0)
+
+    assert [status for status, _ in got] == [200, 200]
+
+
+async def test_a_server_that_breaks_off_amid_its_answer_cuts_the_clients() -> None:
+    """Nobody may take half an answer for a whole one; and it counts as failed, not as cancelled."""
+    async with staged(1) as stage:
+
+        async def half(http: Any) -> Any:
+            response = web.StreamResponse()
+            await response.prepare(http)
+            await response.write(b'{"data":')
+            await asyncio.sleep(0.05)
+            http.transport.abort()
+            return response
+
+        server(stage, 0).plays.append(half)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await ask(stage, "/v1/embeddings")
+        await until(lambda: not stage.fleet.requests.active)
+        assert stage.metric("requests_total", class_name="normal", outcome="failed") == 1

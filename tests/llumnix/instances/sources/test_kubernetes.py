@@ -13,7 +13,9 @@ from llumnix.instances.sources.kubernetes_api import kubernetes_source
 from llumnix.instances.sources.kubernetes_objects import places_of_pods, places_of_slices
 from llumnix.instances.sources.source import Source, SourceFailed
 from tests.llumnix.frontend.stage import until
+from tests.llumnix.instances.certificates import Authority
 from tests.llumnix.instances.sources.api_server import (
+    TOKEN,
     ApiServer,
     api_server,
     endpoint_slice,
@@ -28,6 +30,7 @@ SERVICE = "k8s://ml/llama"
 @pytest.fixture(name="api")
 async def _api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
     async with api_server() as server:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setenv("KUBECONFIG", server.kubeconfig(tmp_path))
         monkeypatch.setattr(
             "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION",
@@ -102,7 +105,26 @@ async def test_an_api_server_that_refuses_or_is_gone_changes_nothing(api: ApiSer
         assert "cannot be reached" in await told.failure()
 
 
+async def test_in_a_cluster_the_service_account_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token, and the cluster's own authority."""
+    authority = Authority.make(tmp_path)
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    async with api_server(authority.server_context()) as api:
+        api.put(pod("a", "10.0.0.1"))
+        within = "kubernetes_asyncio.config.incluster_config"
+        monkeypatch.setattr(f"{within}.SERVICE_TOKEN_FILENAME", str(token))
+        monkeypatch.setattr(f"{within}.SERVICE_CERT_FILENAME", authority.ca)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", api.url.rpartition(":")[2])
+        async with following(source(PODS)) as told:
+            assert await told.urls() == ["http://10.0.0.1:8000"]
+
+
 async def test_without_access_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(
         "kubernetes_asyncio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION",
         str(tmp_path / "none"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llumnix.errors import ConfigError
+from llumnix.fleet import view
 from llumnix.fleet.fleet import Fleet
 from llumnix.instances.config import SOURCE_SCHEMES, InstanceSpec
 from llumnix.instances.sources import watch
@@ -65,6 +66,13 @@ async def test_a_failure_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureF
         await asyncio.sleep(0.1)
         assert len(caplog.records) == 1
         assert [event.kind for event in fleet.events.after(0)] == ["source_failed"]
+        (status,) = view.fleet_status(fleet, 0, 1).sources
+        assert (status.source, status.reason) == (
+            f"file:{path}",
+            "it cannot be read: No such file or directory",
+        )
+        path.write_text("[]")
+        await until(lambda: fleet.members.sources() == {f"file:{path}": ""})
 
 
 async def test_sources_come_and_go_with_the_configuration() -> None:
