@@ -1,6 +1,6 @@
 """The door of the clients' port: every request passes the gate before anything reads its body."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ class Door:
         return check
 
     async def _pass(self, http: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_open(http.method, http.path):
+        if is_open(http.method, http.path, http.headers):
             return await handler(http)
         visit = self._gate.enter(http.headers)
         if isinstance(visit, Refusal):
@@ -83,13 +83,14 @@ class Door:
         return response
 
 
-def is_open(method: str, path: str) -> bool:
+def is_open(method: str, path: str, headers: Mapping[str, str]) -> bool:
     """Whether a request needs no key. The admin API, where it shares the port, has its own guard.
 
     A browser's preflight carries no key either; it is answered, never acted upon.
     """
     admin = path == "/llumnix" or path.startswith("/llumnix/")
-    return path in OPEN_PATHS or admin or method == "OPTIONS"
+    preflight = method == "OPTIONS" and "Access-Control-Request-Method" in headers
+    return path in OPEN_PATHS or admin or preflight
 
 
 async def _tell_limits(_http: web.Request, response: web.StreamResponse) -> None:

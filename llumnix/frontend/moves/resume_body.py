@@ -37,7 +37,7 @@ def replay_body(
             "early": early,
         }
         fields[RESUME_FIELD] = sign_resume(secret, resume)
-    return with_transfer(request.original(target), fields, amid=request.has_params)
+    return with_transfer(request.original(target), fields, request.own_params)
 
 
 def graft_body(
@@ -47,4 +47,4 @@ def graft_body(
 ) -> bytes:
     """Return the body with which a server without the plugin computes the rest."""
     assert request.recipe is not None, "a server without the plugin was asked for"
-    return request.recipe.body(request.body, prompt_ids or (), token_ids or ())
+    return request.recipe.body(request.body, prompt_ids or (), token_ids or (), request.own_params)

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 _SLASHES = re.compile(r"/{2,}")
 _DOUBLED = re.compile(r"^(?:/v1)+(?=/v1/)")
+_UNSEEN = re.compile(r"[\x00-\x20\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,12 @@ class Spelling:
         plain = unquote(tidy, errors="replace")
         dotted = any(part in (".", "..") for part in re.split(r"[/\\]", plain))
         return cls(raw, tidy, "" if dotted else plain)
+
+    @property
+    def bare(self) -> str:
+        """Return `plain` without what one server or another takes for nothing.
+
+        Such are parameters, encoded slashes that double others or end it, and control characters.
+        """
+        path = _SLASHES.sub("/", _UNSEEN.sub("", self.plain.partition(";")[0]))
+        return path.rstrip("/") or "/"

@@ -144,6 +144,8 @@ class Paths:
         """Return what a request is, by its method and its path as received (without a query)."""
         spelling = Spelling.of(raw_path, self._base_path)
         rule = _find(spelling.plain) if spelling.plain else _REFUSED
+        if rule is None and (hidden := _find(spelling.bare)) and hidden.kind is PathKind.REFUSED:
+            rule = hidden
         if rule is None:
             unknown = _UNKNOWN if spelling.plain.startswith(_OPEN) else _REFUSED
             opened = matches(spelling.plain, self._allowed)

@@ -6,8 +6,8 @@
 4. A signed resume field is added when a request moves.
 
 A byte order mark is removed, and what is in another encoding than UTF-8 is put in UTF-8.
-Members are added textually before the last brace; only where that cannot be done (2, and 3 and 4
-when the client has `kv_transfer_params` of its own) is the body rewritten from its parsed form.
+Members are added textually before the last brace, and win over earlier ones of the same name; only
+for 2 is the body rewritten from its parsed form.
 """
 
 import json
@@ -31,19 +31,23 @@ def in_utf8(raw: bytes) -> bytes:
 
 
 def with_member(raw: bytes, name: str, value: object) -> bytes:
-    """Add a member at the end of a JSON object; it wins over an earlier one of the same name.
+    """Add a member to a JSON object; see `with_members`."""
+    return with_members(raw, {name: value})
 
-    `raw` must be one JSON object in UTF-8. Readers take the last of equal names (Python's, Rust's
-    and Go's JSON parsers do).
+
+def with_members(raw: bytes, members: Mapping[str, object]) -> bytes:
+    """Add members at the end of a JSON object; each wins over an earlier one of the same name.
+
+    The object is not parsed again, however large it is. `raw` must be one JSON object in UTF-8.
+    Readers take the last of equal names (Python's, Rust's and Go's JSON parsers do).
     """
     brace = _last_of(raw, len(raw))
     assert raw[brace : brace + 1] == b"}", "a JSON object ends with a brace"
     end = _last_of(raw, brace)
     comma = b"" if raw[end : end + 1] == b"{" else b","
-    text = json.dumps(value, separators=(",", ":"))
-    member = b"%b%b:%b}" % (comma, json.dumps(name).encode(), text.encode())
+    added = json.dumps(members, separators=(",", ":")).encode()
     # One copy, and of a large body without the interpreter's lock.
-    return b"".join((memoryview(raw)[: end + 1], member))
+    return b"".join((memoryview(raw)[: end + 1], comma, memoryview(added)[1:]))
 
 
 def _last_of(raw: bytes, end: int) -> int:
@@ -63,14 +67,15 @@ def without_forged(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:
     return dump(parsed), True
 
 
-def with_transfer(raw: bytes, fields: Mapping[str, object], *, amid: bool) -> bytes:
-    """Add transfer parameters to a body; `amid` says whether the client gave some of its own."""
-    if not amid:
-        return with_member(raw, TRANSFER_PARAMS, dict(fields))
-    parsed: dict[str, Any] = json.loads(raw)
+def transfer_params(parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the transfer parameters that a client gives of its own."""
     params = parsed.get(TRANSFER_PARAMS)
-    parsed[TRANSFER_PARAMS] = {**(params if isinstance(params, dict) else {}), **fields}
-    return dump(parsed)
+    return params if isinstance(params, dict) else {}
+
+
+def with_transfer(raw: bytes, fields: Mapping[str, object], own: Mapping[str, object]) -> bytes:
+    """Add transfer parameters to a body; `own` are those that it has already."""
+    return with_member(raw, TRANSFER_PARAMS, {**own, **fields})
 
 
 def dump(parsed: Mapping[str, Any]) -> bytes:

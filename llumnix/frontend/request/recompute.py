@@ -6,12 +6,11 @@ on it: no grammar, tools or penalties that count the output, no seed (its draws 
 unless nothing is drawn, no log-probabilities. A parameter not known to be harmless is harmful.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llumnix.frontend.request.body import TRANSFER_PARAMS, dump
+from llumnix.frontend.request.body import TRANSFER_PARAMS, with_members
 
 _COMPLETION_TOKENS = 16
 """vLLM's default limit of output tokens for a completion."""
@@ -61,26 +60,31 @@ class Recipe:
         """Return whether this many tokens exhaust the limit."""
         return any(cap <= known for cap in self.caps.values())
 
-    def body(self, raw: bytes, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> bytes:
+    def body(
+        self,
+        raw: bytes,
+        prompt_ids: Sequence[int],
+        output_ids: Sequence[int],
+        own_params: Mapping[str, Any],
+    ) -> bytes:
         """Return the body of the request that continues after these tokens.
 
-        Stop strings are left out: one may straddle the cut, so the frontend looks for them.
+        `own_params` are the client's transfer parameters. Stop strings are taken out: one may
+        straddle the cut, so the frontend looks for them.
         """
-        parsed: dict[str, Any] = json.loads(raw)
         known = len(output_ids)
-        parsed.pop("stop", None)
-        parsed |= {name: cap - known for name, cap in self.caps.items()}
+        members: dict[str, Any] = {name: cap - known for name, cap in self.caps.items()}
+        if self.stops:
+            members["stop"] = []
         if self.min_tokens:
-            parsed["min_tokens"] = max(0, self.min_tokens - known)
-        parsed["return_token_ids"] = True
+            members["min_tokens"] = max(0, self.min_tokens - known)
+        members["return_token_ids"] = True
         ids = [*prompt_ids, *output_ids]
         if self.chat:
-            params = parsed.get(TRANSFER_PARAMS)
-            others = params if isinstance(params, dict) else {}
-            parsed[TRANSFER_PARAMS] = {**others, "prompt_token_ids": ids}
+            members[TRANSFER_PARAMS] = {**own_params, "prompt_token_ids": ids}
         else:
-            parsed["prompt"] = ids
-        return dump(parsed)
+            members["prompt"] = ids
+        return with_members(raw, members)
 
 
 def recipe(parsed: Mapping[str, Any]) -> Recipe | None:

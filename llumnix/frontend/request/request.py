@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llumnix.frontend.request.body import TRANSFER_PARAMS, in_utf8, with_member, without_forged
+from llumnix.frontend.request.body import in_utf8, transfer_params, with_member, without_forged
 from llumnix.frontend.request.recompute import Recipe, recipe
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -44,10 +44,10 @@ class ClientRequest:
     `body` is the client's, byte for byte, except for reserved fields (`forged` if it had any);
     `body_ids` is the same but asks for token ids, which the client did not ask for if `hides_ids`.
     Only a `resumable` request (see `_movable`) can be resumed by another instance. `prompt_tokens`
-    is exact for token ids, else an estimate. `has_params`: the client gives transfer parameters of
-    its own. `tenant` is the caller's, empty without API keys; `output_limit_tokens` is what the
-    client set, 0 if nothing. `recipe` says how a server without the plugin can resume it; None if
-    it cannot.
+    is exact for token ids, else an estimate. `own_params` are the transfer parameters that the
+    client gives. `tenant` is the caller's, empty without API keys; `output_limit_tokens` is what
+    the client set, 0 if nothing. `recipe` says how a server without the plugin can resume it; None
+    if it cannot.
     """
 
     path: str
@@ -62,7 +62,7 @@ class ClientRequest:
     resumable: bool
     hides_ids: bool
     wants_usage: bool
-    has_params: bool
+    own_params: Mapping[str, Any]
     recipe: Recipe | None
     tenant: str = ""
     output_limit_tokens: int = 0
@@ -119,7 +119,7 @@ def parse(
         resumable=resumable,
         hides_ids=hides_ids,
         wants_usage=isinstance(options, dict) and bool(options.get("include_usage")),
-        has_params=TRANSFER_PARAMS in parsed,
+        own_params=transfer_params(parsed),
         recipe=recipe(parsed) if streams and resumable else None,
         tenant=tenant,
         output_limit_tokens=_output_limit(parsed),

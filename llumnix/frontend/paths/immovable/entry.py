@@ -111,7 +111,7 @@ class Immovable:
             resumable=False,
             hides_ids=False,
             wants_usage=False,
-            has_params=False,
+            own_params={},
             recipe=None,
             tenant=visit.caller.tenant,
             output_limit_tokens=limit_tokens,

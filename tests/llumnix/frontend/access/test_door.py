@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from prometheus_client import CollectorRegistry
@@ -19,6 +20,8 @@ from llumnix.instances.config import FleetConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.service import Service
 from policies.scheduler import SchedulerConfig
+from tests.llumnix.frontend.paths.served import PathServer
+from tests.llumnix.frontend.paths.test_websocket import echo, speak
 from tests.llumnix.frontend.stage import Stage, until
 from tests.llumnix.frontend.stub import Script
 
@@ -224,3 +227,53 @@ def test_an_unusable_keys_file_stops_the_start(tmp_path: Path) -> None:
     metrics = FleetMetrics(CollectorRegistry())
     with pytest.raises(ConfigError, match="absent"):
         Service(FleetConfig(), SchedulerConfig(), config, secret=b"s", metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize", "/v1/realtime"]
+)
+async def test_keys_count_on_every_path(file: Path, path: str) -> None:
+    """Also for what is not a completion: its class, its tenant, and a key that stays here."""
+    file.write_text(json.dumps([entry(KEY, "acme")]))  # noqa: ASYNC240 - a few bytes
+    async with Stage(1, engine=PathServer, api_keys_file=str(file)) as stage:
+        stub = stage.stubs[0]
+        assert isinstance(stub, PathServer)
+        body = {"model": "m", "input": "hi", "priority": -3}
+        async with stage.session.post(path, json=body) as response:
+            assert response.status == 401
+        assert stub.got == []
+        for name, value in (("X-Api-Key", KEY), ("Authorization", f"Bearer {KEY}")):
+            headers = {name: value, "X-Llumnix-Class": "high"}
+            async with stage.session.post(path, json=body, headers=headers) as response:
+                assert response.status != 401
+        assert stub.got
+        for asked in stub.got:
+            assert KEY not in str(asked.headers)
+            if path in ("/v1/responses", "/v1/messages", "/v1/embeddings"):
+                assert asked.headers["X-Llumnix-Class"] == "normal"
+
+
+async def test_a_websocket_needs_a_key_too(file: Path) -> None:
+    file.write_text(json.dumps([entry(KEY, "acme", concurrent_requests=1)]))  # noqa: ASYNC240
+    async with Stage(1, engine=PathServer, api_keys_file=str(file)) as stage:
+        stub = stage.stubs[0]
+        assert isinstance(stub, PathServer)
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await stage.session.ws_connect("/v1/realtime")
+        assert stub.got == []
+        for _ in range(2):  # the second shows that the first was counted out
+            stub.plays.append(speak(echo))
+            async with stage.session.ws_connect("/v1/realtime", headers=bearer(KEY)) as socket:
+                await socket.send_str("hello")
+                assert await socket.receive_str() == "hello"
+            await until(lambda: not stage.fleet.requests.active)
+        assert KEY not in str([asked.headers for asked in stub.got])
+
+
+async def test_only_a_real_preflight_needs_no_key(file: Path) -> None:
+    async with guarded(file, entry(KEY, "acme")) as stage:
+        async with stage.session.options("/v1/completions") as response:
+            assert response.status == 401
+        asks = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
+        async with stage.session.options("/v1/completions", headers=asks) as response:
+            assert response.status != 401

@@ -59,7 +59,8 @@ def test_a_completion_is_asked_for_the_rest() -> None:
     made = recipe(json.loads(raw))
     assert made is not None
 
-    assert json.loads(made.body(raw, [1, 2], [3, 4, 5, 6])) == {
+    assert json.loads(made.body(raw, [1, 2], [3, 4, 5, 6], {})) == {
+        "stop": [],
         "prompt": [1, 2, 3, 4, 5, 6],
         "min_tokens": 0,
         "max_tokens": 12,
@@ -76,11 +77,12 @@ def test_a_chat_keeps_its_messages_and_gets_the_ids_beside_them() -> None:
     asked = {**TEXT, "kv_transfer_params": {"other": 1}, "stop": ["a", ""]}
     made = recipe(asked)
     assert made is not None
-    body = json.loads(made.body(json.dumps(asked).encode(), [1], [2]))
+    body = json.loads(made.body(json.dumps(asked).encode(), [1], [2], {"other": 1}))
 
     assert body["messages"] == TEXT["messages"]
     assert body["kv_transfer_params"] == {"other": 1, "prompt_token_ids": [1, 2]}
-    assert body.keys() == {"messages", "kv_transfer_params", "return_token_ids"}
+    assert body.keys() == {"messages", "kv_transfer_params", "return_token_ids", "stop"}
+    assert body["stop"] == []
     assert made == Recipe(chat=True, stops=("a",), include_stop=False, min_tokens=0, caps={})
 
 
@@ -88,6 +90,6 @@ def test_both_limits_of_a_chat_are_reduced() -> None:
     asked = {**TEXT, "max_tokens": 9, "max_completion_tokens": 7}
     made = recipe(asked)
     assert made is not None
-    body = json.loads(made.body(json.dumps(asked).encode(), [1], [2, 3]))
+    body = json.loads(made.body(json.dumps(asked).encode(), [1], [2, 3], {}))
 
     assert (body["max_tokens"], body["max_completion_tokens"]) == (7, 5)

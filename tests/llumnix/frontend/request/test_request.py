@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from llumnix.frontend.request.body import with_member, with_transfer, without_forged
+from llumnix.frontend.request.body import (
+    transfer_params,
+    with_member,
+    with_transfer,
+    without_forged,
+)
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import Classes, ClientRequest, parse, request_id
 
@@ -172,9 +177,9 @@ def test_a_forged_field_is_found_under_any_spelling() -> None:
 )
 def test_our_fields_stand_beside_what_the_client_gave(raw: bytes) -> None:
     body, forged = without_forged(raw, json.loads(raw))
-    amid = "kv_transfer_params" in json.loads(raw)
     before = json.loads(raw)
-    after = json.loads(with_transfer(body, {"llumnix": {"x": [1, None]}}, amid=amid))
+    own = transfer_params(json.loads(raw))
+    after = json.loads(with_transfer(body, {"llumnix": {"x": [1, None]}}, own))
 
     assert not forged
     assert after["kv_transfer_params"].pop("llumnix") == {"x": [1, None]}
