@@ -11,6 +11,7 @@ from typing import Any
 
 from llumnix.config import HOMES, Config
 from llumnix.errors import ConfigError
+from llumnix.instances.config import FleetConfig
 from llumnix.logs.setup import configure
 from llumnix.service import Service
 from policies.registry import PolicyError
@@ -18,7 +19,11 @@ from policies.registry import PolicyError
 log = logging.getLogger(__name__)
 
 LIVE = (
-    "fleet.instances",
+    *(
+        f"fleet.{each.name}"
+        for each in dataclasses.fields(FleetConfig)
+        if each.name[:8] == "instance"
+    ),
     "frontend.claim_patience_s",
     "frontend.drain_delay_s",
     "frontend.helper_timeout_s",
