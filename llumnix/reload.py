@@ -11,6 +11,7 @@ from typing import Any
 
 from llumnix.config import HOMES, Config
 from llumnix.errors import ConfigError
+from llumnix.instances.config import FleetConfig
 from llumnix.logs.setup import configure
 from llumnix.service import Service
 from policies.registry import PolicyError
@@ -18,13 +19,11 @@ from policies.registry import PolicyError
 log = logging.getLogger(__name__)
 
 LIVE = (
-    "fleet.instance_api_key_file",
-    "fleet.instance_ca_file",
-    "fleet.instance_cert_file",
-    "fleet.instance_key_file",
-    "fleet.instance_verify",
-    "fleet.instances",
-    "fleet.instances_file",
+    *(
+        f"fleet.{each.name}"
+        for each in dataclasses.fields(FleetConfig)
+        if each.name.startswith("instance")
+    ),
     "frontend.allow_paths",
     "frontend.base_path",
     "frontend.claim_patience_s",
