@@ -13,6 +13,8 @@ from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 from policies.types import DispatchRequest, InstanceId, RequestId
 
+_REMEMBERED = 4096
+
 
 class ByLoad:
     """Chooses as the scheduler does, for work of the engine; the request may have to be queued."""
@@ -63,6 +65,8 @@ class ByTurn:
         """Return one of these instances; None if there are none."""
         if not instances:
             return None
+        if len(self._last) > _REMEMBERED:
+            self._last.clear()  # those that have left are never chosen again
         chosen = min(instances, key=lambda each: (self._open[each.id], self._last[each.id]))
         self._turns += 1
         self._last[chosen.id] = self._turns
