@@ -15,7 +15,7 @@ ifndef SEED
 SEED := $(shell date +%s)
 endif
 
-.PHONY: demo test test-random test-vllm lint types layers unit dashboards bench clean
+.PHONY: demo test audit test-random test-vllm lint types layers unit dashboards bench soak clean
 
 demo: $(STAMP)
 	$(BIN)/llumnix demo --report report.html --json out.json
@@ -35,6 +35,11 @@ layers: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest $(UNIT)
 
+# Advisories against what the product depends on; needs the package index's advisory service, and
+# says loudly if it cannot be asked. LLUMNIX_REQUIRE_AUDIT=1 makes that an error.
+audit: $(STAMP)
+	$(BIN)/python -m tests.audit
+
 # The same in another order every time; SEED=N repeats one.
 test-random: $(STAMP)
 	@echo "make test-random SEED=$(SEED)"
@@ -51,6 +56,12 @@ dashboards: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/migration_downtime.py --quick
 	$(BIN)/python benchmarks/kill_instances.py --quick
+	$(BIN)/python benchmarks/adversarial.py --quick
+
+# Half an hour of joins, leaves, kills and drains under load; MINUTES=3 is what CI does.
+MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

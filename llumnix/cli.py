@@ -24,6 +24,7 @@ COMMANDS = {
     "instances": "commands.fleet",
     "migrate": "commands.fleet",
     "drain": "commands.fleet",
+    "requests": "commands.requests",
     "keys": "commands.keys",
     "add": "commands.members",
     "remove": "commands.members",

@@ -18,6 +18,7 @@ from policies.registry import PolicyError
 log = logging.getLogger(__name__)
 
 LIVE = (
+    "fleet.instances",
     "frontend.claim_patience_s",
     "frontend.drain_delay_s",
     "frontend.helper_timeout_s",
@@ -67,12 +68,13 @@ class Reloader:
         """Read and apply; say in the log what changed, what needs a restart, or what is wrong."""
         try:
             told = change(self.config, self._read())
-            self._service.reconfigure(told.config.scheduler, told.config.frontend)
+            new = told.config
+            await self._service.reconfigure(new.fleet, new.scheduler, new.frontend)
         except (ConfigError, PolicyError, ValueError) as error:
             log.error("reload_refused reason=%s", error)
             return
         self.config = told.config
-        configure(told.config.logs)
+        configure(told.config.logs, background=True)
         level = logging.WARNING if told.restart else logging.INFO
         log.log(level, "reloaded changed=%s needs_restart=%s", list(told.live), list(told.restart))
 

@@ -18,10 +18,12 @@ from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
 from llumnix.instances.config import FleetConfig
+from llumnix.instances.plugged import control_config
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
 from llumnix.processes.signals import Signals
+from migration.links.tls import link_tls
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ class Service:
 
     `emulator_args` are further arguments of `llumnix emulate` for the instances it starts itself.
     `make_scheduler` makes the scheduler from its settings and the seed. Raises LaunchError if the
-    instances do not start, OSError if the address is in use.
+    instances do not start, ConfigError or ValueError for unusable settings, OSError if the address
+    is in use.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Service:
         self._config = fleet
         self._secret = fleet_secret(fleet) if secret is None else secret
         self._emulator_args = emulator_args
+        link_tls(control_config(fleet))  # else each link would find out by itself, later
         names = [known.name for known in scheduler.classes]
         tally = Tally(metrics or FleetMetrics(), names)
         clock = FleetClock(fleet.speed)
@@ -102,14 +106,23 @@ class Service:
             raise
         return self.url
 
-    def reconfigure(self, scheduler: SchedulerConfig, frontend: FrontendConfig) -> None:
-        """Apply changed settings to what happens from now on.
+    async def reconfigure(
+        self, fleet: FleetConfig, scheduler: SchedulerConfig, frontend: FrontendConfig
+    ) -> None:
+        """Apply changed settings to what happens from now on, and read key files again.
 
         Also puts in force what the frontend's files say now. Raises ConfigError, PolicyError or
         ValueError, before anything has changed, if any of it cannot be applied.
         """
         use_files = self._server.read_files()
+        before = self.fleet.scheduler.config
         self.fleet.scheduler.reconfigure(scheduler)
+        try:
+            await self.fleet.set_members(fleet.instances)
+        except Exception:
+            self.fleet.scheduler.reconfigure(before)
+            raise
+        self._config = fleet
         self._server.reconfigure(frontend)
         use_files()
 
@@ -149,10 +162,10 @@ class Service:
             )
         except OSError as error:
             log.warning(
-                "event=admin_token_not_published reason=%r: nobody can use the admin API; give a "
-                "token with --admin-token-file or %s",
+                "admin_token_not_published reason=%s effect=%s hint=%s",
                 str(error),
-                credentials.TOKEN_VARIABLE,
+                "nobody can use the admin API",
+                f"give a token with --admin-token-file or {credentials.TOKEN_VARIABLE}",
             )
 
     async def _launch(self) -> list[Emulator]:

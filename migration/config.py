@@ -99,6 +99,22 @@ class MigrationConfig:
             "unit": "migrations",
         },
     )
+    tls_ca_file: str = field(
+        default="",
+        metadata={
+            "help": "authority that must have signed the certificates of all members of the fleet; "
+            "with it, control and KV links use TLS on both ends (PEM)",
+            "metavar": "FILE",
+        },
+    )
+    tls_cert_file: str = field(
+        default="",
+        metadata={"help": "this member's certificate for links (PEM)", "metavar": "FILE"},
+    )
+    tls_key_file: str = field(
+        default="",
+        metadata={"help": "the private key of that certificate (PEM)", "metavar": "FILE"},
+    )
     link_bytes_per_s: float = field(
         default=0.0,
         metadata={"help": "emulated link speed; 0 for no limit", "unit": "bytes/s"},
@@ -109,6 +125,9 @@ class MigrationConfig:
     )
 
     def __post_init__(self) -> None:
+        files = (self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+        if any(files) and not all(files):
+            raise ValueError("tls_ca_file, tls_cert_file and tls_key_file are given together")
         for name in (
             "max_stages",
             "slack_blocks",

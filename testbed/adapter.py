@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llumnix.testbed.model import TINY, TinyModel, write_tensors
+from llumnix.testbed.model import TINY, FloatArray, TinyModel, write_tensors
 
 _RANK = 4
 
@@ -15,7 +15,7 @@ def write_adapter(folder: Path, base: Path, shape: TinyModel = TINY, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng(seed)
     attention = shape.heads * shape.head_size
-    weights = {}
+    weights: dict[str, FloatArray] = {}
     for number in range(shape.layers):
         prefix = f"base_model.model.model.layers.{number}.self_attn.q_proj."
         down = draws.standard_normal((_RANK, shape.hidden), dtype=np.float32)

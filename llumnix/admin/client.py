@@ -17,6 +17,8 @@ from llumnix.admin.schema import (
     MigrationStatus,
     News,
     RequestDecisions,
+    RequestStatus,
+    read_requests,
 )
 from llumnix.errors import ConfigError, LlumnixError, Unreachable
 
@@ -38,14 +40,21 @@ class AdminClient:
     """Queries one frontend. `timeout_s` (wall seconds) bounds connecting and each read.
 
     `token` is sent with every request unless it is empty; `ca_file` holds the certificates that an
-    https address is checked with (default: the system's).
+    https address is checked with (default: the system's), `cert_file` a certificate and its key for
+    a frontend that asks for one.
 
     Every method raises Unreachable if nothing responds, NotAFrontendError if something else does,
     and RefusedError if the frontend refuses. Raises ConfigError for an unusable URL or CA file.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout_s: float = 5.0, *, token: str = "", ca_file: str = ""
+        self,
+        url: str = DEFAULT_URL,
+        timeout_s: float = 5.0,
+        *,
+        token: str = "",
+        ca_file: str = "",
+        cert_file: str = "",
     ) -> None:
         # People type a host and port without a scheme.
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -61,11 +70,18 @@ class AdminClient:
         self._base_path = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._token = token
-        self._tls = _tls(ca_file) if self._secure else None
+        self._tls = _tls(ca_file, cert_file) if self._secure else None
 
     def fleet(self) -> FleetStatus:
         """Return the current state of the fleet: instances, migrations in progress, totals."""
         return self._read(FleetStatus, self._ask("GET", "/llumnix/fleet"))
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the requests being served."""
+        try:
+            return read_requests(self._ask("GET", "/llumnix/requests"))
+        except SchemaError as error:
+            self._not_a_frontend(f"malformed response: {error}")
 
     def events(self, after: int = 0) -> News:
         """Return the remembered events that are newer than number `after`."""
@@ -165,11 +181,15 @@ class AdminClient:
         )
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+def _tls(ca_file: str, cert_file: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot read the CA certificates in {ca_file}: {error}") from error
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if cert_file:
+            context.load_cert_chain(cert_file)
+    except OSError as error:  # ssl.SSLError is one
+        names = ", ".join(filter(None, (ca_file, cert_file)))
+        raise ConfigError(f"cannot use the certificates in {names}: {error}") from error
+    return context
 
 
 def _reason(error: OSError) -> str:

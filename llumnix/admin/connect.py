@@ -35,12 +35,20 @@ def add_frontend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ca-file", metavar="FILE", default="", help="CA certificates to check an https URL with"
     )
+    parser.add_argument(
+        "--cert-file",
+        metavar="FILE",
+        default="",
+        help="certificate and key (PEM) for an admin port that asks for one",
+    )
 
 
 def admin_client(args: argparse.Namespace, timeout_s: float = 5.0) -> AdminClient:
     """Make a client of the frontend that the flags name; raises ConfigError."""
     door = find_door(args.url, args.token_file, os.environ, all_published())
-    return AdminClient(door.url, timeout_s, token=door.token, ca_file=args.ca_file)
+    return AdminClient(
+        door.url, timeout_s, token=door.token, ca_file=args.ca_file, cert_file=args.cert_file
+    )
 
 
 def admin_door_of(clients_url: str) -> Door:

@@ -69,6 +69,14 @@ class QueueStatus(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStatus(Answer):
+    """A place where the fleet learns of instances; `reason` is why it fails, empty if it works."""
+
+    source: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Totals(Answer):
     """Counts since the frontend started; the pauses are those of recent moves."""
 
@@ -100,6 +108,7 @@ class FleetStatus(Answer):
     queue: QueueStatus = QueueStatus()
     migrations: tuple[MigrationStatus, ...] = ()
     totals: Totals = Totals()
+    sources: tuple[SourceStatus, ...] = ()
 
     def instance(self, instance_id: str) -> InstanceStatus | None:
         """Return an instance by its id."""
@@ -112,7 +121,10 @@ class FleetStatus(Answer):
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus(Answer):
-    """An entry of GET /llumnix/requests: a request being served; `tokens` counts outputs so far."""
+    """An entry of GET /llumnix/requests: a request being served; `tokens` counts outputs so far.
+
+    `why` says what keeps a request that is not `movable` on its instance.
+    """
 
     request_id: str
     instance_id: str | None = None
@@ -120,6 +132,8 @@ class RequestStatus(Answer):
     state: str = ""
     age_s: float = 0.0
     tokens: int = 0
+    movable: bool = True
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,9 @@ def instances(args: argparse.Namespace) -> int:
     for each in fleet.instances:
         if each.detail:
             _console().print(Text(f"{each.instance_id} is not up ({each.reason}): {each.detail}"))
+    for source in fleet.sources:
+        if source.reason:
+            _console().print(Text(f"source {source.source} fails: {source.reason}"))
     return 0
 
 

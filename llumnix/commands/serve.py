@@ -29,6 +29,7 @@ FLEET_GROUPS = {
         *("instance_api_key_file", "instance_ca_file", "instance_verify"),
         *("instance_cert_file", "instance_key_file"),
     ),
+    "control links": ("control_tls_ca_file", "control_tls_cert_file", "control_tls_key_file"),
     "watching instances": (
         *("report_interval_s", "report_timeout_s", "poll_interval_s", "contact_timeout_s"),
         *("reconnect_min_s", "reconnect_max_s", "order_timeout_s", "assumed_capacity_tokens"),
@@ -37,6 +38,10 @@ FLEET_GROUPS = {
 }
 FRONTEND_GROUPS = {
     "address": ("host", "port", "backlog"),
+    "TLS": (
+        *("tls_cert_file", "tls_key_file", "tls_client_ca_file"),
+        *("admin_tls_cert_file", "admin_tls_key_file", "admin_tls_client_ca_file"),
+    ),
     "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
     "limits": (
@@ -108,7 +113,7 @@ def _add_scheduling(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     config = settings(args)
-    configure(config.logs)
+    configure(config.logs, background=True)
     raise_limit()
     if args.exit_with_parent:
         exit_with_parent()
@@ -165,6 +170,14 @@ def settings(args: argparse.Namespace) -> Config:
         raise ConfigError(str(error)) from error
 
 
+def _listed(fleet: FleetConfig) -> str:
+    sources = sum(bool(each.source) for each in fleet.instances) + bool(fleet.instances_file)
+    count = fleet.emulate + sum(not each.source for each in fleet.instances)
+    of_sources = f"those of {sources} source{'s' if sources > 1 else ''}"
+    listed = f"{count} instance{'' if count == 1 else 's'}"
+    return f"{listed} and {of_sources}" if count and sources else of_sources if sources else listed
+
+
 def _instance(url: str) -> InstanceSpec:
     try:
         return InstanceSpec(url)
@@ -178,10 +191,9 @@ def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"
-    count = config.fleet.emulate + len(config.fleet.instances)
     sys.stdout.write(
-        f"serving {count} instances at {url}, dispatch {config.scheduler.dispatch.name}, {moving} "
-        f"migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
+        f"serving {_listed(config.fleet)} at {url}, dispatch {config.scheduler.dispatch.name}, "
+        f"{moving} migration\n  try: curl {url}/v1/completions -H 'Content-Type: application/json' "
         '-d \'{"prompt": "Hello", "max_tokens": 20}\'\n'
         f"  watch: llumnix top --url {admin_url}\n"
     )

@@ -9,12 +9,14 @@ from policies.types import InstanceId
 class Account:
     """A request's way through the fleet, filled in as it goes; times are fleet seconds.
 
-    `instances` are those it was sent to, in order; `moves` counts how often another one carried it
-    on. `cause` says why it failed, never in its client's words; `cut`: we ended it, since we end
+    `client_id` is the id that its client gave it, from which ours differs if another request has
+    it. `instances` are those it was sent to, in order; `moves` counts how often another one carried
+    it on. `cause` says why it failed, never in its client's words; `cut`: we ended it, since we end
     ourselves. A time is None until it is known.
     """
 
     request_id: str = ""
+    client_id: str = ""
     tenant: str = ""
     class_name: str = ""
     model: str = ""

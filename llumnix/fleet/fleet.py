@@ -16,7 +16,7 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.health import FleetHealth
 from llumnix.fleet.links import Links
-from llumnix.fleet.members import Members, spawn
+from llumnix.fleet.members import CONFIGURATION, Members
 from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
@@ -24,16 +24,15 @@ from llumnix.fleet.placement import candidates
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.fleet.trouble_log import TroubleLog
-from llumnix.instances.address import BadAddress
 from llumnix.instances.breaker import BreakerLimits
 from llumnix.instances.config import FleetConfig, InstanceSpec
-from llumnix.instances.credentials import endpoint_of
 from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper, Linker
 from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
 from llumnix.instances.trouble import Trouble
 from llumnix.metrics.tally import Tally
+from llumnix.tasks import spawn
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
     Dispatch,
@@ -101,12 +100,7 @@ class Fleet:
         self._linker = linker
         self.models: ModelCatalog | None = None
         self.members = Members(
-            self.instances,
-            self.requests,
-            self.mover,
-            self._note,
-            self._left,
-            config.leave_timeout_s,
+            config, self.instances, self.requests, self.mover, self._note, self._left
         )
         self._news = asyncio.Event()
 
@@ -150,30 +144,14 @@ class Fleet:
             await self._session.close()
 
     async def set_members(
-        self, instances: Sequence[InstanceSpec | str], source: str = "configuration"
+        self, instances: Sequence[InstanceSpec | str], source: str = CONFIGURATION
     ) -> None:
-        """Make these servers the members that a source lists; those it listed before leave empty.
+        """Make these servers the members that a source lists. Raises like `Members.set`."""
+        await self.members.set(instances, source)
 
-        Files are read again; members that are as before are not touched. Raises ConfigError, and
-        then nothing has changed.
-        """
-        specs = [InstanceSpec(each) if isinstance(each, str) else each for each in instances]
-        # In a thread: TLS settings that are new take tens of milliseconds to load.
-        endpoints = await asyncio.to_thread(
-            lambda: [endpoint_of(each, self.config) for each in specs]
-        )
-        await self.members.list(source, endpoints)
-
-    async def add_member(self, url: str) -> Instance:
-        """Make a server a member by hand; it may not be up yet.
-
-        Raises BadAddress for what is no URL, ConfigError if the fleet's key or certificates cannot
-        be read.
-        """
-        spec = InstanceSpec(url)
-        if spec.source:
-            raise BadAddress(f"{url} names a source; only the configuration may have one")
-        return await self.members.add(await asyncio.to_thread(endpoint_of, spec, self.config))
+    async def reload(self, config: FleetConfig) -> None:
+        """Take instances, keys and TLS settings from another configuration. Raises ConfigError."""
+        await self.members.reload(config)
 
     async def wait_up(self, count: int, timeout_s: float) -> bool:
         """Wait (wall seconds) until this many instances take requests; return whether they do."""
@@ -308,7 +286,7 @@ class Fleet:
         )
 
     def _note(self, kind: str, text: str) -> None:
-        log.info("%s %s", kind, text)
+        log.info(kind, extra={"fields": {"text": text}})
         self.events.add(self.now_s(), kind, text)
 
     def _left(self, instance: Instance) -> None:

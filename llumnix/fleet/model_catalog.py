@@ -10,7 +10,6 @@ import aiohttp
 from llumnix.instances.discovery import fetch_models
 from llumnix.instances.instance import Instance
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.trouble import ContactFailed
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +75,8 @@ class ModelCatalog:
         try:
             async with turns, asyncio.timeout(_PATIENCE_S):
                 models = await fetch_models(self.session, instance.endpoint)
-        except (aiohttp.ClientError, OSError, TimeoutError, ContactFailed) as error:
-            # Whether it is still there is for its keeper to find out.
+        except Exception as error:
+            # Whatever it is, whether the server is still there is for its keeper to find out.
             log.debug("models_unknown instance=%s error=%r", instance.id, error)
             return
         if link is not None and instance.link is link:

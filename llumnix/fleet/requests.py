@@ -83,7 +83,8 @@ class ActiveRequest:
     to end any wait for it. `follower` is told of the request's migrations. In wall seconds:
     `placed_at_s` is when it was sent to its present instance, `flows_since_s` when it first
     produced something new there, None if it has not yet; `heard_at_s` returns when it last did.
-    `account` is what its line in the log will say.
+    `account` is what its line in the log will say. `immovable` says why it cannot be moved; empty
+    if it can.
     """
 
     request_id: RequestId
@@ -98,6 +99,12 @@ class ActiveRequest:
     flows_since_s: float | None = None
     heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
+    immovable: str = ""
+
+    @property
+    def shown_id(self) -> str:
+        """Return its id as its client knows it."""
+        return self.account.client_id or self.request_id
 
     def goes_to(self, instance_id: InstanceId) -> None:
         """Note where the request is sent."""

@@ -35,6 +35,8 @@ class TroubleLog:
         """Note an attempt to reach an instance that failed."""
         said = self._said.setdefault(instance, _Said())
         cause = trouble.cause
+        if cause is Cause.LOST:  # that it went down is said already, with the reason
+            return
         if cause is said.last or now_s - said.at_s.get(cause, -_AGAIN_S) < _AGAIN_S:
             return
         said.last = cause

@@ -3,7 +3,13 @@
 import math
 import time
 
-from llumnix.admin.schema import FleetStatus, InstanceStatus, QueueStatus, RequestStatus
+from llumnix.admin.schema import (
+    FleetStatus,
+    InstanceStatus,
+    QueueStatus,
+    RequestStatus,
+    SourceStatus,
+)
 from llumnix.fleet.fleet import Fleet
 from llumnix.instances.instance import Instance
 from llumnix.metrics.catalogue import FleetMetrics
@@ -23,6 +29,9 @@ def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStat
         queue=QueueStatus(queue_length, queue_limit),
         migrations=tuple(each.status() for each in fleet.mover.book),
         totals=fleet.tally.totals(),
+        sources=tuple(
+            SourceStatus(name, reason) for name, reason in fleet.members.sources().items()
+        ),
     )
 
 
@@ -37,6 +46,8 @@ def request_statuses(fleet: Fleet) -> list[RequestStatus]:
             state=each.state,
             age_s=round(now_s - each.since_s, 6),
             tokens=each.tokens(),
+            movable=not each.immovable,
+            why=each.immovable,
         )
         for each in fleet.requests.active.values()
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from llumnix.admin import openapi
 from llumnix.admin.schema import DrainStatus, MemberStatus, News, RequestDecisions
 from llumnix.errors import ConfigError
 from llumnix.fleet import view as fleet_view
@@ -39,8 +40,9 @@ class Admin:
             ("POST", "/llumnix/migrate", self._migrate),
             ("POST", "/llumnix/drain", self._drain),
             ("POST", "/llumnix/instances", self._add),
-            ("DELETE", "/llumnix/instances/{instance_id:.+}", self._remove),
-            ("*", "/llumnix{rest:(/.*)?}", unknown),
+            ("DELETE", "/llumnix/instances/{instance_id:(?s:.+)}", self._remove),
+            ("GET", "/llumnix/openapi.json", self._openapi),
+            ("*", "/llumnix{rest:(?s:(/.*)?)}", unknown),
         ]
         return [web.route(method, path, self._guarded(each)) for method, path, each in routes]
 
@@ -74,6 +76,9 @@ class Admin:
         return _json(
             RequestDecisions(request_id, tuple(each.record() for each in decisions)).to_json()
         )
+
+    async def _openapi(self, _http: web.Request) -> web.Response:
+        return _json(openapi.document())
 
     async def _migrate(self, http: web.Request) -> web.Response:
         asked = await _body(http, {"request_id": str, "source": str, "destination": str})
@@ -109,8 +114,8 @@ class Admin:
         if isinstance(asked, Refusal):
             return asked.response()
         try:
-            instance = await self._fleet.add_member(asked.get("url", ""))
-        except (ConfigError, ValueError) as error:
+            instance = await self._fleet.members.add(asked.get("url", ""))
+        except ConfigError as error:
             return Refusal(400, str(error), "invalid_value", "url").response()
         return _json(MemberStatus(instance.id, instance.url, instance.state).to_json())
 

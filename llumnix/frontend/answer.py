@@ -12,6 +12,7 @@ from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import to_client
+from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.splicing import sse
@@ -97,6 +98,7 @@ class AnswerRelay:
 def response(answer: UpstreamAnswer, request_id: str, *, request: ClientRequest) -> web.Response:
     """Build the client's response: the instance's, byte for byte, less the token ids we added."""
     headers = to_client(answer.headers, request_id, streams=True)
+    as_clients_see(headers, (answer.instance.url,))
     body = hider(answer.instance, asked=request.asks_ids(answer.instance))(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
 

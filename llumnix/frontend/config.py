@@ -51,6 +51,20 @@ class FrontendConfig:
         "is made and left where local commands find it)",
         "FILE",
     )
+    tls_cert_file: str = _text(
+        "", "certificate of the clients' port, which then speaks https only (PEM)", "FILE"
+    )
+    tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of all clients (PEM)", "FILE"
+    )
+    admin_tls_cert_file: str = _text(
+        "", "certificate of the admin port, which then speaks https only (PEM)", "FILE"
+    )
+    admin_tls_key_file: str = _text("", "the private key of that certificate (PEM)", "FILE")
+    admin_tls_client_ca_file: str = _text(
+        "", "authority that must have signed the certificates of admin clients (PEM)", "FILE"
+    )
     api_keys_file: str = _text(
         "",
         "file with the API keys that clients must send (`llumnix keys new` makes one); without it "
@@ -90,6 +104,24 @@ class FrontendConfig:
     keepalive_timeout_s: float = _option(
         75.0, "how long a client's connection may be idle between requests", "s"
     )
+    allow_paths: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "paths of instances open to clients besides the usual ones, such as /sleep or"
+            " /mine/*",
+            "unit": "",
+        },
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "origins of web pages that may read answers, such as https://chat.example; *"
+            " for all",
+            "unit": "",
+            "default": "those that the servers allow",
+        },
+    )
+    base_path: str = _text("", "path under which clients reach the frontend, such as /llm", "PATH")
     queue_limit: int = _count(
         10_000, "largest number of queued requests; one more gets a 503", "requests"
     )
@@ -178,6 +210,9 @@ class FrontendConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for path in (*self.allow_paths, self.base_path or "/"):
+            if not path.startswith("/"):
+                raise ValueError(f"a path must begin with a slash, not {path!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
 

@@ -40,7 +40,7 @@ class DeliveredStream:
 
     def chunks(self) -> int:
         """Count the chunks of this leg: about one per token, if the server sends no ids."""
-        return sse.count_chunks(self._ledger.raw())
+        return self._ledger.chunks()
 
     def token_ids(self) -> list[int]:
         """Return the output token ids so far."""

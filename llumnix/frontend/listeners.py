@@ -1,28 +1,42 @@
 """The frontend's listening sockets: the clients' port and the admin port."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
+from llumnix.errors import ConfigError
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.expect import install_expect
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 from llumnix.frontend.http.patience import Patience
+from llumnix.frontend.http.tls import ServerTls
 from llumnix.processes.open_files import connections_allowed
 
 _LINE_BYTES: Final = 64 * 1024
 """Longest request line, and longest header: as much as servers take."""
 _TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
+_TLS_SHUTDOWN_TIMEOUT_S: Final = 5.0
+_CERTIFICATES_LOOK_S: Final = 30.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an application listens."""
+    """Where an application listens, and with which TLS settings, if any."""
 
     host: str
     port: int
+    tls: ServerTls | None = None
+
+    @property
+    def scheme(self) -> str:
+        """Return the scheme of its URLs."""
+        return "https" if self.tls is not None else "http"
 
 
 class Listeners:
@@ -31,6 +45,7 @@ class Listeners:
     def __init__(self, config: FrontendConfig) -> None:
         self._config = config
         self._runners: list[web.AppRunner] = []
+        self._watching: list[asyncio.Task[None]] = []
         self.guards: list[Guard] = []
 
     async def listen(self, app: web.Application, address: Address) -> str:
@@ -42,6 +57,7 @@ class Listeners:
             handler_cancellation=True,
             shutdown_timeout=config.shutdown_grace_s,
         )
+        install_expect(app)
         self._runners.append(runner)
         await runner.setup()
         guard = Guard(_patience(config), config.max_connections or connections_allowed())
@@ -49,12 +65,18 @@ class Listeners:
         site = _GuardedSite(runner, guard, address, config)
         await site.start()
         guard.watch()
-        return f"http://{_reachable(address.host)}:{_bound_port(runner.addresses)}"
+        if address.tls is not None:
+            self._watching.append(asyncio.create_task(_watch(address.tls)))
+        return f"{address.scheme}://{_reachable(address.host)}:{_bound_port(runner.addresses)}"
 
     async def close(self) -> None:
         """Stop accepting requests, let open ones finish in the grace period, then cut them."""
         runners, self._runners = self._runners, []
         guards, self.guards = self.guards, []
+        watching, self._watching = self._watching, []
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         for runner in runners:
             await runner.cleanup()
         for guard in guards:
@@ -75,7 +97,7 @@ class _GuardedSite(web.BaseSite):
     @property
     def name(self) -> str:
         """Return its URL."""
-        return f"http://{self._address.host}:{self._address.port}"
+        return f"{self._address.scheme}://{self._address.host}:{self._address.port}"
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
@@ -99,7 +121,32 @@ class _GuardedSite(web.BaseSite):
             self._address.host,
             self._address.port,
             backlog=self._backlog,
+            **_tls_settings(self._address.tls),
         )
+
+
+def _tls_settings(tls: ServerTls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "ssl": tls.context,
+        "ssl_handshake_timeout": _TLS_HANDSHAKE_TIMEOUT_S,
+        "ssl_shutdown_timeout": _TLS_SHUTDOWN_TIMEOUT_S,
+    }
+
+
+async def _watch(tls: ServerTls, pause_s: float = _CERTIFICATES_LOOK_S) -> None:
+    """Take over certificates that have been renewed, as whoever renews them expects."""
+    while True:
+        await asyncio.sleep(pause_s)
+        if not tls.has_changed:
+            continue
+        try:
+            tls.read()()
+        except ConfigError as error:
+            log.warning("tls_not_renewed reason=%s", error)
+        else:
+            log.info("tls_renewed")
 
 
 def _patience(config: FrontendConfig) -> Patience:

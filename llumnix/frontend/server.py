@@ -1,6 +1,7 @@
 """The HTTP server for clients and for the admin API: routes each path to its handler."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -14,25 +15,27 @@ from llumnix.frontend.access.door import Door
 from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.bodies.intake import Intake
-from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.config import FrontendConfig, is_loopback
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.tls import ServerTls, TlsFiles
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
-from llumnix.frontend.passthrough import Passthrough, merged_models
+from llumnix.frontend.paths.cors import Cors
+from llumnix.frontend.paths.router import Router
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
-from llumnix.frontend.serving import serve
 
-COMPLETION_PATHS = ("/v1/completions", "/v1/chat/completions")
+log = logging.getLogger(__name__)
 
 
 class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`). Raises ConfigError for an unusable keys file.
+    both (`FrontendConfig.shares_port`). Raises ConfigError for unusable files of keys
+    or certificates.
     """
 
     def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
@@ -46,6 +49,16 @@ class FrontendServer:
         scheduler = fleet.scheduler.config
         self._classes = Classes(
             tuple(each.name for each in scheduler.classes), scheduler.default_class
+        )
+        self._tls = ServerTls.of(
+            TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
+        )
+        self._admin_tls = ServerTls.of(
+            TlsFiles(
+                config.admin_tls_cert_file,
+                config.admin_tls_key_file,
+                config.admin_tls_client_ca_file,
+            )
         )
         self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
         self._context: ServingContext | None = None
@@ -71,21 +84,33 @@ class FrontendServer:
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self.listeners.listen(app, Address(config.host, config.port))
+        url = await self.listeners.listen(app, Address(config.host, config.port, self._tls))
         self.admin_url = url
         if not shared:
-            address = Address(config.admin_host, config.admin_port_wanted())
+            if not is_loopback(config.admin_host) and self._admin_tls is None:
+                log.warning(
+                    "admin_port_in_plain_text host=%s: who can listen there learns the token",
+                    config.admin_host,
+                )
+            address = Address(config.admin_host, config.admin_port_wanted(), self._admin_tls)
             admin_app = build_admin_app(context, self.lifetime, admin)
             self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
     def read_files(self) -> Callable[[], None]:
-        """Read the files again that may change while serving: the API keys.
+        """Read the files again that may change while serving: API keys, certificates.
 
         Return what puts them in force. Raises ConfigError, and then nothing has changed.
         """
         callers = self._gate.read()
-        return lambda: self._gate.use(callers)
+        certificates = [tls.read() for tls in (self._tls, self._admin_tls) if tls is not None]
+
+        def use() -> None:
+            self._gate.use(callers)
+            for use_certificate in certificates:
+                use_certificate()
+
+        return use
 
     def reconfigure(self, config: FrontendConfig) -> None:
         """Apply changed limits and deadlines to requests that arrive from now on."""
@@ -117,25 +142,20 @@ class FrontendServer:
 
 def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
     """Build the clients' application; `admin` is served there too if it has no port of its own."""
-    passthrough = Passthrough(context)
-
-    async def complete(http: web.Request) -> web.StreamResponse:
-        return await serve(context, http)
-
-    async def models(_http: web.Request) -> web.Response:
-        return merged_models(context.fleet.instances.alive())
+    cors = Cors(context)
+    router = Router(context, cors)
 
     app = web.Application(
         client_max_size=context.config.body_limit_bytes,
         middlewares=[log_requests, lifetime.middleware()],
     )
-    app.add_routes([web.post(path, complete) for path in COMPLETION_PATHS])
-    app.add_routes([web.get("/v1/models", models), *_own_pages(context, lifetime, clients=True)])
+    app.add_routes(_own_pages(context, lifetime, clients=True))
     if admin is not None:
         app.add_routes(admin.routes())
     else:
-        app.add_routes([web.route("*", "/llumnix{rest:(/.*)?}", unknown)])
-    app.add_routes([web.route("*", "/{rest:.*}", passthrough.forward)])
+        app.add_routes([web.route("*", "/llumnix{rest:(?s:(/.*)?)}", unknown)])
+    app.add_routes([web.route("*", "/{rest:(?s:.*)}", router.serve)])
+    cors.install(app)
     return app
 
 
@@ -143,7 +163,7 @@ def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -
     """Build the application of the admin port."""
     app = web.Application(middlewares=[log_requests])
     app.add_routes([*admin.routes(), *_own_pages(context, lifetime, clients=False)])
-    app.add_routes([web.route("*", "/{rest:.*}", unknown)])
+    app.add_routes([web.route("*", "/{rest:(?s:.*)}", unknown)])
     return app
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -14,70 +16,136 @@ from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, request_id
+from llumnix.frontend.request.request import ClientRequest, is_id, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
 
-async def serve(context: ServingContext, http: web.Request) -> web.StreamResponse:
-    """Serve a completion or chat completion, streamed or not."""
+class Cutoff(ConnectionResetError):  # noqa: N818 - what the instance did, told to the client
+    """An instance broke off in the middle of a response; the client's is cut off with it."""
+
+
+Work = Callable[[ActiveRequest], Awaitable[tuple[web.StreamResponse, str]]]
+"""Serves a request that is in the fleet's table; returns the response, and its outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a request before it is served; `immovable`: why it cannot be moved."""
+
+    class_name: str
+    model: str | None
+    prompt_tokens: int
+    immovable: str = ""
+
+
+async def serve(context: ServingContext, http: web.Request, path: str) -> web.StreamResponse:
+    """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
-    context.tally.request_arrived()
-    account = own_account()
-    account.request_id = request_id(http.headers.get(REQUEST_ID), context.fleet.requests.active)
-    request = await _read(context, http)
+    arrived(context, http)
+    request = await _read(context, http, path)
     if isinstance(request, Refusal):
-        context.tally.request_ended(context.classes.default, "rejected")
-        account.outcome, account.cause = "rejected", request.cause()
+        turned_away(context, request)
         return request.response()
+
+    async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
+        return await _relay(context, http, request, active, arrived_at)
+
+    immovable = "" if request.resumable else "its output cannot be joined from two instances"
+    facts = Facts(request.class_name, request.model, request.prompt_tokens, immovable)
+    return await tracked(context, facts, relay)
+
+
+def arrived(context: ServingContext, http: web.Request) -> None:
+    """Note that a request has arrived: it ends by `tracked` or `turned_away`."""
+    context.tally.request_arrived()
+    account, wanted = own_account(), http.headers.get(REQUEST_ID)
+    account.request_id = request_id(wanted, context.fleet.requests.active)
+    account.client_id = wanted if wanted is not None and is_id(wanted) else ""
+
+
+def turned_away(context: ServingContext, refusal: Refusal) -> None:
+    """Note that a request has ended before it was admitted."""
+    account = own_account()
+    context.tally.request_ended(context.classes.default, "rejected")
+    account.outcome, account.cause = "rejected", refusal.cause()
+
+
+async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.StreamResponse:
+    """Serve a request that has arrived: it is in the fleet's table until it ends."""
+    account = own_account()
     # Once more: another request may have taken the id while this one's body was on its way.
     account.request_id = request_id(account.request_id, context.fleet.requests.active)
-    account.class_name, account.model = request.class_name, request.model or ""
-    account.prompt_tokens = request.prompt_tokens
+    account.class_name, account.model = facts.class_name, facts.model or ""
+    account.prompt_tokens = facts.prompt_tokens
     active = ActiveRequest(
         RequestId(account.request_id),
-        request.class_name,
+        facts.class_name,
         context.fleet.now_s(),
         account=account,
+        immovable=facts.immovable,
     )
     context.fleet.requests.open(active)
     outcome = "failed"
     try:
-        response, outcome = await _relay(context, http, request, active, arrived_at)
+        response, outcome = await work(active)
+    except Cutoff as error:
+        account.cause = str(error)
+        raise
     except (asyncio.CancelledError, ConnectionError):
-        outcome = "failed" if account.cut else "cancelled"
+        outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
         context.fleet.requests.close(active.request_id)
         context.fleet.forget(active.request_id)
         context.fleet.health.suspects.forget(active.request_id)
         context.patience.settled(active.request_id)
-        context.tally.request_ended(request.class_name, outcome)
+        context.tally.request_ended(facts.class_name, outcome)
         account.outcome = outcome
         context.queue.retry()
     return response
 
 
-async def _read(context: ServingContext, http: web.Request) -> ClientRequest | Refusal:
+async def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
+    """Return the refusal of a request for a model that no instance serves, in vLLM's words."""
+    if not model or await context.fleet.finds(model):
+        return None
+    message = f"The model `{model}` does not exist."
+    return Refusal(404, message, "model_not_found", "model")
+
+
+async def inadmissible(
+    context: ServingContext, model: str | None, prompt_tokens: int, output_limit_tokens: int = 0
+) -> Refusal | None:
+    """Return why a request is not admitted: nobody serves its model, or its caller's limits.
+
+    What it may use of the limits is reserved.
+    """
+    unknown = await unknown_model(context, model)
+    if unknown is not None:
+        return unknown
+    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    if too_many is not None:
+        context.tally.access_refused(too_many.code or "")
+    return too_many
+
+
+async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
     raw = await context.intake.read(http)
     if isinstance(raw, Refusal):
         return raw
     visit = own_visit()
     classes = visit.classes(context.classes)
-    request = await context.intake.parse(http.path, raw, http.headers, classes, visit.caller.tenant)
+    request = await context.intake.parse(path, raw, http.headers, classes, visit.caller.tenant)
     if isinstance(request, Refusal):
         return request
     if request.forged:
         context.tally.forged("client_resume_field")
-    if request.model is not None and not await context.fleet.finds(request.model):
-        message = f"The model `{request.model}` does not exist."
-        return Refusal(404, message, "model_not_found", "model")
-    too_many = visit.reserve(request.prompt_tokens, request.output_limit_tokens)
-    if too_many is not None:
-        context.tally.access_refused(too_many.code or "")
-        return too_many
-    return request
+    refusal = await inadmissible(
+        context, request.model, request.prompt_tokens, request.output_limit_tokens
+    )
+    return refusal or request
 
 
 async def _relay(
@@ -129,4 +197,4 @@ async def _answer(
         context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
     else:
         active.account.cause = f"{opened.instance.id} answered {opened.status}"
-    return answers.response(opened, active.request_id, request=request), outcome
+    return answers.response(opened, active.shown_id, request=request), outcome

@@ -208,7 +208,7 @@ class StreamRelay:
     async def _send(self, data: bytes, leg: Leg) -> None:
         now = time.monotonic()
         if not self._client.begun:
-            headers = to_client(leg.head.headers, self._active.request_id, streams=True)
+            headers = to_client(leg.head.headers, self._active.shown_id, streams=True)
             await self._client.begin(leg.head.status, headers)
             self._timing.first(now)
         elif self._timing.paused:

@@ -109,6 +109,31 @@ class FleetConfig:
             "metavar": "FACTOR",
         },
     )
+    control_tls_ca_file: str = field(
+        default="",
+        metadata={
+            "help": "authority that must have signed the certificates of all llumlets; with it, "
+            "control links use TLS on both ends, as llumlets must too (migration.tls_*)",
+            "unit": "",
+            "metavar": "FILE",
+        },
+    )
+    control_tls_cert_file: str = field(
+        default="",
+        metadata={
+            "help": "the frontend's certificate for control links",
+            "unit": "",
+            "metavar": "FILE",
+        },
+    )
+    control_tls_key_file: str = field(
+        default="",
+        metadata={
+            "help": "the private key of that certificate",
+            "unit": "",
+            "metavar": "FILE",
+        },
+    )
     secret_file: str = field(
         default="",
         metadata={

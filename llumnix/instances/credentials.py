@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from llumnix.errors import ConfigError
 from llumnix.instances.address import Address
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.endpoint import NO_SECRET, Endpoint, Secret
-from llumnix.instances.tls import TlsSettings, client_context
+from llumnix.instances.tls import ClientContext, TlsSettings, client_context
 
 KEY_VARIABLES = ("LLUMNIX_INSTANCE_API_KEY", "VLLM_API_KEY")
 """Environment variables that hold the fleet's API key, if no file does; the first that is set."""
@@ -84,7 +83,7 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _context(settings: TlsSettings) -> ssl.SSLContext:
+def _context(settings: TlsSettings) -> ClientContext:
     try:
         return client_context(settings)
     except OSError as error:  # an ssl.SSLError is one

@@ -29,12 +29,10 @@ async def discover(session: aiohttp.ClientSession, endpoint: Endpoint, secret: b
     respond, ContactFailed if it does not speak OpenAI's API.
     """
     models = await fetch_models(session, endpoint)
-    if secret:
-        async with ask(session, endpoint, "/llumnix/instance") as response:
-            told = _object(await read(response)) if response.status == 200 else {}
-        # A gateway or web UI may answer 200 to everything: only our own keys tell.
-        if told.keys() >= _OURS:
-            return _plugged(told, models, endpoint)
+    told = await _describe(session, endpoint) if secret else {}
+    # A gateway or web UI may answer 200 to everything: only our own keys tell.
+    if told.keys() >= _OURS:
+        return _plugged(told, models, endpoint)
     page = await fetch_metrics(session, endpoint)
     llumlet = info(page, LLUMLET) if secret else None
     address = InstanceId(endpoint.address.name)
@@ -43,6 +41,15 @@ async def discover(session: aiohttp.ClientSession, endpoint: Endpoint, secret: b
         return _plugged(told, models, endpoint)
     engine = VLLM if is_vllm(page) else ""
     return Identity(instance_id=address, kind=InstanceKind.UNTOUCHED, models=models, engine=engine)
+
+
+async def _describe(session: aiohttp.ClientSession, endpoint: Endpoint) -> dict[str, Any]:
+    """Return how a server with a llumlet describes itself; {} from any other."""
+    try:
+        async with ask(session, endpoint, "/llumnix/instance") as response:
+            return _object(await read(response)) if response.status == 200 else {}
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ContactFailed):
+        return {}  # some close the connection on a path that they do not know
 
 
 async def fetch_models(session: aiohttp.ClientSession, endpoint: Endpoint) -> Models:
@@ -56,9 +63,12 @@ async def fetch_models(session: aiohttp.ClientSession, endpoint: Endpoint) -> Mo
 
 
 async def fetch_metrics(session: aiohttp.ClientSession, endpoint: Endpoint) -> str:
-    """Return a server's metrics page, "" if it has none. Raises aiohttp.ClientError."""
-    async with ask(session, endpoint, "/metrics") as response:
-        return (await read(response)).decode(errors="replace") if response.status == 200 else ""
+    """Return a server's metrics page, "" if it has none to read. Raises aiohttp.ClientError."""
+    try:
+        async with ask(session, endpoint, "/metrics") as response:
+            return (await read(response)).decode(errors="replace") if response.status == 200 else ""
+    except (aiohttp.ClientPayloadError, ContactFailed):
+        return ""  # garbled or endless: its load is estimated, as without a page
 
 
 def ask(

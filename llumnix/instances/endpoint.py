@@ -8,7 +8,7 @@ from typing import Self
 from multidict import CIMultiDict
 
 from llumnix.instances.address import Address
-from llumnix.instances.tls import client_context
+from llumnix.instances.tls import ClientContext, client_context
 
 _AUTHORIZATION = "Authorization"
 
@@ -42,7 +42,7 @@ class Endpoint:
 
     address: Address
     key: Secret = NO_SECRET
-    tls: ssl.SSLContext | None = None
+    tls: ClientContext | None = None
     server_name: str = ""
 
     @classmethod

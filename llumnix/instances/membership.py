@@ -56,10 +56,6 @@ class Membership:
         self._removed &= {each.url for listed in self._listed.values() for each in listed}
         return tuple(twice)
 
-    def knows(self, source: str) -> bool:
-        """Return whether a source has listed members before."""
-        return source in self._listed
-
     def drop(self, source: str) -> None:
         """Note that a source is no longer listened to."""
         self._listed.pop(source, None)

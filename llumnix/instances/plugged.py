@@ -9,6 +9,7 @@ from llumnix.instances.instance import Identity, Instance, InstanceListener, Mig
 from llumnix.instances.silence import Silence
 from llumnix.instances.standstill import Standstill
 from llumnix.instances.trouble import Cause, ContactFailed
+from migration.config import MigrationConfig
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
 from migration.llumlet.fleet_messages import PROTOCOL, Report, StepReport
@@ -56,6 +57,7 @@ class PluggedLink:
             on_report=self._on_report,
             on_event=watcher.heard,
             on_closed=self.give_up,
+            config=control_config(config),
         )
 
     async def open(self) -> None:
@@ -139,3 +141,12 @@ class PluggedLink:
             )
             self._watcher.engine_seen(self._instance, motion)
         self._watcher.reported(self._instance, [RequestId(i) for i in report.new_request_ids])
+
+
+def control_config(config: FleetConfig) -> MigrationConfig:
+    """Return the settings of control links. Raises ValueError if files are missing."""
+    return MigrationConfig(
+        tls_ca_file=config.control_tls_ca_file,
+        tls_cert_file=config.control_tls_cert_file,
+        tls_key_file=config.control_tls_key_file,
+    )

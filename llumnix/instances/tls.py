@@ -3,6 +3,9 @@
 import functools
 import ssl
 from dataclasses import dataclass
+from typing import Self
+
+_SESSIONS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +31,57 @@ class TlsSettings:
 USUAL = TlsSettings()
 
 
-@functools.lru_cache(maxsize=64)
-def client_context(settings: TlsSettings = USUAL) -> ssl.SSLContext:
-    """Return the context for these settings, the same one every time.
+class ClientContext(ssl.SSLContext):
+    """The settings of connections to servers, and the sessions that spare later ones a handshake.
 
-    Raises OSError (ssl.SSLError is one) if a file cannot be read or is not PEM.
+    A resumed session skips certificates and signatures, which are most of what a burst of new
+    connections costs us and the server. It resumes only with the server that issued it.
     """
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if not settings.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if settings.cert_file:
-        # An encrypted key would otherwise be asked for on the terminal.
-        context.load_cert_chain(
-            settings.cert_file, settings.key_file or None, password=_no_password
-        )
-    return context
+
+    _sessions: dict[str | None, ssl.SSLSession]
+
+    @classmethod
+    def make(cls, settings: TlsSettings) -> Self:
+        """Make a context. Raises OSError for a file that cannot be read or is not PEM."""
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context._sessions = {}
+        if not settings.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif settings.ca_file:
+            context.load_verify_locations(settings.ca_file)
+        else:
+            context.load_default_certs()
+        if settings.cert_file:
+            # An encrypted key would otherwise be asked for on the terminal.
+            context.load_cert_chain(settings.cert_file, settings.key_file or None, _no_password)
+        return context
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """See ssl.SSLContext; event loops call it for every connection, without a session."""
+        if session is None and isinstance(server_hostname, str):
+            session = self._sessions.get(server_hostname)
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def remember(self, connection: ssl.SSLObject) -> None:
+        """Keep a connection's session for the next; a server issues it after the handshake."""
+        session, host = connection.session, connection.server_hostname
+        room = host in self._sessions or len(self._sessions) < _SESSIONS_KEPT
+        if room and session is not None and session.has_ticket:
+            self._sessions[host] = session
+
+
+@functools.lru_cache(maxsize=64)
+def client_context(settings: TlsSettings = USUAL) -> ClientContext:
+    """Return the context for these settings, the same one every time. Raises like `make`."""
+    return ClientContext.make(settings)
 
 
 def _no_password() -> str:

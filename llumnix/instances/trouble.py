@@ -1,6 +1,7 @@
 """Why an instance is not up, and what to do about it."""
 
 import enum
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -86,6 +87,8 @@ def trouble_of(error: BaseException, timeout_s: float) -> Trouble:
         return Trouble(Cause.SILENT, f"it did not answer within {timeout_s:g} s")
     if isinstance(error, aiohttp.ClientResponseError):
         return Trouble(Cause.NOT_OPENAI, _cut(f"it does not speak HTTP: {_text(error)}"))
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+        return Trouble(Cause.UNREACHABLE, _cut(f"it broke off: {_text(error)}"))
     if isinstance(error, OSError | aiohttp.ClientError):
         return Trouble(Cause.UNREACHABLE, _cut(f"it takes no connection: {_text(error)}"))
     return Trouble(Cause.INTERNAL, _cut(f"{type(error).__name__}: {error}"))
@@ -115,6 +118,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _text(error: BaseException) -> str:
     inner = getattr(error, "os_error", error)
+    number = getattr(inner, "errno", None)
+    # asyncio writes the address in place of what the number means.
+    if number and not isinstance(inner, socket.gaierror | ssl.SSLError):
+        return os.strerror(number).lower()
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
 
 

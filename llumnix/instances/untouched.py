@@ -21,6 +21,7 @@ from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512
+_STARTED = "process_start_time_seconds"
 _CACHE = "cache_config_info"
 _USAGES = ("kv_cache_usage_perc", "gpu_cache_usage_perc")
 _COUNTS = ("num_requests_running", "num_requests_waiting")
@@ -65,6 +66,7 @@ class UntouchedLink:
         self._usual = Usual()
         self._standstill = Standstill(config.step_timeout_s)
         self._wants_llumlet = wants_llumlet
+        self._uptime = Uptime(time.time())
         self._instance = instance
         self._id = identity.instance_id
         self._session = session
@@ -143,6 +145,9 @@ class UntouchedLink:
         if self._wants_llumlet and info(text, LLUMLET) is not None:
             self.give_up("its llumlet has appeared")
             return
+        if self._uptime.restarted(text):
+            self.give_up("it was restarted")
+            return
         load = read_load(
             self._id,
             text,
@@ -173,6 +178,27 @@ def progress(text: str) -> tuple[float, ...]:
     found = list(samples(text, _MARKS))
     counted = any("tokens_total" in sample.name for sample in found)
     return tuple(sample.value for sample in found) if counted else ()
+
+
+class Uptime:
+    """Notices a server that restarts, perhaps with another model, between two polls.
+
+    Its process then started after we met it (Unix time) and later than on any page before. Only
+    both tell: its clock may be ahead of ours, and a load balancer's pages are of several processes.
+    """
+
+    def __init__(self, met_at_s: float) -> None:
+        self._met_at_s = met_at_s
+        self._latest_s: float | None = None
+
+    def restarted(self, text: str) -> bool:
+        """Take in a page; return whether it is of a process that replaced the one before."""
+        told = [each.value for each in samples(text, (_STARTED,)) if believable(each.value)]
+        if not told:
+            return False
+        started_s, latest_s = min(told), self._latest_s
+        self._latest_s = started_s if latest_s is None else max(started_s, latest_s)
+        return latest_s is not None and started_s > max(latest_s, self._met_at_s)
 
 
 def read_load(

@@ -38,6 +38,9 @@ _SOCKETS = tuple(
         "max_payload_bytes",
         "chunk_bytes",
         "max_connections",
+        "tls_ca_file",
+        "tls_cert_file",
+        "tls_key_file",
     )
 )
 _SCALING = (

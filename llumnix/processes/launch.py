@@ -93,13 +93,18 @@ async def start_child(
     """Start a process and wait for its line of JSON; raises LaunchError with the end of its log."""
     log_path = log_dir / f"{name}.log"
     with _log_file(log_path) as log:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **(environment or {})},
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:
+            raise LaunchError(
+                f"{name} cannot be started: {command[0]}: {error.strerror}"
+            ) from error
     try:
         assert process.stdout is not None
         async with asyncio.timeout(timeout_s):

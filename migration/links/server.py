@@ -10,6 +10,7 @@ from migration.config import MigrationConfig
 from migration.errors import CutOff, LinkError, ProtocolError
 from migration.links import frames
 from migration.links.sockets import Wire
+from migration.links.tls import link_tls, secured
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Listener:
         self.refused: Counter[str] = Counter()
         self._secret = secret
         self._config = config
+        self._tls = link_tls(config)
         self._roles = roles
         self._sock: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -68,14 +70,15 @@ class Listener:
                 self.refused["too_many_connections"] += 1
                 accepted.close()
                 continue
-            task = loop.create_task(self._session(Wire(accepted)))
+            task = loop.create_task(self._session(accepted))
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
 
-    async def _session(self, wire: Wire) -> None:
-        role = None
+    async def _session(self, accepted: socket.socket) -> None:
+        role, wire = None, None
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
+                wire = await self._wire(accepted)
                 role = await frames.admit(wire, self._secret, self._config.connect_timeout_s)
             await self._roles[role](wire)
         except ProtocolError as error:
@@ -89,7 +92,13 @@ class Listener:
             self.refused["internal_error"] += 1
             log.exception("event=session_failed role=%s", role)
         finally:
-            wire.close()
+            (wire or accepted).close()
+
+    async def _wire(self, accepted: socket.socket) -> Wire:
+        if self._tls is None:
+            return Wire(accepted)
+        timeout_s = self._config.connect_timeout_s
+        return await secured(accepted, self._tls.server, server_side=True, timeout_s=timeout_s)
 
     def _note_end(self, role: str | None, reason: str, *, cut_off: bool = False) -> None:
         """Count ends other than an orderly goodbye; there is no role before the handshake."""

@@ -178,6 +178,11 @@ def _without(views: list[memoryview], sent: int) -> list[memoryview]:
 
 async def dial(host: str, port: int, timeout_s: float) -> Wire:
     """Connect. Raises LinkError when the peer does not answer in time."""
+    return Wire(await connected(host, port, timeout_s))
+
+
+async def connected(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Return a connected socket. Raises LinkError when the peer does not answer in time."""
     loop = asyncio.get_running_loop()
     sock: socket.socket | None = None
     try:
@@ -195,4 +200,4 @@ async def dial(host: str, port: int, timeout_s: float) -> Wire:
         if sock is not None:
             sock.close()
         raise
-    return Wire(sock)
+    return sock

@@ -8,7 +8,8 @@ from migration.config import MigrationConfig
 from migration.errors import LinkError, ProtocolError
 from migration.links import frames
 from migration.links.link import Deliver, Inbox, Lost
-from migration.links.sockets import BREATH_BYTES, MAX_PARTS, SLICE_BYTES, Wire, dial
+from migration.links.sockets import BREATH_BYTES, MAX_PARTS, SLICE_BYTES, Wire
+from migration.links.tls import dial, link_tls
 from migration.protocol import messages
 from migration.protocol.landing import Landing
 from migration.protocol.messages import Blocks, Message
@@ -25,6 +26,7 @@ class TcpTransport:
     def __init__(self, secret: bytes, config: MigrationConfig) -> None:
         self._secret = secret
         self._config = config
+        self._tls = link_tls(config)
 
     async def connect(self, peer: Peer, deliver: Deliver, lost: Lost) -> "TcpLink":
         """Open both connections. Raises LinkError."""
@@ -38,7 +40,7 @@ class TcpTransport:
 
     async def _open(self, peer: Peer, role: str) -> Wire:
         timeout_s = self._config.connect_timeout_s
-        wire = await dial(peer.host, peer.port, timeout_s)
+        wire = await dial(peer.host, peer.port, timeout_s, self._tls)
         try:
             await frames.greet(wire, self._secret, role, timeout_s)
         except ProtocolError as error:

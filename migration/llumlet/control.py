@@ -6,7 +6,8 @@ from collections.abc import Callable
 from migration.config import MigrationConfig
 from migration.errors import LinkError, ProtocolError
 from migration.links import frames
-from migration.links.sockets import Wire, dial
+from migration.links.sockets import Wire
+from migration.links.tls import dial, link_tls
 from migration.llumlet import fleet_messages as orders
 from migration.llumlet.fleet_messages import (
     Drain,
@@ -51,7 +52,11 @@ class ControlClient:
 
     async def connect(self, timeout_s: float = 5.0) -> None:
         """Connect and prove the secret. Raises LinkError, or AuthError when it is not shared."""
-        wire = await dial(self._host, self._port, timeout_s)
+        try:
+            tls = link_tls(self._config)
+        except ValueError as error:
+            raise LinkError(str(error)) from error
+        wire = await dial(self._host, self._port, timeout_s, tls)
         try:
             async with asyncio.timeout(timeout_s):
                 await frames.greet(wire, self._secret, "control", timeout_s)

@@ -5,6 +5,7 @@ Events at one time are ordered as in `simulator.events`: steps, then the network
 asked of them; those a llumlet watches are stepped one by one, so that it sees events in order.
 """
 
+from simulator.events import NS_PER_S
 from simulator.kernel.deciding import find_pairs
 from simulator.kernel.engine.counting import complete
 from simulator.kernel.engine.late_arrivals import admit_late
@@ -24,8 +25,13 @@ from simulator.kernel.state import (
     ARRIVED,
     BY_ARRIVAL,
     CAME,
+    COPIES,
     END,
     HELD,
+    HELD_BACK,
+    HELD_BACK_AT,
+    IDLE_AFTER,
+    IDLE_SINCE,
     LOOKING,
     MIGRATION,
     NEVER,
@@ -41,12 +47,19 @@ from simulator.kernel.state import (
     REPORT_AT,
     REPORT_EVERY,
     REQUESTS,
+    RESERVATIONS,
+    RESERVED_TOKENS,
     ROW,
+    RUNS,
     SCALING,
+    SENT_REQUESTS,
+    SHOWN_S,
+    SOURCE,
     STEPPING,
     SUBJECT,
     TERMINATING,
     TO_WAKE,
+    WAITS,
     WATCHED,
     WATCHED_COUNT,
     WOKEN,
@@ -74,6 +87,9 @@ def run(s: State, python_at: int, python_priority: int) -> int:
             _end_all_by(s, at_ns)
         if now[OPEN] == 0:
             return DONE
+        no_work = now[OPEN] == s.fleet[REQUESTS] - now[ARRIVALS_DONE]
+        if no_work and what >= REPORT and _skip_idle_time(s, at_ns, python_at):
+            continue
         now[NOW] = at_ns
         code = _happen(s, at_ns, what, who)
         if code >= 0:
@@ -155,6 +171,51 @@ def rebalance(s: State, at_ns: int) -> int:
     """Mark the migration sources; return REBALANCE if the scheduler must be asked, or -1."""
     pairs = s.fleet[MIGRATION] and find_pairs(s, at_ns)
     return REBALANCE if pairs or s.fleet[ORDERS] or s.fleet[LOOKING] else -1
+
+
+def _skip_idle_time(s: State, at_ns: int, python_at: int) -> bool:
+    """Leave out reports and rebalances that could change nothing; return whether there were any.
+
+    No request is in the fleet. Once each instance has reported so, and the fleet was rebalanced
+    after that, the next ones say and decide the same until a request arrives. The last of each
+    before that are carried out, since what they say of the time is looked at.
+    """
+    now, ins = s.fleet, s.ins
+    if now[IDLE_AFTER] != now[ARRIVALS_DONE]:
+        now[IDLE_AFTER], now[IDLE_SINCE] = now[ARRIVALS_DONE], at_ns
+    round_ns = now[REPORT_EVERY] + now[REBALANCE_EVERY]
+    if at_ns - now[IDLE_SINCE] <= 2 * round_ns or not _at_rest(s, at_ns):
+        return False
+    until_ns = python_at
+    if now[ARRIVALS_DONE] < now[REQUESTS]:
+        until_ns = min(until_ns, s.req[ARRIVED][s.req[BY_ARRIVAL][now[ARRIVALS_DONE]]])
+    skip_ns = until_ns - at_ns - 2 * round_ns
+    if until_ns == NEVER or skip_ns < round_ns:
+        return False
+    for i in range(len(ins[REPORT_AT])):
+        if ins[REPORT_AT][i] != NEVER:
+            ins[REPORT_AT][i] += skip_ns // now[REPORT_EVERY] * now[REPORT_EVERY]
+    now[NEXT_REBALANCE] += skip_ns // now[REBALANCE_EVERY] * now[REBALANCE_EVERY]
+    now[IDLE_SINCE] = at_ns + skip_ns
+    next_report(s)
+    return True
+
+
+def _at_rest(s: State, at_ns: int) -> bool:
+    """Return whether nothing is under way, nobody watches, and the last reports say so."""
+    now, ins, col = s.fleet, s.ins, s.col
+    if now[HELD] or now[ORDERS] or now[LOOKING] or now[SCALING] or now[WATCHED_COUNT]:
+        return False
+    if now[HELD_BACK] >= 0 and (at_ns - now[HELD_BACK_AT]) / NS_PER_S <= s.real[SHOWN_S]:
+        return False  # the rebalance still sees it
+    for i in range(len(ins[ALIVE])):
+        if ins[ALIVE][i] and (ins[STEPPING][i] or ins[RESERVATIONS][i] or ins[COPIES][i]):
+            return False
+    for row in range(col.shape[1]):
+        busy = col[RUNS][row] + col[WAITS][row] + col[SENT_REQUESTS][row]
+        if busy or col[RESERVED_TOKENS][row] or col[SOURCE][row] or col[TERMINATING][row]:
+            return False
+    return True
 
 
 def _asked(code: int) -> int:

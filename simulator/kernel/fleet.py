@@ -39,6 +39,7 @@ from simulator.kernel.state import (
     FATE,
     HELD_BACK,
     HELD_BACK_AT,
+    IDLE_AFTER,
     LOOKING,
     NEVER,
     NOTE_DETACHED,
@@ -228,6 +229,7 @@ class FastFleet(VirtualFleet[ColumnInstance]):
         self._use(self.state._replace(col=np.ascontiguousarray(col)))
         for row, at in enumerate(col[SLOT]):
             self.state.ins[ROW][int(at)] = row
+        self.state.fleet[IDLE_AFTER] = -1
         self.kernel.next_report(self.state)
 
     def _use(self, state: State) -> None:

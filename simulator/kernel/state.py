@@ -193,7 +193,11 @@ COL_BY_CLASS = 15
     ASKED_AT,  # where in `State.prompt_keys` it is noted which blocks were asked for
     NOTES_AT,  # where in `State.fleet` the notes begin
 ) = range(20, 45)
-FIRST_HEADROOM = 45
+(
+    IDLE_AFTER,  # how many had arrived when the fleet was last found without work; -1: unknown
+    IDLE_SINCE,
+) = range(45, 47)
+FIRST_HEADROOM = 47
 
 BY_PYTHON, BY_FREENESS, BY_LOAD, BY_REQUESTS, IN_TURN = range(5)  # POLICY
 GROWTH_STEPS, LOW_STEPS, RELEASE_STEPS, HIGH_STEPS, SHOWN_S = range(5)  # in `State.real`
@@ -288,7 +292,7 @@ def _fleet_numbers(requests: int, limits: EngineLimits) -> list[int]:
     fleet[TOKEN_BUDGET], fleet[CLASSES] = limits.token_budget, limits.classes
     fleet[SHARES], fleet[COHORTS] = int(limits.prefix_caching), int(not limits.prefix_caching)
     fleet[REQUESTS] = fleet[OPEN] = requests
-    fleet[HELD_BACK] = -1
+    fleet[HELD_BACK] = fleet[IDLE_AFTER] = -1
     fleet[WIDTH] = 2 * limits.max_num_seqs + limits.block_tokens + 2 * KEPT_GAPS
     fleet[NOTES_AT] = FIRST_HEADROOM + limits.classes
     return fleet

@@ -13,6 +13,7 @@ from llumnix.commands import emulate
 from llumnix.commands.emulate import child_arguments
 from llumnix.config import HOMES, Config, build, describe, load_config
 from llumnix.errors import ConfigError
+from llumnix.instances.config import InstanceSpec
 from policies.registry import PolicySpec
 
 CHANGES = [
@@ -145,3 +146,37 @@ def test_children_get_the_settings_of_their_parent() -> None:
     assert child.emulator == config.emulator
     assert child.migration == config.migration
     assert child.scheduler.classes == config.scheduler.classes
+
+
+def test_an_instance_is_a_url_or_a_mapping(tmp_path: Path) -> None:
+    """What is printed of both reads back equal."""
+    path = tmp_path / "fleet.yaml"
+    path.write_text(
+        "fleet:\n  instances:\n  - http://gpu1:8000/v1\n"
+        "  - {url: https://gpu2, api_key_env: K, verify: false}\n  - k8s://ml/llama\n"
+    )
+    config = load_config(path)
+
+    assert config.fleet.instances == (
+        InstanceSpec("http://gpu1:8000/v1"),
+        InstanceSpec("https://gpu2", api_key_env="K", verify=False),
+        InstanceSpec("k8s://ml/llama"),
+    )
+    assert build(Config, yaml.safe_load(describe(config)), "") == config
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("gpu1:8000", "http://gpu1:8000"),
+        ("{url: http://a, key: b}", "instances\\[0\\].key"),
+        ("{api_key_file: b}", "lacks url"),
+        ("{url: http://a, verify: 5}", "verify must be bool"),
+        ("5", "must be a mapping"),
+    ],
+)
+def test_a_mistake_in_an_instance_is_said(entry: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(f"fleet:\n  instances:\n  - {entry}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(path)

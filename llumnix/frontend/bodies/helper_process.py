@@ -1,5 +1,6 @@
 """The process behind `helper.py`: does one task after another until its input closes."""
 
+import os
 import pickle
 import resource
 import signal
@@ -9,6 +10,8 @@ from typing import Any, BinaryIO, Final
 
 from llumnix.frontend.bodies.helper import HEADER
 
+_NICE: Final = 10
+"""Where cores are short, streams go first."""
 _MEMORY_BYTES: Final = 2 * 2**30
 """What a task may take beyond what the process has at its start."""
 _RETIREMENT_BYTES: Final = 512 * 2**20
@@ -19,6 +22,7 @@ def main() -> None:
     """Serve tasks from standard input."""
     for name in (signal.SIGINT, signal.SIGTERM):  # a whole group gets these; our end is our input's
         signal.signal(name, signal.SIG_IGN)
+    os.nice(_NICE)
     at_start_bytes = _memory_bytes()
     limit = at_start_bytes + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -24,6 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HELPERS: Final = 2
 _HELPER_TIMEOUT_S: Final = 20.0
+_COPIED_AT_ONCE_BYTES: Final = 2**20
 
 _OWN: ContextVar[Holding] = ContextVar("holding")
 
@@ -59,6 +60,10 @@ class Intake:
 
         app.middlewares.append(take_in)
 
+    def holding(self) -> Holding:
+        """Return what the request that this task serves holds of the budget."""
+        return _OWN.get(None) or self.budget.holding()
+
     async def read(self, http: web.Request) -> bytes | Refusal:
         """Read a whole body; its bytes count as held until the request ends."""
         limit = self._config.body_limit_bytes
@@ -66,7 +71,7 @@ class Intake:
         declared = http.content_length or 0
         if declared > limit:
             return too_large
-        holding = _OWN.get(None) or self.budget.holding()
+        holding = self.holding()
         if not holding.grow_to(declared):
             return self._full()
         parts: list[bytes] = []
@@ -81,7 +86,7 @@ class Intake:
                     return Refusal(408, f"the body cannot be read: {error}", "slow_body")
                 return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
             if not part:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return await _joined(parts)
             parts.append(part)
             size += len(part)
             if size > limit:
@@ -105,7 +110,9 @@ class Intake:
         if isinstance(parsed, Refusal):
             return parsed
         body = raw if changed is None else changed
-        asks = with_member(body, "return_token_ids", value=True) if parsed.hides_ids else body
+        asks = body
+        if parsed.hides_ids:
+            asks = await asyncio.to_thread(with_member, body, "return_token_ids", value=True)
         return replace(parsed, body=body, body_ids=asks)
 
     async def close(self) -> None:
@@ -147,6 +154,15 @@ class Intake:
             "overloaded",
             retry_after_s=self._config.retry_after_s,
         )
+
+
+async def _joined(parts: list[bytes]) -> bytes:
+    """Join the parts of a body; large ones in a thread, where copying needs no lock."""
+    if len(parts) <= 1:
+        return parts[0] if parts else b""
+    if sum(map(len, parts)) < _COPIED_AT_ONCE_BYTES:
+        return b"".join(parts)
+    return await asyncio.to_thread(b"".join, parts)
 
 
 def parse_apart(

@@ -7,11 +7,14 @@ from typing import cast
 
 from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
 from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.tls import ClientContext
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
 IDLE_S = 4.0
 _IDLE_PER_HOST = 512
 _PAUSE_BYTES = 256 * 1024
+_COPIED_BYTES = 256 * 1024
+"""A smaller body is copied behind its head, so that both leave in one packet."""
 _HANDSHAKES_PER_HOST = 8
 
 Sink = Callable[[bytes], bool]
@@ -37,12 +40,13 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._idle = True
 
-    def ask(self, request: bytes) -> None:
-        """Send a request; only one at a time."""
+    def ask(self, *parts: bytes) -> None:
+        """Send a request, in one part or more; only one at a time."""
         assert self._transport is not None
         self._reader = ResponseReader()
         self._idle = False
-        self._transport.write(request)
+        for part in parts:
+            self._transport.write(part)
 
     async def head(self) -> Head:
         """Wait for the response's head. Raises OSError."""
@@ -83,9 +87,11 @@ class Connection(asyncio.Protocol):
         done = self._reader.done and not self._body
         return done and head is not None and head.keeps and not self.closed
 
-    def rest(self) -> None:
-        """Note that no response is expected for now."""
+    def rest(self, tls: ClientContext | None = None) -> None:
+        """Note that no response is expected for now; `tls` is what later connections will use."""
         self._idle = True
+        if tls is not None and self._transport is not None:
+            tls.remember(self._transport.get_extra_info("ssl_object"))
         self.idle_since = time.monotonic()
 
     def close(self) -> None:
@@ -174,14 +180,17 @@ class ConnectionPool:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}", "", ""]
         head = "\r\n".join(lines).encode("utf-8", "surrogateescape")
-        connection.ask(head + body)
+        if len(body) < _COPIED_BYTES:
+            connection.ask(head + body)
+        else:
+            connection.ask(head, body)
         return connection
 
     def give_back(self, endpoint: Endpoint, connection: Connection) -> None:
         """Keep a connection whose response is over; close any other at once."""
         idle = self._idle.setdefault(endpoint, [])
         if connection.reusable and len(idle) < _IDLE_PER_HOST:
-            connection.rest()
+            connection.rest(endpoint.tls)
             idle.append(connection)
             if self._reaper is None:
                 self._reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap)

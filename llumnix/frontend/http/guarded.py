@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from aiohttp import web
 
+from llumnix.frontend.http.half_close import HalfClosable
 from llumnix.frontend.http.patience import Late, Patience, Progress, Seen
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Guard:
                     connection.look(now_s)
 
 
-class GuardedConnection(web.RequestHandler):
+class GuardedConnection(HalfClosable):
     """One client's connection."""
 
     def __init__(self, guard: Guard, server: Any, **settings: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-_HEAD_LIMIT_BYTES = 64 * 1024
+HEAD_LIMIT_BYTES = 64 * 1024
 _LINE_LIMIT_BYTES = 4096
 
 
@@ -120,7 +120,7 @@ class ResponseReader:
         while True:
             head, blank, rest = data.partition(b"\r\n\r\n")
             if not blank:
-                if len(data) > _HEAD_LIMIT_BYTES:
+                if len(data) > HEAD_LIMIT_BYTES:
                     raise BadResponse("the head is too long")
                 self._rest = data
                 return b""

@@ -5,13 +5,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import Cuttable, nothing
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable, Sink
+from llumnix.frontend.http.connection import (
+    IDLE_S,
+    Connection,
+    ConnectionPool,
+    InstanceUnreachable,
+    Sink,
+)
 from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import (
     Failure,
@@ -21,7 +28,7 @@ from llumnix.frontend.http.outcome import (
     retry_after_s,
 )
 from llumnix.frontend.http.probe import LifeProbe
-from llumnix.frontend.http.response import Head
+from llumnix.frontend.http.response import HEAD_LIMIT_BYTES, Head
 from llumnix.instances.instance import Instance
 from llumnix.instances.shortage import is_ours
 
@@ -83,7 +90,12 @@ class Upstream:
         self._answer_timeout_s = config.answer_timeout_s
         self._pool = ConnectionPool(config.connect_timeout_s)
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=0, ttl_dns_cache=60, keepalive_timeout=IDLE_S
+            ),
+            trace_configs=[_reuse_tracing()],
+            max_line_size=HEAD_LIMIT_BYTES,
+            max_field_size=HEAD_LIMIT_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -152,6 +164,31 @@ class Upstream:
             waiting.cut_by(nothing)
             if leg is not None and result is not leg:
                 leg.close()
+
+
+@dataclass(slots=True)
+class Reuse:
+    """Whether a request was sent on a connection kept alive, which the server may have closed.
+
+    Give it to a request of the session as `trace_request_ctx`.
+    """
+
+    reused: bool = False
+
+
+def _reuse_tracing() -> aiohttp.TraceConfig:
+    async def note(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionReuseconnParams,
+    ) -> None:
+        trace = context.trace_request_ctx
+        if isinstance(trace, Reuse):
+            trace.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 def _cut(deadline: asyncio.Timeout) -> None:

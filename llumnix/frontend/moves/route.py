@@ -94,6 +94,10 @@ class Route:
                 return self._opened(end)
             await asyncio.sleep(self._attempts.back_off_s())
 
+    def starts_at(self, instance: Instance) -> None:
+        """Choose where the request is tried first: the instance holds what it refers to."""
+        self._claim = (None, instance)
+
     def too_silent(self, instance: Instance, quiet: Silent) -> FailureKind | None:
         """Return how a leg is to end that brings nothing, or None to wait on."""
         return self._waits.too_silent(instance, quiet)

@@ -71,6 +71,7 @@ class ServerCalls:
                     data=body,
                     headers=target.endpoint.headers(self._headers),
                     ssl=target.endpoint.verified_by,
+                    allow_redirects=False,  # prompts and keys go to members only
                     server_hostname=target.endpoint.server_name or None,
                 ) as told,
             ):

@@ -5,6 +5,7 @@
 3. A tag is added that tells the instance that a request may be migrated, and its class.
 4. A signed resume field is added when a request moves.
 
+A byte order mark is removed, and what is in another encoding than UTF-8 is put in UTF-8.
 Members are added textually before the last brace; only where that cannot be done (2, and 3 and 4
 when the client has `kv_transfer_params` of its own) is the body rewritten from its parsed form.
 """
@@ -18,18 +19,38 @@ TAG_FIELD = "llumnix_request"
 TRANSFER_PARAMS = "kv_transfer_params"
 
 
+def in_utf8(raw: bytes) -> bytes:
+    """Return JSON in UTF-8 without a byte order mark, as the edits here need it.
+
+    Servers read the other encodings of Unicode too. Raises ValueError if it is in none of them.
+    """
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        return raw
+    return raw.decode(encoding).encode("utf-8", "surrogatepass")
+
+
 def with_member(raw: bytes, name: str, value: object) -> bytes:
     """Add a member at the end of a JSON object; it wins over an earlier one of the same name.
 
     `raw` must be one JSON object in UTF-8. Readers take the last of equal names (Python's, Rust's
     and Go's JSON parsers do).
     """
-    head = raw.rstrip()
-    assert head.endswith(b"}"), "a JSON object ends with a brace"
-    head = head[:-1].rstrip()
-    comma = b"" if head.endswith(b"{") else b","
+    brace = _last_of(raw, len(raw))
+    assert raw[brace : brace + 1] == b"}", "a JSON object ends with a brace"
+    end = _last_of(raw, brace)
+    comma = b"" if raw[end : end + 1] == b"{" else b","
     text = json.dumps(value, separators=(",", ":"))
-    return b"%b%b%b:%b}" % (head, comma, json.dumps(name).encode(), text.encode())
+    member = b"%b%b:%b}" % (comma, json.dumps(name).encode(), text.encode())
+    # One copy, and of a large body without the interpreter's lock.
+    return b"".join((memoryview(raw)[: end + 1], member))
+
+
+def _last_of(raw: bytes, end: int) -> int:
+    """Return the place of the last byte before `end` that is no white space."""
+    while raw[end - 1 : end].isspace():
+        end -= 1
+    return end - 1
 
 
 def without_forged(raw: bytes, parsed: dict[str, Any]) -> tuple[bytes, bool]:

@@ -20,8 +20,15 @@ _HOP_BY_HOP = frozenset(
 REQUEST_ID = "X-Request-Id"
 CLASS = "X-Llumnix-Class"
 
+_IDENTITY = ("Authorization", "X-Api-Key")
+
 # Ours to set on our own connection. Compressed bodies have been unpacked on their way in.
 _OURS = frozenset({"host", "content-length", "content-encoding", "expect"})
+
+
+def identity(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+    """Return the headers by which an instance knows who asks."""
+    return {name: headers[name] for name in _IDENTITY if name in headers}
 
 
 def to_instance(
@@ -44,9 +51,9 @@ def to_instance_as_is(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 def to_client(
     headers: CIMultiDictProxy[str], request_id: str, *, streams: bool
 ) -> CIMultiDict[str]:
-    """Return the headers of an instance's response on its way to the client."""
-    onward = end_to_end(headers, {"content-length"} if streams else ())
-    onward.setdefault(REQUEST_ID, request_id)
+    """Return the headers of an instance's response on its way to the client, with its own id."""
+    onward = sendable(end_to_end(headers, {"content-length"} if streams else ()))
+    onward[REQUEST_ID] = request_id
     return onward
 
 
@@ -58,3 +65,18 @@ def end_to_end(headers: CIMultiDictProxy[str], drop: Iterable[str] = ()) -> CIMu
     return CIMultiDict(
         (name, value) for name, value in headers.items() if name.lower() not in dropped
     )
+
+
+def sendable(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """Return headers in UTF-8, as aiohttp sends them; old software writes values in Latin-1."""
+    if all(value.isascii() for value in headers.values()):
+        return headers
+    return CIMultiDict((name, _in_utf8(value)) for name, value in headers.items())
+
+
+def _in_utf8(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value

@@ -90,13 +90,13 @@ def recipe(parsed: Mapping[str, Any]) -> Recipe | None:
     chat = "messages" in parsed
     if parsed.get("seed") is not None and parsed.get("temperature") != 0:
         return None
-    if chat and not all(_plain(message) for message in parsed["messages"] or ()):
+    if chat and not all(map(_plain, _listed(parsed["messages"]))):
         return None
-    stop = parsed.get("stop") or ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    caps = {name: parsed[name] for name in _CAPS if isinstance(parsed.get(name), int)}
+    stop = parsed.get("stop")
+    stops = (stop,) if isinstance(stop, str) else _listed(stop)
+    caps = {name: parsed[name] for name in _CAPS if parsed.get(name) is not None}
     least = parsed.get("min_tokens") or 0
-    if not all(isinstance(one, str) for one in stops) or not isinstance(least, int):
+    if not all(isinstance(one, str) for one in stops) or not _whole(least, *caps.values()):
         return None
     return Recipe(
         chat=chat,
@@ -105,6 +105,17 @@ def recipe(parsed: Mapping[str, Any]) -> Recipe | None:
         min_tokens=least,
         caps=caps if chat or caps else {"max_tokens": _COMPLETION_TOKENS},
     )
+
+
+def _listed(value: object) -> tuple[Any, ...]:
+    """Return the items of a list; what is neither a list nor left out is one item."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _whole(*values: object) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def _harmless(name: str, value: object) -> bool:

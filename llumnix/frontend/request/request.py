@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llumnix.frontend.request.body import TRANSFER_PARAMS, with_member, without_forged
+from llumnix.frontend.request.body import TRANSFER_PARAMS, in_utf8, with_member, without_forged
 from llumnix.frontend.request.recompute import Recipe, recipe
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -15,7 +15,10 @@ from llumnix.instances.instance import Instance
 CLASS_HEADERS = ("X-Llumnix-Class", "X-Request-Priority")
 _CHARACTERS_PER_TOKEN = 4
 _CHAT_TOKENS_PER_MESSAGE = 4
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"[\x21-\x7e]{1,256}")
+_LONGEST_ID = 256
+_LONGEST_SHOWN = 40
+_TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def parse(
 ) -> ClientRequest | Refusal:
     """Parse a request's body and headers; a Refusal says what the client did wrong."""
     try:
-        parsed = json.loads(raw.decode())
+        raw = in_utf8(raw)
+        parsed = json.loads(raw)
     except (ValueError, RecursionError) as error:
         return Refusal(400, f"the body is not valid JSON: {error}", "invalid_json")
     if not isinstance(parsed, dict):
@@ -92,13 +96,13 @@ def parse(
     wrong = _wrong(parsed)
     if wrong is not None:
         return wrong
-    class_name = _class_of(headers, parsed, classes)
+    class_name = class_of(headers, parsed, classes)
     if isinstance(class_name, Refusal):
         return class_name
     body, forged = without_forged(raw, parsed)
-    if classes.ceiling and _urgent(parsed):
+    if classes.ceiling and is_urgent(parsed):
         body = with_member(body, "priority", value=0)  # servers may schedule by it themselves
-    streams = parsed.get("stream") is True
+    streams = is_true(parsed.get("stream"))
     resumable = _movable(parsed)
     hides_ids = resumable and not parsed.get("return_token_ids")
     options = parsed.get("stream_options")
@@ -107,7 +111,7 @@ def parse(
         body=body,
         body_ids=with_member(body, "return_token_ids", value=True) if hides_ids else body,
         forged=forged,
-        model=parsed.get("model"),
+        model=parsed.get("model") or None,
         streams=streams,
         class_index=classes.names.index(class_name),
         class_name=class_name,
@@ -123,10 +127,29 @@ def parse(
 
 
 def request_id(wanted: str | None, in_use: Mapping[Any, object]) -> str:
-    """Return the id that the client chose, if it is valid and not in use; else a new one."""
-    if wanted and _SAFE_ID.fullmatch(wanted) and wanted not in in_use:
+    """Return the id that the client chose, told apart from those in use; else a new one.
+
+    Gateways choose ids of many forms, such as `Root=1-67891233-abcdef;Self=…` or base64. What is
+    not visible ASCII, or longer than the control protocol allows, is no id.
+    """
+    if wanted is None or not is_id(wanted):
+        return secrets.token_hex(12)
+    if wanted not in in_use:
         return wanted
-    return secrets.token_hex(12)
+    suffix = f"~{secrets.token_hex(6)}"
+    return wanted[: _LONGEST_ID - len(suffix)] + suffix
+
+
+def is_id(text: str) -> bool:
+    """Whether a text can be a request's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_true(value: object) -> bool:
+    """Whether vLLM reads a value as true: it is as lax as its validation is."""
+    if isinstance(value, str):
+        return value.strip().lower() in _TRUE
+    return value == 1
 
 
 def _wrong(parsed: dict[str, Any]) -> Refusal | None:
@@ -136,13 +159,15 @@ def _wrong(parsed: dict[str, Any]) -> Refusal | None:
     for name in ("max_tokens", "max_completion_tokens"):
         value = parsed.get(name)
         if isinstance(value, int | float) and value < 0:
-            return Refusal(400, f"{name} must be at least 0, not {value:g}", "invalid_value", name)
+            shown = str(value)[:_LONGEST_SHOWN]
+            return Refusal(400, f"{name} must be at least 0, not {shown}", "invalid_value", name)
     return None
 
 
-def _class_of(
-    headers: Mapping[str, str], parsed: dict[str, Any], classes: Classes
+def class_of(
+    headers: Mapping[str, str], parsed: Mapping[str, Any], classes: Classes
 ) -> str | Refusal:
+    """Return a request's class, by its headers or else its body; a Refusal if there is no such."""
     for header in CLASS_HEADERS:
         name = headers.get(header)
         if name is None:
@@ -151,11 +176,11 @@ def _class_of(
             return classes.lowered(name)
         known = ", ".join(classes.names)
         return Refusal(400, f"{header}: unknown class {name!r}; known: {known}", "unknown_class")
-    urgent = _urgent(parsed) or parsed.get("service_tier") == "priority"
+    urgent = is_urgent(parsed) or parsed.get("service_tier") == "priority"
     return classes.lowered(classes.names[0] if urgent else classes.default)
 
 
-def _urgent(parsed: Mapping[str, Any]) -> bool:
+def is_urgent(parsed: Mapping[str, Any]) -> bool:
     """Whether a body asks to be served before others. vLLM: lower is sooner, 0 the default."""
     priority = parsed.get("priority")
     return isinstance(priority, int) and priority < 0

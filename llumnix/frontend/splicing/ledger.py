@@ -15,7 +15,7 @@ _PACK_BYTES = 64 * 1024
 class Ledger:
     """What one instance sent for one stream, in whole events. Times are wall seconds."""
 
-    __slots__ = ("_loose", "_loose_bytes", "_packed", "_packed_tokens", "last")
+    __slots__ = ("_loose", "_loose_bytes", "_packed", "_packed_chunks", "_packed_tokens", "last")
 
     def __init__(self) -> None:
         self.last = b""
@@ -23,6 +23,7 @@ class Ledger:
         self._loose_bytes = 0
         self._packed: list[tuple[int, bytes]] = []
         self._packed_tokens = 0
+        self._packed_chunks = 0
 
     def add(self, data: bytes) -> None:
         """Append whole events; called for every token, so it does almost nothing."""
@@ -54,13 +55,20 @@ class Ledger:
         """Count the output tokens in these events, by their ids."""
         return self._packed_tokens + sse.count_token_ids(b"".join(self._loose))
 
+    def chunks(self) -> int:
+        """Count the chunks in these events, which must be without token ids."""
+        return self._packed_chunks + sse.count_chunks(b"".join(self._loose))
+
     def __bool__(self) -> bool:
         return bool(self._loose or self._packed)
 
     def _pack(self) -> None:
         block = b"".join(self._loose)
         self._packed.append((len(block), zlib.compress(block, level=1)))
-        self._packed_tokens += sse.count_token_ids(block)
+        ids = sse.count_token_ids(block)
+        self._packed_tokens += ids
+        if not ids:  # else nobody asks; at the end, counting all of them would take too long
+            self._packed_chunks += sse.count_chunks(block)
         self._loose.clear()
         self._loose_bytes = 0
 

@@ -69,6 +69,16 @@ def test_a_frame_fits_its_terminal_whatever_there_is(
     assert "49 xxx" in lines[-1]
 
 
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_frame_says_why_an_instance_is_not_up(width: int, height: int) -> None:
+    """In one word, where its memory would be."""
+    down = instance("emu-1", state="starting", reason="control_port", detail=LONG)
+    lines = drawn(fleet(instance("emu-0"), down), width, height)
+    (line,) = (line for line in lines if line.startswith(" emu-1"))
+    assert "control port" in line
+    assert max(map(len, lines)) <= width
+
+
 def test_a_frame_shows_each_figure_once_where_it_belongs() -> None:
     """Header, instances, migrations and events carry what the API told."""
     answer = fleet(migrations=migrations(1))

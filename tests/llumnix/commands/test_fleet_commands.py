@@ -51,10 +51,16 @@ def test_instances_says_why_one_is_not_up(
     """In a line below the table, which is wide enough as it is."""
     why = {"reason": "unauthorized", "detail": "GET /v1/models returned 401; give its key"}
     down = instance("emu-1", state="starting", freeness=None, age_s=None, **why)
-    stub.answers["GET /llumnix/fleet"] = [(200, fleet(instance("emu-0"), down))]
+    sources = [
+        {"source": "dns://gpus:80", "reason": "it has no address"},
+        {"source": "file:list", "reason": ""},
+    ]
+    told = fleet(instance("emu-0"), down, sources=sources)
+    stub.answers["GET /llumnix/fleet"] = [(200, told)]
     assert command(stub, "instances") == 0
-    *_, last = capsys.readouterr().out.splitlines()
-    assert last == "emu-1 is not up (unauthorized): GET /v1/models returned 401; give its key"
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert last == "source dns://gpus:80 fails: it has no address"
+    assert line == "emu-1 is not up (unauthorized): GET /v1/models returned 401; give its key"
 
 
 def test_instances_json_is_the_api_own(

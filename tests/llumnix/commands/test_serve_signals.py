@@ -43,14 +43,18 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(folder: Path, arguments: Sequence[str] = ()) -> AsyncIterator[Serving]:
+async def serving(
+    folder: Path, arguments: Sequence[str] = (), *, listed: bool = True
+) -> AsyncIterator[Serving]:
+    """Serve before one instance, which is a member from the start if it is `listed`."""
     stub = StubInstance("a", plugged=False)
     await stub.start()
     log = folder / "log"
+    member = ("--instance", stub.url) if listed else ()
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "llumnix", "serve", "--port", "0", "--announce"),
-            *("--log-level", "info", "--instance", stub.url, *arguments),
+            *("--log-level", "info", *member, *arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )
@@ -180,3 +184,28 @@ async def test_what_cannot_be_meant_is_refused_in_one_line(arguments: list[str],
     assert process.returncode == 2
     assert said in stderr.decode()
     assert len(stderr.splitlines()) == 1
+
+
+async def test_hangup_lets_members_join_and_leave(tmp_path: Path) -> None:
+    settings = tmp_path / "llumnix.yaml"
+    other = StubInstance("b", plugged=False)
+    await other.start()
+    try:
+        settings.write_text(f"fleet: {{instances: [{other.url}]}}")
+        arguments = ["--config", str(settings)]
+        async with serving(tmp_path, arguments, listed=False) as served:
+            settings.write_text(f"fleet: {{instances: [{served.stub.url}]}}")
+            served.process.send_signal(signal.SIGHUP)
+            await served.logged(f"url={served.stub.url}")
+            await served.logged("event=instance_leaving")
+            settings.write_text("fleet: {instances: ['ftp://a']}")
+            served.process.send_signal(signal.SIGHUP)
+            await served.logged("event=reload_refused")
+            async with (
+                aiohttp.ClientSession(served.url) as session,
+                session.post("/v1/completions", json=COMPLETION) as response,
+            ):
+                assert (await response.read()).endswith(DONE)
+            assert len(served.stub.heard) == 1
+    finally:
+        await other.stop()

@@ -1,11 +1,14 @@
 """Members that join and leave: nothing new for those that leave, and nothing lost."""
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from llumnix.errors import ConfigError
-from llumnix.fleet.members import Members
+from llumnix.fleet import view
 from llumnix.instances.config import InstanceSpec
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.stage import Stage, until
@@ -20,10 +23,9 @@ def urls(stage: Stage, wanted: str) -> list[str]:
     return [stub.url for stub in stage.stubs if stub.name in wanted]
 
 
-def forgets_after(stage: Stage, timeout_s: float) -> Members:
-    members = stage.fleet.members
-    members._leave_timeout_s = timeout_s
-    return members
+def forgets_after(stage: Stage, timeout_s: float) -> None:
+    config = replace(stage.fleet.config, leave_timeout_s=timeout_s)
+    stage.fleet.members._config = config
 
 
 async def test_members_that_stay_listed_are_not_touched() -> None:
@@ -118,15 +120,28 @@ async def test_one_that_is_removed_at_once_may_then_be_stopped() -> None:
         assert len(await streaming) == len(whole)
 
 
+async def test_one_that_has_left_leaves_no_series_and_is_in_the_events() -> None:
+    async with Stage(2) as stage:
+        await stage.stream()
+        await stage.fleet.set_members(urls(stage, "b"))
+        events = stage.fleet.events
+        await until(lambda: events.after(0)[-1].text == "a is removed")
+        view.set_gauges(stage.fleet, [0, 0], 1)
+        page = generate_latest(stage.metrics.registry).decode()
+        assert 'instance_id="b"' in page
+        assert 'instance_id="a"' not in page
+
+
 async def test_one_that_is_down_leaves_at_once() -> None:
     async with Stage(2) as stage:
         await stage.stubs[1].stop()
         stage.links["b"].give_up("gone")
         await until(lambda: stage.instance("b").state is InstanceState.DOWN)
         await stage.fleet.set_members(urls(stage, "a"))
-        await until(lambda: names(stage) == ["a"])
-        kinds = [event.kind for event in stage.fleet.events.after(0)]
-        assert kinds[-2:] == ["instance_leaving", "instance_removed"]
+        events = stage.fleet.events
+        await until(lambda: events.after(0)[-1].kind == "instance_removed")
+        assert names(stage) == ["a"]
+        assert events.after(0)[-2].kind == "instance_leaving"
 
 
 async def test_a_list_with_a_mistake_changes_nothing() -> None:
@@ -178,3 +193,24 @@ async def test_what_cannot_be_added_is_said(body: object, said: str) -> None:
         async with stage.session.delete("/llumnix/instances/nobody", json={}) as response:
             assert response.status == 404
         assert names(stage) == ["a"]
+
+
+async def test_a_reload_takes_instances_and_keys_and_a_broken_one_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with Stage(2) as stage:
+        key = tmp_path / "key"
+        key.write_text("k")
+        listed = tuple(InstanceSpec(url) for url in urls(stage, "ab"))
+        config = replace(stage.fleet.config, instances=listed, instance_api_key_file=str(key))
+        kept = list(stage.fleet.instances)
+        await stage.fleet.reload(config)
+        assert list(stage.fleet.instances) == kept
+        assert {each.endpoint.key.text for each in kept} == {"k"}
+
+        broken = replace(config, instances=listed[:1], instance_api_key_file="/nowhere")
+        with pytest.raises(ConfigError):
+            await stage.fleet.reload(broken)
+        await stage.fleet.set_members(config.instances)
+        assert list(stage.fleet.instances) == kept
+        assert {each.endpoint.key.text for each in kept} == {"k"}

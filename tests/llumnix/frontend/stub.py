@@ -81,10 +81,18 @@ class StubInstance:
                 web.post("/detokenize", self._decode),
                 web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._complete),
-                web.route("*", "/echo/{rest:.*}", self._echo),
+                web.route("*", "/v1/echo/{rest:.*}", self._echo),
+                *self.routes(),
             ]
         )
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=0.1,
+            max_line_size=2**20,
+            max_field_size=2**20,
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -93,6 +101,10 @@ class StubInstance:
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Routes besides those of every engine."""
+        return []
 
     async def _models(self, http: web.Request) -> web.Response:
         models = [{"id": self.model, "max_model_len": 100}]

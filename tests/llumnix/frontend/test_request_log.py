@@ -120,14 +120,14 @@ async def test_a_client_that_leaves_is_told(lines: Lines) -> None:
 
 async def test_other_paths_are_told_without_what_they_lack(lines: Lines) -> None:
     async with Stage(1) as stage:
-        async with stage.session.post(f"/echo/x?key={CANARY}", data=b"x") as response:
+        async with stage.session.post(f"/v1/echo/x?key={CANARY}", data=b"x") as response:
             assert response.status == 207
         for path in ("/metrics", "/health", "/llumnix/fleet"):
             async with stage.session.get(path) as response:
                 assert response.status == 200
 
     (line,) = [each for each in lines.about("request_finished") if each["level"] == "info"]
-    assert (line["method"], line["path"], line["status"]) == ("POST", "/echo/x", 207)
+    assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/echo/x", 207)
     assert "output_tokens" not in line
 
 

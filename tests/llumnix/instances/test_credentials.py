@@ -1,15 +1,21 @@
 """Keys and certificates for instances: where they come from, what is said, and that they work."""
 
+import asyncio
+import logging
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import generate_latest
 
+from llumnix.config import Config, describe
 from llumnix.errors import ConfigError
+from llumnix.fleet import members, view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
@@ -18,6 +24,7 @@ from llumnix.instances.credentials import endpoint_of
 from llumnix.instances.instance import InstanceState
 from llumnix.instances.tls import client_context
 from llumnix.instances.trouble import Cause
+from llumnix.processes.frontend_process import launched_frontend
 from tests.llumnix.frontend.stage import until
 from tests.llumnix.instances.certificates import Authority
 from tests.llumnix.instances.raw_server import RawServer, Reply, raw_server
@@ -226,3 +233,73 @@ async def test_a_key_that_was_replaced_counts_from_the_next_reload(
             await fleet.set_members([spec])
             assert (await completed(url))[0] == 200
             assert list(fleet.instances) == [instance]
+
+
+@pytest.mark.parametrize("how", ["added by hand", "listed by a file"])
+async def test_a_key_that_is_replaced_where_it_is_mounted_is_found(
+    how: str, key_file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listed the member; while the file is broken, the key is what it was."""
+    monkeypatch.setattr(members, "_FILES_EVERY_S", 0.01)
+    path = key_file("first")
+    async with raw_server() as server:
+        listed = key_file("list", server.url if how == "listed by a file" else "[]")
+        async with fleet_of(instance_api_key_file=path, instances_file=listed) as fleet:
+            if how == "added by hand":
+                await fleet.members.add(server.url)
+            await until(lambda: len(fleet.instances) == 1)
+            (instance,) = fleet.instances
+            key_file("first", "")
+            await asyncio.sleep(0.1)
+            assert instance.endpoint.key.text == "first"
+            key_file("first", "second")
+            await until(lambda: instance.endpoint.key.text == "second")
+            key_file("third")
+            config = replace(fleet.config, instance_api_key_file=key_file("third"))
+            await fleet.reload(config)
+            assert instance.endpoint.key.text == "third"
+            assert list(fleet.instances) == [instance]
+
+
+async def test_keys_are_said_nowhere(
+    key_file: KeyFile, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Ours and the client's, whether it works or fails, at the chattiest level of the log."""
+    caplog.set_level(logging.DEBUG)
+    ours, theirs = "sk-canary-of-ours", "sk-canary-of-theirs"
+    path = key_file("fleet", ours)
+    async with raw_server() as good, raw_server() as refuses:
+        wanting(ours, good)
+        wanting("another", refuses)
+        of_both = fleet_of(good.url, refuses.url, instance_api_key_file=path)
+        async with of_both as fleet, frontend(fleet) as url:
+            await until(lambda: len(fleet.instances.up()) == 1)
+            await until(lambda: any(each.trouble for each in fleet.instances))
+            await completed(url, Authorization=f"Bearer {theirs}")
+            await good.stop()
+            await until(lambda: not fleet.instances.up())
+            status = view.fleet_status(fleet, 0, 1).to_json()
+            view.set_gauges(fleet, [0, 0], 1)
+            told = [
+                caplog.text,
+                str(status),
+                str(fleet.events.after(0)),
+                generate_latest(fleet.tally.metrics.registry).decode(),
+                str([repr(each) for each in fleet.instances]),
+                describe(Config(fleet=fleet.config)),
+            ]
+            await good.start()
+    assert path in told[-1]
+    assert not [text for text in told if ours in text or theirs in text]
+
+
+async def test_the_command_as_one_types_it(tmp_path: Path, key_file: KeyFile) -> None:
+    """`llumnix serve` in front of a server with `--api-key` and TLS, URL pasted with its /v1."""
+    authority = Authority.make(tmp_path)
+    async with raw_server(tls=authority.server_context()) as server:
+        wanting("k", server)
+        flags = ["--port=0", f"--instance={server.url}/v1"]
+        flags += [f"--instance-api-key-file={key_file('k')}", f"--instance-ca-file={authority.ca}"]
+        async with launched_frontend(flags, tmp_path) as url:
+            status, body = await completed(url)
+    assert status == 200, body

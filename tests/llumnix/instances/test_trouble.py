@@ -44,8 +44,8 @@ async def fleet_of(
     scheduler = SchedulerConfig(migration=False)
     tally = Tally(FleetMetrics(CollectorRegistry()), [each.name for each in scheduler.classes])
     fleet = Fleet(FleetConfig(**quick), GlobalScheduler(scheduler), secret, tally, FleetClock())
-    await fleet.start(urls)
     try:
+        await fleet.start(urls)
         yield fleet
     finally:
         await fleet.close()
@@ -71,6 +71,7 @@ async def test_a_closed_port_is_unreachable() -> None:
         unused.bind(("127.0.0.1", 0))
         trouble = await trouble_at(f"http://127.0.0.1:{unused.getsockname()[1]}")
     assert trouble.cause is Cause.UNREACHABLE
+    assert "connection refused" in trouble.detail
 
 
 async def test_a_server_that_does_not_answer_is_silent() -> None:
@@ -223,6 +224,19 @@ def test_a_cause_that_comes_and_goes_floods_nothing(caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 4
 
 
+async def test_a_loss_is_said_once_and_that_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not as being down and as not being up."""
+    async with raw_server() as server, fleet_of(server.url) as fleet:
+        (instance,) = fleet.instances
+        await until(lambda: instance.alive)
+        fleet.suspect(instance, "it is suspected")
+        await until(lambda: instance.trouble is None and instance.alive)
+    said = [each.getMessage().split()[0] for each in caplog.records]
+    assert said == ["instance_down", "instance_up"]
+
+
 async def test_why_is_seen_on_the_admin_api_and_as_a_metric() -> None:
     async with refusing() as server, fleet_of(server.url) as fleet:
         (instance,) = fleet.instances
@@ -241,11 +255,24 @@ async def test_why_is_seen_on_the_admin_api_and_as_a_metric() -> None:
         assert view.fleet_status(fleet, 0, 1).instances[0].detail == ""
 
 
-async def test_a_gateway_that_says_yes_to_everything_is_served_untouched() -> None:
-    """Even where a llumlet would be: only a llumlet's own keys tell of one."""
+@pytest.mark.parametrize(
+    "always",
+    [
+        Reply('{"status": "ok"}'),
+        Reply("<!doctype html><p>app", kind="text/html"),
+        Reply(b"\xff\x00"),
+        Reply("[1]"),
+        Reply("", 302, ("Location: /login",)),
+        Reply("", 401),
+        Reply("", 500),
+        Reply("{}", headers=("Connection: close", "Content-Encoding: gzip")),
+    ],
+)
+async def test_a_server_that_is_not_ours_is_served_untouched(always: Reply) -> None:
+    """Whatever it answers where a llumlet would be: only a llumlet's own keys tell of one."""
 
     def answer(path: str, headers: object) -> Reply | None:
-        return RawServer().usual(path, {}) if path == "/v1/models" else Reply('{"status": "ok"}')
+        return RawServer().usual(path, {}) if path == "/v1/models" else always
 
     async with raw_server(answer) as server, fleet_of(server.url, secret=SECRET) as fleet:
         (instance,) = fleet.instances

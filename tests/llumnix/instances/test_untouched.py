@@ -2,16 +2,19 @@
 
 import asyncio
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llumnix.instances.instance import InstanceKind, InstanceState
-from llumnix.instances.untouched import read_load
+from llumnix.instances.untouched import Uptime, read_load
 from policies.types import InstanceId
 from tests.llumnix.frontend.stage import Stage, until
 from tests.llumnix.frontend.stub import Script
+from tests.llumnix.instances.raw_server import raw_server
+from tests.llumnix.instances.test_trouble import fleet_of
 
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -115,3 +118,43 @@ async def test_without_the_secret_a_plugged_server_counts_as_untouched() -> None
         assert instance.identity.kind is InstanceKind.UNTOUCHED
         assert not instance.plugged
         await asyncio.sleep(0)
+
+
+STARTED = "process_start_time_seconds {}\n"
+
+
+@pytest.mark.parametrize(
+    ("starts", "restarts"),
+    [
+        ([900.0, 900.0], 0),
+        ([900.0, 1000.5, 1000.5], 1),
+        # A clock that is ahead of ours.
+        ([5000.0, 5000.0], 0),
+        # Two servers behind a load balancer.
+        ([900.0, 950.0, 900.0, 950.0], 0),
+        ([900.0, "NaN", "1.7e300", -1.0], 0),
+        # The page of a server that is met before it tells.
+        (["x", 1000.5], 0),
+    ],
+)
+def test_a_process_that_replaced_another_is_noticed(starts: list[object], restarts: int) -> None:
+    uptime = Uptime(1000.0)
+    assert sum(uptime.restarted(STARTED.format(each)) for each in starts) == restarts
+    # A worker that was replaced is not the server.
+    both = STARTED.format(900.0) + STARTED.format(2000.0)
+    assert not uptime.restarted(both)
+
+
+async def test_a_server_that_restarts_between_two_polls_is_met_anew() -> None:
+    """Nothing was refused meanwhile; it serves another model now."""
+    started = STARTED.format(time.time() - 60)
+    async with (
+        raw_server(metrics=started) as server,
+        fleet_of(server.url, models_interval_s=60) as fleet,
+    ):
+        (instance,) = fleet.instances
+        await until(lambda: instance.alive)
+        server.models[:] = ["new"]
+        server.metrics = STARTED.format(time.time() + 0.01)
+        await until(lambda: instance.alive and instance.model_ids == {"new"})
+        assert sum(event.kind == "instance_down" for event in fleet.events.after(0)) == 1

@@ -26,6 +26,7 @@ SOCKETS = {
     "chunk_bytes": "9",
     "max_connections": "9",
 }
+TLS = ("tls_ca_file", "tls_cert_file", "tls_key_file")  # given together, or not at all
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -77,10 +78,15 @@ def test_settings_of_sockets_are_not_simulated(name: str) -> None:
         check(f"--set=migration.{name}={SOCKETS[name]}")
 
 
+def test_certificates_of_links_are_not_simulated() -> None:
+    with pytest.raises(ConfigError, match="tls_ca_file has no effect: a simulation has no sockets"):
+        check(*(f"--set=migration.{name}=x.pem" for name in TLS))
+
+
 def test_every_setting_of_migration_is_either_simulated_or_of_sockets() -> None:
     """What the rule lists is what no simulated llumlet reads: others are taken."""
     for one in dataclasses.fields(Config().migration):
-        if one.name not in SOCKETS and f"migration.{one.name}" not in HOMES:
+        if one.name not in (*SOCKETS, *TLS) and f"migration.{one.name}" not in HOMES:
             check(f"--set=migration.{one.name}={value_of(f'migration.{one.name}')}")
 
 

@@ -86,6 +86,29 @@ async def test_a_slow_body_on_any_path_ends_without_a_traceback(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/nowhere", b"/llumnix/drain"])
+async def test_odd_expectations_are_refused_not_stumbled_over(
+    path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Stage(1) as stage:
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" % path
+        for odd in (b"10\xe3-continue", b"\xb7", b"a cup of tea"):
+            answer = await said(stage, head + b"Expect: %b\r\nContent-Length: 0\r\n\r\n" % odd)
+            assert answer.startswith(b"HTTP/1.1 417")
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+    async with Stage(1) as stage:
+        reader, writer = await connect(stage)
+        writer.write(HEAD + b"Expect: 100-Continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+        async with asyncio.timeout(20):
+            assert (await reader.readuntil(b"\r\n\r\n")) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(BODY)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_an_endless_head_is_refused() -> None:
     async with Stage(1, header_limit_bytes=10_000) as stage:
         flood = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 500) for number in range(60))

@@ -182,8 +182,11 @@ def test_our_fields_stand_beside_what_the_client_gave(raw: bytes) -> None:
 
 
 def test_a_clients_request_id_is_kept_unless_it_is_in_use_or_odd() -> None:
-    assert request_id("mine-1", {}) == "mine-1"
-    for wanted in ("mine-1", None, "", "a b", "x" * 200, "a\nb"):
-        made = request_id(wanted, {"mine-1": 0})
+    for wanted in ("mine-1", "Root=1-67891233-abcdef012345;Self=1-x", "aGk+/w==", "x" * 256):
+        assert request_id(wanted, {}) == wanted
+        made = request_id(wanted, {wanted: 0})
         assert made != wanted
-        assert len(made) == 24
+        assert made[:200] == wanted[:200] or made.startswith(wanted + "~")
+        assert len(made) <= 256
+    for odd in (None, "", "a b", "x" * 257, "a\nb", "é"):
+        assert len(request_id(odd, {})) == 24

@@ -1,0 +1,1 @@
+"""Every path of the clients' port: which it is, and how it reaches an instance."""

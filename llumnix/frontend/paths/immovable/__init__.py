@@ -1,0 +1,1 @@
+"""Generation that stays on its instance: counted and placed, never moved."""

@@ -1,0 +1,1 @@
+"""Where the fleet learns of servers: files, DNS names, Kubernetes."""
