@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _ROUND_S: Final = 1.0
 _SLICES: Final = 10
 _LAST_WORD_S: Final = 5.0
+_UNSENT_BYTES: Final = 128 * 1024
 _TCP_INFO_BYTES: Final = 192
 _ACKNOWLEDGED: Final = struct.Struct("=120xQ")
 """`tcpi_bytes_acked`, in Linux's `struct tcp_info`."""
@@ -137,6 +138,7 @@ class GuardedConnection(HalfClosable):
         """Admit the connection, or turn it away (called by the event loop)."""
         super().connection_made(transport)
         self._open = cast("asyncio.Transport", transport)
+        _bound_unsent(self._open)
         self._admitted = self._guard.admit(self)
         if not self._admitted:
             self._turn_away(_FULL)
@@ -218,6 +220,13 @@ class GuardedConnection(HalfClosable):
         if self._open is not None:
             self._open.write(response)
         self.force_close()
+
+
+def _bound_unsent(transport: asyncio.Transport) -> None:
+    """Let the kernel take little more than the client reads, else megabytes wait for deaf ones."""
+    own = transport.get_extra_info("socket")
+    with suppress(OSError, AttributeError):
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
