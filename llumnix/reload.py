@@ -11,6 +11,7 @@ from typing import Any
 
 from llumnix.config import HOMES, Config
 from llumnix.errors import ConfigError
+from llumnix.instances.config import FleetConfig
 from llumnix.logs.setup import configure
 from llumnix.service import Service
 from policies.registry import PolicyError
@@ -18,8 +19,15 @@ from policies.registry import PolicyError
 log = logging.getLogger(__name__)
 
 LIVE = (
-    "fleet.instances",
+    *(
+        f"fleet.{each.name}"
+        for each in dataclasses.fields(FleetConfig)
+        if each.name.startswith("instance")
+    ),
+    "frontend.allow_paths",
+    "frontend.base_path",
     "frontend.claim_patience_s",
+    "frontend.cors_origins",
     "frontend.drain_delay_s",
     "frontend.helper_timeout_s",
     "frontend.idle_timeout_s",

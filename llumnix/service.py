@@ -118,7 +118,7 @@ class Service:
         before = self.fleet.scheduler.config
         self.fleet.scheduler.reconfigure(scheduler)
         try:
-            await self.fleet.set_members(fleet.instances)
+            await self.fleet.reload(fleet)
         except Exception:
             self.fleet.scheduler.reconfigure(before)
             raise

@@ -17,8 +17,8 @@ class InstanceStatus(Answer):
     """One instance; tokens are KV tokens, freeness decode steps, `age_s` fleet seconds.
 
     `freeness` is None while the instance is down or being drained; `age_s`, the age of its last
-    report, is None while it is down. While it is not up, `reason` is the kind of cause, in one
-    word, and `detail` says what happened and what to do about it.
+    report, is None while it is down. While it is not up, or left alone (hung, failing, busy),
+    `reason` is the kind of cause, in one word, and `detail` says what happened and what to do.
     """
 
     instance_id: str = field(metadata=key("id"))

@@ -54,6 +54,7 @@ class FleetHealth:
         if instance.fitness.breaker.succeeded(self.now_s()):
             log.warning("breaker_closed instance=%s", instance.id)
             self._event("breaker_closed", f"{instance.id} answers again")
+            self._moves(instance)
 
     def failed(self, instance: Instance, request_id: RequestId, kind: str, detail: str) -> None:
         """Note that an instance failed a request, of its own fault."""
@@ -119,13 +120,7 @@ class FleetHealth:
             log.warning("instance_suspect instance=%s reason=%s", instance.id, fitness.hung)
             self._event("instance_suspect", f"{instance.id} seems to hang: {fitness.hung}")
             return True
-        if motion.moved and fitness.hung:
-            fitness.hung = ""
-            fitness.breaker.reset()
-            log.warning("instance_moves instance=%s", instance.id)
-            self._event("instance_moves", f"{instance.id} makes steps again")
-            return True
-        return False
+        return motion.moved and self._moves(instance)
 
     def flows(self, request_id: RequestId) -> None:
         """Note that a request produces something on its instance: others need not stay off it."""
@@ -170,6 +165,16 @@ class FleetHealth:
         names = ",".join(instances)
         log.warning("request_poisonous request_id=%s instances=%s", request_id, names)
         self._event("request_poisonous", f"{request_id} took down {names} and is given up")
+
+    def _moves(self, instance: Instance) -> bool:
+        """End the suspicion that an instance hangs; return whether there was one."""
+        if not instance.fitness.hung:
+            return False
+        instance.fitness.hung = ""
+        instance.fitness.breaker.reset()
+        log.warning("instance_moves instance=%s", instance.id)
+        self._event("instance_moves", f"{instance.id} makes steps again")
+        return True
 
     def _opened(self, instance: Instance, reason: str) -> None:
         log.warning("breaker_open instance=%s reason=%s", instance.id, reason)

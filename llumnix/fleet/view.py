@@ -1,6 +1,7 @@
 """The fleet as others see it: responses of the admin API, gauges for Prometheus."""
 
 import math
+import time
 
 from llumnix.admin.schema import (
     FleetStatus,
@@ -74,8 +75,8 @@ def _set_instance_gauges(
 ) -> None:
     name, load = instance.id, instance.load
     metrics.instance_up.labels(instance_id=name).set(instance.alive)
-    if instance.trouble is not None and not instance.alive:
-        cause = instance.trouble.cause
+    cause, _ = _why_not(instance)
+    if cause:
         metrics.instance_not_up.labels(instance_id=name, cause=cause).set(1)
     if load is None:
         return
@@ -97,6 +98,15 @@ def _set_instance_gauges(
         metrics.instance_kv_tokens.labels(instance_id=name, kind=kind).set(tokens)
 
 
+def _why_not(instance: Instance) -> tuple[str, str]:
+    """Return why an instance gets no new requests: the cause in a word, and for people."""
+    if instance.link is not None and (spared := instance.fitness.spared(time.monotonic())):
+        return str(spared[0]), spared[1]
+    if instance.trouble is not None and not instance.alive:
+        return str(instance.trouble.cause), str(instance.trouble)
+    return "", ""
+
+
 def _freeness(fleet: Fleet) -> dict[str, float | None]:
     alive = fleet.instances.alive()
     if not alive:
@@ -112,7 +122,7 @@ def _instance_status(
     fleet: Fleet, instance: Instance, freeness: dict[str, float | None]
 ) -> InstanceStatus:
     load, identity = instance.load, instance.identity
-    trouble = None if instance.alive else instance.trouble
+    cause, detail = _why_not(instance)
     told = identity.capacity_tokens if identity else None
     return InstanceStatus(
         instance_id=instance.id,
@@ -128,6 +138,6 @@ def _instance_status(
         reserved_tokens=load.reserved_tokens if load else 0,
         prefill_backlog_tokens=load.prefill_backlog_tokens if load else 0,
         age_s=round(fleet.now_s() - load.reported_at_s, 6) if load else None,
-        reason=str(trouble.cause) if trouble else "",
-        detail=str(trouble) if trouble else "",
+        reason=cause,
+        detail=detail,
     )

@@ -86,16 +86,27 @@ class FrontendServer:
         self.intake.install(app)
         url = await self.listeners.listen(app, Address(config.host, config.port, self._tls))
         self.admin_url = url
+        self._warn_of_open_doors(shared=shared)
         if not shared:
-            if not is_loopback(config.admin_host) and self._admin_tls is None:
-                log.warning(
-                    "admin_port_in_plain_text host=%s: who can listen there learns the token",
-                    config.admin_host,
-                )
             address = Address(config.admin_host, config.admin_port_wanted(), self._admin_tls)
             admin_app = build_admin_app(context, self.lifetime, admin)
             self.admin_url = await self.listeners.listen(admin_app, address)
         return url
+
+    def _warn_of_open_doors(self, *, shared: bool) -> None:
+        config = self.config
+        if not shared and not is_loopback(config.admin_host) and self._admin_tls is None:
+            log.warning(
+                "admin_port_in_plain_text host=%s: who can listen there learns the token",
+                config.admin_host,
+            )
+        lends = any(each.endpoint.key for each in self._fleet.instances)
+        if lends and not config.api_keys_file and not is_loopback(config.host):
+            log.warning(
+                "clients_need_no_key host=%s: the instances' own key is sent for whoever reaches "
+                "this port; give clients keys with --api-keys-file",
+                config.host,
+            )
 
     def read_files(self) -> Callable[[], None]:
         """Read the files again that may change while serving: API keys, certificates.

@@ -1,10 +1,19 @@
 """What speaks against sending requests to an instance that is up."""
 
+import enum
 from dataclasses import dataclass, field
 
 from llumnix.instances.breaker import Breaker, BreakerState
 
 _LONGEST_REST_S = 30.0
+
+
+class Spared(enum.StrEnum):
+    """Why an instance that could be reached gets no new requests, or only if there is no other."""
+
+    HUNG = "hung"
+    FAILING = "failing"
+    BUSY = "busy"
 
 
 @dataclass(slots=True)
@@ -26,6 +35,16 @@ class Fitness:
     def rest(self, seconds: float, now_s: float) -> None:
         """Note that it asked for a pause; the longest that is granted is half a minute."""
         self.busy_until_s = max(self.busy_until_s, now_s + min(seconds, _LONGEST_REST_S))
+
+    def spared(self, now_s: float) -> tuple[Spared, str] | None:
+        """Return why new requests go elsewhere, if they do: the cause, and what happened."""
+        if self.hung:
+            return Spared.HUNG, f"{self.hung}; check its engine's log"
+        if self.breaker.state(now_s) is not BreakerState.CLOSED:
+            return Spared.FAILING, f"it keeps failing: {self.breaker.reason}"
+        if now_s < self.busy_until_s:
+            return Spared.BUSY, self.objection(now_s)
+        return None
 
     def to_be_probed(self, now_s: float) -> bool:
         """Return whether it hung, and only a new request can tell whether it still does."""

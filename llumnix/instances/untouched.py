@@ -89,14 +89,14 @@ class UntouchedLink:
                     await self._poll()
                 heard_at_s = time.monotonic()
                 self._usual.saw(heard_at_s - began_s, heard_at_s)
-            except aiohttp.ClientConnectorError as error:
-                if not is_ours(error):
-                    return f"it refuses connections: {error.strerror}"
-                heard_at_s = time.monotonic()  # we cannot tell
             except (aiohttp.ClientError, OSError, TimeoutError, ContactFailed) as error:
+                now_s = time.monotonic()
+                if is_ours(error):
+                    heard_at_s = now_s  # we cannot tell
+                elif isinstance(error, aiohttp.ClientConnectorError):
+                    return f"it refuses connections: {error.strerror}"
                 if self._instance.load is None:  # not up yet: it shall say why
                     self._instance.trouble = trouble_of(error, self._config.contact_timeout_s)
-                now_s = time.monotonic()
                 # If the deadline came late, so did all else here: the delay is not its silence.
                 heard_at_s += max(0.0, now_s - began_s - deadline_s - _LATE_S)
                 silent_s = now_s - max(heard_at_s, self._flowed_at_s())

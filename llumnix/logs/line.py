@@ -30,6 +30,8 @@ def _value(value: object) -> str:
     plain = _plain(value)
     if isinstance(plain, str):
         return plain if _BARE.fullmatch(plain) else json.dumps(plain)
+    if isinstance(plain, float):
+        return repr(plain)
     if isinstance(plain, list):
         joined = ",".join(map(str, plain))
         return joined if _BARE.fullmatch(joined) else json.dumps(joined)

@@ -128,7 +128,8 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _gauge(
         "instance_not_up",
         "flag",
-        "1 while the instance is not up for this cause; no series while it is up.",
+        "1 while the instance is not up, or left alone (hung, failing, busy), for this cause; no "
+        "series otherwise.",
         "instance_id",
         "cause",
     ),

@@ -49,6 +49,7 @@ _SCALING = (
 )
 _REAL = (
     "frontend.",
+    "logs.",
     "emulator.",
     *(f"fleet.{one.name}" for one in fields(FleetConfig) if one.name != "report_interval_s"),
 )

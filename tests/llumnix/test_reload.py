@@ -154,3 +154,24 @@ def test_a_scheduler_keeps_what_is_in_flight_and_refuses_what_others_built_on() 
 def test_the_fleet_section_needs_a_restart_but_for_its_members() -> None:
     new = dataclasses.replace(Config(), fleet=FleetConfig(report_timeout_s=3.0))
     assert change(Config(), new).restart == ("fleet.report_timeout_s",)
+
+
+async def test_an_instances_new_key_is_sent_from_then_on(tmp_path: Path) -> None:
+    """A file that cannot be read changes nothing."""
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(f"sk-{name}")
+    text = (
+        "fleet:\n  instances: [http://127.0.0.1:1, http://127.0.0.1:3]\n"
+        f"  instance_api_key_file: {tmp_path}/old\n"
+    )
+    reading = Reading(tmp_path / "l.yaml", text)
+    fleet = reading.service.fleet
+    await fleet.start(load_config(reading.path).fleet.instances)
+    try:
+        assert {each.endpoint.key.text for each in fleet.instances} == {"sk-old"}
+        await reading.read(text.replace("/old", "/new"))
+        assert {each.endpoint.key.text for each in fleet.instances} == {"sk-new"}
+        await reading.read(text.replace("/old", "/missing"))
+        assert {each.endpoint.key.text for each in fleet.instances} == {"sk-new"}
+    finally:
+        await fleet.close()

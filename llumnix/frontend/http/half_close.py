@@ -17,6 +17,8 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FIRST_PROBE_S: Final = 0.3
 """Most answers to such clients are there by then."""
 _PROBE_EVERY_S: Final = 5.0
+_OLD_PATIENCE_S: Final = 2.0
+"""How long a client that speaks HTTP/1.0, which has no `100 Continue`, is taken to be there."""
 _LOOK_EVERY_S: Final = 0.2
 _CLOSED: Final = 7
 """TCP_CLOSE, a state of Linux's sockets: here, that the peer has reset the connection."""
@@ -26,6 +28,7 @@ class HalfClosable(web.RequestHandler):
     """A client's connection that outlives the end of its client's input."""
 
     _input_ended = False
+    _ended_at = 0.0
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection until the last request has its answer (called by the event loop)."""
@@ -37,7 +40,8 @@ class HalfClosable(web.RequestHandler):
         self._input_ended = True
         self.close()  # after that answer
         loop = asyncio.get_running_loop()
-        loop.call_later(_LOOK_EVERY_S, self._look, transport, loop.time() + _FIRST_PROBE_S)
+        self._ended_at = loop.time()
+        loop.call_later(_LOOK_EVERY_S, self._look, transport, self._ended_at + _FIRST_PROBE_S)
         return True
 
     def _may_answer(self) -> bool:
@@ -47,7 +51,7 @@ class HalfClosable(web.RequestHandler):
             # None has come, or its handler is about to start; `_look` sees the rest.
             waits = self._waiter is not None and not self._waiter.done()
             return bool(self._messages) or (bool(self._request_count) and not waits)
-        return request.content.is_eof() and request.version >= HttpVersion11 and not _begun(request)
+        return request.content.is_eof() and not _begun(request)
 
     def _look(self, transport: asyncio.Transport, probe_at: float) -> None:
         """See whether the client is still there, and go on looking if it is."""
@@ -59,8 +63,12 @@ class HalfClosable(web.RequestHandler):
             transport.abort()
             return
         if request is not None and not _begun(request) and loop.time() >= probe_at:
-            transport.write(_CONTINUE)
-            probe_at = loop.time() + _PROBE_EVERY_S
+            if request.version >= HttpVersion11:
+                transport.write(_CONTINUE)
+                probe_at = loop.time() + _PROBE_EVERY_S
+            elif loop.time() >= self._ended_at + _OLD_PATIENCE_S:
+                transport.abort()
+                return
         loop.call_later(_LOOK_EVERY_S, self._look, transport, probe_at)
 
 

@@ -46,6 +46,7 @@ class _Tried:
     instances: set[InstanceId] = field(default_factory=set)
     declined: list[Declined] = field(default_factory=list)
     stale: int = 0
+    stale_at: InstanceId | None = None
     broken: int = 0
     last: Failure | None = None
 
@@ -90,8 +91,9 @@ class Attempts:
             if isinstance(result, Declined):
                 self._decline(chosen, result)
             elif result.stale and tried.stale < _STALE_RETRIES:
-                # The server had closed the connection before it could see the request.
+                # Most likely the server had closed the connection before it saw the request.
                 tried.stale += 1
+                tried.stale_at = chosen.id
                 tried.last = result.failure
                 again = chosen
             else:
@@ -111,6 +113,10 @@ class Attempts:
     def _lose(self, instance: Instance, lost: Lost) -> Refusal | None:
         """Note a failure; a Refusal if it was one too many."""
         tried, failure, health = self._tried, lost.failure, self._context.fleet.health
+        if failure.kind is FailureKind.REFUSED and tried.stale_at == instance.id:
+            # It was no stale connection after all: the server has died, with the request on it.
+            self._context.fleet.suspect(instance, failure.detail)
+            failure = Failure(FailureKind.BROKEN, f"{instance.id} died with the request on it")
         tried.instances.add(instance.id)
         tried.last = failure
         if self._inquest is not None:

@@ -49,9 +49,9 @@ class Router:
     """Serves every path that instances answer."""
 
     def __init__(self, context: ServingContext, cors: Cors) -> None:
-        config = context.config
         self._context = context
-        self._paths = Paths(config.allow_paths, config.base_path)
+        self._config = context.config
+        self._paths = Paths(self._config.allow_paths, self._config.base_path)
         self._stored = StoredResponses(context.fleet.instances, _RESPONSES_REMEMBERED)
         self._immovable = Immovable(context, self._stored)
         self._turns = ByTurn()
@@ -61,7 +61,7 @@ class Router:
         """Serve a request as its path demands."""
         if is_preflight(http) and (told := self._cors.preflight(http)) is not None:
             return told
-        destination = self._paths.look_up(http.method, http.rel_url.raw_path)
+        destination = self._table().look_up(http.method, http.rel_url.raw_path)
         query = http.rel_url.raw_query_string
         target = f"{destination.path}?{query}" if query else destination.path
         try:
@@ -73,6 +73,13 @@ class Router:
         account = own_account()
         account.cause = account.cause or answered.cause()
         return error_response(answered, destination.dialect)
+
+    def _table(self) -> Paths:
+        """Return the table of paths as it is configured now."""
+        config = self._context.config
+        if config is not self._config:
+            self._config, self._paths = config, Paths(config.allow_paths, config.base_path)
+        return self._paths
 
     async def _serve(
         self, http: web.Request, destination: Destination, target: str

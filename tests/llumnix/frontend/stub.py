@@ -98,6 +98,17 @@ class StubInstance:
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
+    @property
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        return self._runner is not None and bool(self._runner.sites)
+
+    async def stop_listening(self) -> None:
+        """Take no more connections; those there are stay."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()

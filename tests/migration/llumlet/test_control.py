@@ -6,7 +6,7 @@ import pytest
 
 from migration.errors import AuthError, LinkError
 from migration.llumlet.control import ControlClient
-from migration.llumlet.fleet_messages import EventKind, MigrationEvent, Report
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent, Report, StepReport
 from policies.types import MigrateReason, RequestId
 from tests.migration.instances import SECRET, Instance, running, until
 from tests.migration.protocol.frontend_model import Frontend
@@ -142,3 +142,21 @@ async def test_a_client_is_told_why_it_cannot_connect() -> None:
             await Fleet(instance, b"wrong").client.connect()
     with pytest.raises(LinkError):
         await Fleet(instance).client.connect(1.0)
+
+
+async def test_steps_are_counted_only_for_those_who_ask() -> None:
+    """A fleet of before asks as before, and gets the reports that it knows."""
+    instance = Instance("A", Frontend())
+    instance.engine.steps = lambda: 7  # type: ignore[method-assign]
+    async with running(instance):
+        old, new = Fleet(instance), Fleet(instance)
+        await old.client.connect()
+        await old.client.subscribe(0.01)
+        await new.client.connect()
+        await new.client.subscribe(0.01, with_steps=True)
+        await until(lambda: old.reports and new.reports)
+        await old.client.close()
+        await new.client.close()
+
+        assert {type(report) for report in old.reports} == {Report}
+        assert all(isinstance(each, StepReport) and each.steps == 7 for each in new.reports)

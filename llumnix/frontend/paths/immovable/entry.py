@@ -20,7 +20,7 @@ from llumnix.frontend.paths.table import Destination
 from llumnix.frontend.request.body import in_utf8, with_member
 from llumnix.frontend.request.headers import identity
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request.request import ClientRequest, class_of, is_true, is_urgent
+from llumnix.frontend.request.request import ClientRequest, class_of, is_id, is_true, is_urgent
 from llumnix.frontend.serving import Facts, arrived, inadmissible, tracked, turned_away
 from llumnix.instances.instance import Instance
 
@@ -62,7 +62,7 @@ class Immovable:
 
     async def _home(self, http: web.Request, response_id: object) -> Instance | None:
         """Return the instance that stores the response a request refers to, if it is known."""
-        if not isinstance(response_id, str):
+        if not isinstance(response_id, str) or not is_id(response_id):
             return None
         known = self._stored.home(response_id)
         if known is None and response_id not in self._stored:

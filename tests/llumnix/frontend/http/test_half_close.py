@@ -45,6 +45,22 @@ async def test_a_client_that_has_said_all_gets_its_answer(delay_s: float) -> Non
     assert got.endswith(b'{"served": true}')
 
 
+async def test_an_old_client_gets_an_answer_that_is_there_soon() -> None:
+    async with Stage(1, engine=PathServer) as stage:
+        stub = stage.stubs[0]
+        assert isinstance(stub, PathServer)
+        stub.plays.append(slow(0.2))
+        data = request("/v1/embeddings").replace(b"HTTP/1.1", b"HTTP/1.0")
+        reader, writer = await ask(stage, data)
+        writer.write_eof()
+        async with asyncio.timeout(20.0):
+            got = await reader.read()
+        writer.close()
+
+    assert got.startswith(b"HTTP/1.0 200 OK")
+    assert got.endswith(b'{"served": true}')
+
+
 async def test_such_a_client_gets_its_whole_stream() -> None:
     body = b'{"model":"m","prompt":"","stream":true}'
     async with Stage(1) as stage:

@@ -280,3 +280,12 @@ async def test_a_drain_waits_for_what_cannot_be_moved() -> None:
             async with asyncio.timeout(20.0):
                 while await running() != 1:  # noqa: ASYNC110 - what is waited for signals no event
                     await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "a b", "", "x" * 5000, 5, None, ["resp_1"], {"a": 1}])
+async def test_what_is_no_id_of_a_response_is_left_to_the_server(odd: object) -> None:
+    async with staged() as stage:
+        asked = {"model": "m", "previous_response_id": odd}
+        async with stage.session.post("/v1/responses", json=asked) as response:
+            assert response.status == 200
+        assert sum(len(server(stage, at).got) for at in (0, 1)) == 1

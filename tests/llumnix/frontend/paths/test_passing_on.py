@@ -314,3 +314,25 @@ async def test_a_server_that_breaks_off_amid_its_answer_cuts_the_clients() -> No
             await ask(stage, "/v1/embeddings")
         await until(lambda: not stage.fleet.requests.active)
         assert stage.metric("requests_total", class_name="normal", outcome="failed") == 1
+
+
+async def test_a_request_that_kills_servers_on_kept_connections_is_not_taken_for_stale() -> None:
+    """A connection that closes under a request looks the same, whether its server lives or not."""
+    async with staged(4) as stage:
+        for _ in range(8):  # so that a connection to each is kept
+            assert (await ask(stage, "/v1/embeddings"))[0] == 200
+
+        def killer(stub: PathServer) -> Play:
+            async def play(http: web.Request) -> web.StreamResponse:
+                await stub.stop_listening()
+                return await drop(http)
+
+            return play
+
+        for at in range(4):
+            server(stage, at).plays.append(killer(server(stage, at)))
+        status, _ = await ask(stage, "/v1/embeddings")
+        down = sum(not stub.listens for stub in stage.stubs)
+
+    assert status == 502
+    assert down <= 2
