@@ -47,6 +47,7 @@ class Plan:
 
 QUICK = Plan(
     {
+        "nothing": 1,
         "half_heads": 500,
         "half_bodies": 200,
         "idle": 500,
@@ -63,6 +64,7 @@ QUICK = Plan(
 )
 FULL = Plan(
     {
+        "nothing": 1,
         "half_heads": 5000,
         "half_bodies": 2000,
         "idle": 5000,

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import resource
+import socket
 import sys
 import time
 from collections import Counter
@@ -26,7 +27,8 @@ HOST = "127.0.0.1"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 STREAM = json.dumps({"model": "m", "prompt": "flood", "stream": True, "max_tokens": 10**6}).encode()
 _AT_ONCE = 100
-_SLACK_S = 5.0
+_SLACK_S = 10.0
+"""Until the buffers of one that does not read are full."""
 _MEGABYTE = b"x" * 2**20
 
 
@@ -118,7 +120,10 @@ async def non_readers(port: int, n: int, wait_s: float) -> Seen:
     request = POST + b"Content-Length: %d\r\n\r\n%b" % (len(STREAM), STREAM)
 
     async def one() -> None:
-        reader, writer = await opened(port)
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        deaf.connect((HOST, port))
+        reader, writer = await asyncio.open_connection(sock=deaf)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(request)
         await asyncio.sleep(wait_s + _SLACK_S)
@@ -136,6 +141,12 @@ async def non_readers(port: int, n: int, wait_s: float) -> Seen:
 
     await asyncio.gather(*(one() for _ in range(n)))
     return seen
+
+
+async def nothing(_port: int, _n: int, wait_s: float) -> Seen:
+    """Leave the frontend alone: what the figures are to be compared with."""
+    await asyncio.sleep(wait_s)
+    return Counter()
 
 
 async def gzip_bombs(port: int, n: int, _wait_s: float) -> Seen:
@@ -190,7 +201,7 @@ async def fuzz(port: int, n: int, wait_s: float) -> Seen:
 ATTACKS: dict[str, Callable[[int, int, float], Awaitable[Seen]]] = {
     each.__name__: each
     for each in (
-        *(half_heads, half_bodies, idle, non_readers, gzip_bombs),
+        *(nothing, half_heads, half_bodies, idle, non_readers, gzip_bombs),
         *(json_bombs, large_bodies, header_floods, fuzz),
     )
 }

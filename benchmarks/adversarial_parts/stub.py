@@ -8,7 +8,8 @@ import uvloop
 from aiohttp import web
 
 TOKEN_S = 0.01
-_FLOOD_EVENTS = 200_000
+_FLOOD_EVENTS = 10_000
+_FLOOD_S = 0.1
 _PARSED_BYTES = 10_000
 PAGE = """# TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="m"} 0.0
@@ -40,10 +41,11 @@ async def complete(http: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(http)
     if prompt == "flood":
-        some = event("x" * 500) * 10
-        for _ in range(_FLOOD_EVENTS // 10):
+        # Large events, not many: what fills buffers shall not be a test of throughput.
+        some = event("x" * 8000)
+        for _ in range(_FLOOD_EVENTS):
             await response.write(some)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(_FLOOD_S)
     while prompt == "watch":
         await response.write(event("t"))
         await asyncio.sleep(TOKEN_S)

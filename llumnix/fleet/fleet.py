@@ -14,7 +14,8 @@ import aiohttp
 
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
-from llumnix.fleet.health import FleetHealth
+from llumnix.fleet.faults.health import FleetHealth
+from llumnix.fleet.faults.trouble_log import TroubleLog
 from llumnix.fleet.links import Links
 from llumnix.fleet.members import CONFIGURATION, Members
 from llumnix.fleet.model_catalog import ModelCatalog
@@ -23,14 +24,13 @@ from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
 from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
-from llumnix.fleet.trouble_log import TroubleLog
-from llumnix.instances.breaker import BreakerLimits
+from llumnix.instances.condition.breaker import BreakerLimits
+from llumnix.instances.condition.standstill import Motion
+from llumnix.instances.condition.trouble import Trouble
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper, Linker
-from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.trouble import Trouble
 from llumnix.metrics.tally import Tally
 from llumnix.tasks import spawn
 from migration.llumlet.fleet_messages import MigrationEvent

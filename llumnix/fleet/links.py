@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from llumnix.instances.condition.trouble import Cause, ContactFailed
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import (
     Identity,
@@ -15,7 +16,6 @@ from llumnix.instances.instance import (
 )
 from llumnix.instances.plugged import PluggedLink
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.trouble import Cause, ContactFailed
 from llumnix.instances.untouched import UntouchedLink
 from policies.types import InstanceId
 

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from llumnix.errors import ConfigError
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.requests import RequestTable
-from llumnix.instances.address import Address, BadAddress
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.credentials import endpoint_of
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.address import Address, BadAddress
+from llumnix.instances.endpoints.endpoint import Endpoint
 from llumnix.instances.instance import Instance
 from llumnix.instances.keeper import Keeper
 from llumnix.instances.membership import HAND, Membership, change

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llumnix.fleet.health import FleetHealth
+from llumnix.fleet.faults.health import FleetHealth
 from llumnix.instances.instance import Instance, InstanceState
 from policies.types import DispatchRequest, InstanceId
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from llumnix.instances.address import Address, BadAddress
+from llumnix.instances.endpoints.address import Address, BadAddress
 
 SOURCE_SCHEMES = ("dns", "dns+https", "srv", "srv+https", "k8s", "k8s+https")
 """Schemes of URLs that name not a server but where to learn of servers."""

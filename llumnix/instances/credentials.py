@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llumnix.errors import ConfigError
-from llumnix.instances.address import Address
 from llumnix.instances.config import FleetConfig, InstanceSpec
-from llumnix.instances.endpoint import NO_SECRET, Endpoint, Secret
-from llumnix.instances.tls import ClientContext, TlsSettings, client_context
+from llumnix.instances.endpoints.address import Address
+from llumnix.instances.endpoints.endpoint import NO_SECRET, Endpoint, Secret
+from llumnix.instances.endpoints.tls import ClientContext, TlsSettings, client_context
 
 KEY_VARIABLES = ("LLUMNIX_INSTANCE_API_KEY", "VLLM_API_KEY")
 """Environment variables that hold the fleet's API key, if no file does; the first that is set."""

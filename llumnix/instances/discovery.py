@@ -7,10 +7,10 @@ from typing import Any
 
 import aiohttp
 
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.condition.trouble import Cause, ContactFailed
+from llumnix.instances.endpoints.endpoint import Endpoint
 from llumnix.instances.exposition import LLUMLET, info, is_vllm
 from llumnix.instances.instance import VLLM, Identity, InstanceKind
-from llumnix.instances.trouble import Cause, ContactFailed
 from policies.types import InstanceId
 
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from llumnix.instances.endpoint import Endpoint
-from llumnix.instances.fitness import Fitness
-from llumnix.instances.standstill import Motion
-from llumnix.instances.trouble import Trouble
+from llumnix.instances.condition.fitness import Fitness
+from llumnix.instances.condition.standstill import Motion
+from llumnix.instances.condition.trouble import Trouble
+from llumnix.instances.endpoints.endpoint import Endpoint
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
+from llumnix.instances.condition.trouble import Cause, Trouble, trouble_of
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import discover
 from llumnix.instances.instance import Identity, Instance, InstanceLink, InstanceListener
-from llumnix.instances.trouble import Cause, Trouble, trouble_of
 
 log = logging.getLogger(__name__)
 

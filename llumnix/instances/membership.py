@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.endpoint import Endpoint
 
 HAND = "by hand"
 """The source of members that were added through the admin API."""

@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from llumnix.instances.condition.silence import Silence
+from llumnix.instances.condition.standstill import Standstill
+from llumnix.instances.condition.trouble import Cause, ContactFailed
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
-from llumnix.instances.silence import Silence
-from llumnix.instances.standstill import Standstill
-from llumnix.instances.trouble import Cause, ContactFailed
 from migration.config import MigrationConfig
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient

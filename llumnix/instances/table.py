@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llumnix.instances.breaker import BreakerLimits
+from llumnix.instances.condition.breaker import BreakerLimits
 from llumnix.instances.instance import Instance, InstanceState
 from policies.groups import Group
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
+from llumnix.instances.condition.shortage import is_ours
+from llumnix.instances.condition.silence import Usual
+from llumnix.instances.condition.standstill import Standstill
+from llumnix.instances.condition.trouble import ContactFailed, trouble_of
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import fetch_metrics
 from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
-from llumnix.instances.shortage import is_ours
-from llumnix.instances.silence import Usual
-from llumnix.instances.standstill import Standstill
-from llumnix.instances.trouble import ContactFailed, trouble_of
 from policies.types import InstanceId, InstanceLoad
 
 _TYPICAL_CONTEXT_TOKENS = 512

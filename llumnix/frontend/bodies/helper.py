@@ -21,6 +21,7 @@ HEADER: Final = struct.Struct("!II")
 
 _SLICE_BYTES: Final = 256 * 1024
 _STOP_TIMEOUT_S: Final = 5.0
+_IDLE_S: Final = 60.0
 
 
 class HelperFailed(Exception):  # noqa: N818 - an outcome, told to the client
@@ -30,14 +31,17 @@ class HelperFailed(Exception):  # noqa: N818 - an outcome, told to the client
 class Helpers:
     """A few helper processes, started when they are first needed.
 
-    `timeout_s` bounds each task, in wall seconds; a helper that takes longer is replaced.
+    `timeout_s` bounds each task, in wall seconds; a helper that takes longer is replaced. They are
+    stopped when none has been needed for `idle_s`.
     """
 
-    def __init__(self, limit: int, timeout_s: float) -> None:
+    def __init__(self, limit: int, timeout_s: float, idle_s: float = _IDLE_S) -> None:
+        self._idle_s = idle_s
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(limit)
         self._idle: list[asyncio.subprocess.Process] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, work: Callable[..., R], body: bytes, *arguments: object) -> R:
         """Return `work(body, *arguments)`, computed by a helper; `work` is a module's function.
@@ -53,12 +57,28 @@ class Helpers:
 
     async def close(self) -> None:
         """Stop the helpers."""
+        if self._timer is not None:
+            self._timer.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         idle, self._idle = self._idle, []
         for process in idle:
             await _stop(process)
+
+    def _rest(self, process: asyncio.subprocess.Process) -> None:
+        """Keep a helper for the next task, but not for ever: it may hold much memory."""
+        self._idle.append(process)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._retire)
+
+    def _retire(self) -> None:
+        idle, self._idle = self._idle, []
+        for process in idle:
+            stopping = asyncio.create_task(_stop(process))
+            self._tasks.add(stopping)
+            stopping.add_done_callback(self._tasks.discard)
 
     async def _run(self, task: bytes, body: bytes) -> Any:
         async with self._free:
@@ -75,7 +95,7 @@ class Helpers:
             if ended:
                 await _stop(process)
             else:
-                self._idle.append(process)
+                self._rest(process)
         if isinstance(result, MemoryError):
             raise HelperFailed("the body takes too much memory to read")
         if isinstance(result, Exception):

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, Final
 
 from llumnix.frontend.bodies.helper import HEADER
 
+_MAPPED, _RESIDENT = 0, 1
 _NICE: Final = 10
 """Where cores are short, streams go first."""
 _MEMORY_BYTES: Final = 2 * 2**30
 """What a task may take beyond what the process has at its start."""
-_RETIREMENT_BYTES: Final = 512 * 2**20
+_RETIREMENT_BYTES: Final = 256 * 2**20
 """A process that has grown so much is replaced: its memory would never come back."""
 
 
@@ -23,8 +24,7 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):  # a whole group gets these; our end is our input's
         signal.signal(name, signal.SIG_IGN)
     os.nice(_NICE)
-    at_start_bytes = _memory_bytes()
-    limit = at_start_bytes + _MEMORY_BYTES
+    limit = _memory_bytes(_MAPPED) + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while (head := sys.stdin.buffer.read(HEADER.size)) and len(head) == HEADER.size:
         task_bytes, body_bytes = HEADER.unpack(head)
@@ -32,7 +32,7 @@ def main() -> None:
         body = _exactly(sys.stdin.buffer, body_bytes)
         result = _done(task, body)
         del body
-        ends = _memory_bytes() - at_start_bytes > _RETIREMENT_BYTES
+        ends = _memory_bytes(_RESIDENT) > _RETIREMENT_BYTES
         sys.stdout.buffer.write(HEADER.pack(len(result), ends) + result)
         sys.stdout.buffer.flush()
         if ends:
@@ -59,8 +59,8 @@ def _exactly(source: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _memory_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+def _memory_bytes(field: int) -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[field])
     return pages * resource.getpagesize()
 
 

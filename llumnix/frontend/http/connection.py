@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from llumnix.frontend.http.response import BadResponse, Head, ResponseReader
-from llumnix.instances.endpoint import Endpoint
-from llumnix.instances.tls import ClientContext
+from llumnix.instances.endpoints.endpoint import Endpoint
+from llumnix.instances.endpoints.tls import ClientContext
 
 # Below the five seconds after which uvicorn closes idle connections on its side.
 IDLE_S = 4.0

@@ -5,10 +5,10 @@ import enum
 
 import aiohttp
 
+from llumnix.instances.condition.shortage import is_ours
 from llumnix.instances.discovery import ask
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.endpoint import Endpoint
 from llumnix.instances.instance import Instance
-from llumnix.instances.shortage import is_ours
 
 _TIMEOUT_S = 0.3
 

@@ -29,8 +29,8 @@ from llumnix.frontend.http.outcome import (
 )
 from llumnix.frontend.http.probe import LifeProbe
 from llumnix.frontend.http.response import HEAD_LIMIT_BYTES, Head
+from llumnix.instances.condition.shortage import is_ours
 from llumnix.instances.instance import Instance
-from llumnix.instances.shortage import is_ours
 
 _DETAIL_CHARACTERS = 300
 _NOW = 0.0

@@ -20,8 +20,8 @@ from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, t
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.serving import Cutoff
+from llumnix.instances.condition.shortage import is_ours
 from llumnix.instances.instance import Instance
-from llumnix.instances.shortage import is_ours
 
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
 """Statuses with which another instance may do better."""

@@ -10,7 +10,13 @@ from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.graft import Grafter
 from llumnix.frontend.splicing.ledger import Ledger
 from llumnix.frontend.splicing.splice import Splicer
-from llumnix.frontend.splicing.sse import ClaimRefused, Redirect, ServerError
+from llumnix.frontend.splicing.sse import (
+    ERROR_MARK,
+    STOPPED_MARK,
+    ClaimRefused,
+    Redirect,
+    ServerError,
+)
 from llumnix.instances.instance import Instance
 
 Hide = Callable[[bytes], bytes]
@@ -54,6 +60,7 @@ class LegFilter:
         self.let_go: Redirect | ClaimRefused | None = None
         self.error: ServerError | None = None
         self._resigned = False
+        self._ended = False
         self._joiner = joiner
         self._plugged = plugged
         self._hide = hide
@@ -62,7 +69,7 @@ class LegFilter:
 
     def feed(self, data: bytes) -> bytes:
         """Return the client's part of these bytes. Raises Diverged or Overlong."""
-        if self.let_go is not None or self.error is not None:
+        if self._ended:
             return b""
         if self._rest:
             data = self._rest + data
@@ -74,11 +81,17 @@ class LegFilter:
                 raise Overlong(f"an event of more than {self._limit} bytes")
             if not data:
                 return b""
-        if self._plugged and sse.lets_go(data):
+        # Done for every token: the marks are searched for here, without a call.
+        if self._plugged and STOPPED_MARK in data and sse.lets_go(data):
             data, self.let_go = sse.until_let_go(data)
-        if sse.tells_error(data) and not self._resigned:
+            self._ended = self.let_go is not None
+        if ERROR_MARK in data and not self._resigned:
             data, self.error = sse.until_error(data)
+            self._ended = self._ended or self.error is not None
         joiner = self._joiner
+        if joiner is None:
+            self.ledger.add(data)
+            return self._hide(data)
         if isinstance(joiner, Grafter):
             data = joiner.feed(data)
         self.ledger.add(data)
@@ -89,7 +102,7 @@ class LegFilter:
     def resign(self) -> bytes:
         """Return the error, for its client: nobody can do better. What follows is passed on."""
         assert self.error is not None, "only once it has failed"
-        rest, self.error, self._resigned = self.error.rest, None, True
+        rest, self.error, self._resigned, self._ended = self.error.rest, None, True, False
         self.ledger.add(rest)
         return rest
 
@@ -102,7 +115,7 @@ class LegFilter:
     def over(self) -> bool:
         """Whether the leg is over, whatever the instance may still send."""
         complete = isinstance(self._joiner, Grafter) and self._joiner.ended
-        return complete or self.let_go is not None or self.error is not None
+        return complete or self._ended
 
     def end(self, *, cut_off: bool) -> bytes | None:
         """Record that the connection is over (`cut_off`: by an error).

@@ -10,8 +10,8 @@ DONE = b"data: [DONE]\n\n"
 REDIRECT_MARK = b'"stop_reason":"migrate:'
 REFUSED_MARK = b'"stop_reason":"llumnix:refused:'
 REQUEUE = "requeue"
-_STOPPED_MARK = b'"stop_reason":"'
-_ERROR_MARK = b'"error"'
+STOPPED_MARK = b'"stop_reason":"'
+ERROR_MARK = b'"error"'
 
 _NULLED = re.compile(rb'("(?:prompt_)?token_ids":)\[[^\]]*\]')
 _EMPTY_DELTA = b'"delta":{}'
@@ -124,7 +124,7 @@ def outcome_of(parsed: dict[str, Any] | None) -> Redirect | ClaimRefused | None:
 
 def lets_go(data: bytes) -> bool:
     """Return whether these events may hold a redirect or a refusal, at almost no cost."""
-    return _STOPPED_MARK in data and (REDIRECT_MARK in data or REFUSED_MARK in data)
+    return STOPPED_MARK in data and (REDIRECT_MARK in data or REFUSED_MARK in data)
 
 
 def until_let_go(data: bytes) -> tuple[bytes, Redirect | ClaimRefused | None]:
@@ -143,7 +143,7 @@ def tells_error(data: bytes) -> bool:
 
     Inside a JSON string quotes are escaped, so text that looks like this member never matches.
     """
-    return _ERROR_MARK in data
+    return ERROR_MARK in data
 
 
 def until_error(data: bytes) -> tuple[bytes, ServerError | None]:

@@ -5,8 +5,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from llumnix.errors import ConfigError
-from llumnix.instances.address import BadAddress
 from llumnix.instances.config import InstanceSpec
+from llumnix.instances.endpoints.address import BadAddress
 from llumnix.instances.sources.source import Asked, Listing, SourceFailed
 from llumnix.instances.sources.url import SourceUrl
 

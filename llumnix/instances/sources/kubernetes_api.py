@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from llumnix.errors import ConfigError
-from llumnix.instances.address import BadAddress
 from llumnix.instances.config import InstanceSpec
+from llumnix.instances.endpoints.address import BadAddress
 from llumnix.instances.sources.kubernetes_objects import (
     Item,
     Place,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
-from llumnix.instances.address import Address, BadAddress
 from llumnix.instances.config import InstanceSpec
+from llumnix.instances.endpoints.address import Address, BadAddress
 
 
 @dataclass(frozen=True, slots=True)

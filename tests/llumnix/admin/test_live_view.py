@@ -12,7 +12,7 @@ from rich.console import Console
 from llumnix.admin.client import AdminClient
 from llumnix.admin.live_view import Rates, render
 from llumnix.admin.schema import EventRecord, FleetStatus, Totals
-from llumnix.commands import top
+from llumnix.commands.operating import top
 from llumnix.errors import ConfigError, Unreachable
 from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
 

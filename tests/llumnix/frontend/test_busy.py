@@ -6,8 +6,8 @@ import errno
 import pytest
 
 from llumnix.fleet.view import fleet_status, set_gauges
+from llumnix.instances.condition.standstill import Motion
 from llumnix.instances.instance import InstanceState
-from llumnix.instances.standstill import Motion
 from policies.types import RequestId
 from tests.llumnix.frontend.splicing.chunks import full_text, text_of
 from tests.llumnix.frontend.stage import Stage, until

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llumnix.frontend.patience import Patience, Quiet, Verdict
-from llumnix.instances.standstill import Motion
+from llumnix.instances.condition.standstill import Motion
 from policies.types import RequestId
 from tests.llumnix.frontend.splicing.chunks import full_text, text_of
 from tests.llumnix.frontend.stage import Stage, until

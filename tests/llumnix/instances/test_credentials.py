@@ -19,11 +19,11 @@ from llumnix.fleet import members, view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
+from llumnix.instances.condition.trouble import Cause
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.credentials import endpoint_of
+from llumnix.instances.endpoints.tls import client_context
 from llumnix.instances.instance import InstanceState
-from llumnix.instances.tls import client_context
-from llumnix.instances.trouble import Cause
 from llumnix.processes.frontend_process import launched_frontend
 from tests.llumnix.frontend.stage import until
 from tests.llumnix.instances.certificates import Authority

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.instances.address import Address
-from llumnix.instances.endpoint import Endpoint, Secret
+from llumnix.instances.endpoints.address import Address
+from llumnix.instances.endpoints.endpoint import Endpoint, Secret
 from llumnix.instances.membership import Membership, change
 
 URLS = [f"http://gpu{number}" for number in range(4)]

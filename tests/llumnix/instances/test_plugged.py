@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from llumnix.fleet.clock import FleetClock
+from llumnix.instances.condition.standstill import Motion
+from llumnix.instances.condition.trouble import Trouble
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceKind
 from llumnix.instances.plugged import PluggedLink
-from llumnix.instances.standstill import Motion
 from llumnix.instances.table import InstanceTable
-from llumnix.instances.trouble import Trouble
 from migration.llumlet.fleet_messages import MigrationEvent, Report
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad, PriorityClass, RequestId

@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry
 from llumnix.fleet import view
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.events import EventRing
+from llumnix.fleet.faults.trouble_log import TroubleLog
 from llumnix.fleet.fleet import Fleet
 from llumnix.fleet.links import Links
-from llumnix.fleet.trouble_log import TroubleLog
+from llumnix.instances.condition.trouble import Cause, ContactFailed, Trouble, trouble_of
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.instance import Identity, Instance, InstanceKind, InstanceState
-from llumnix.instances.trouble import Cause, ContactFailed, Trouble, trouble_of
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from policies.scheduler import GlobalScheduler, SchedulerConfig

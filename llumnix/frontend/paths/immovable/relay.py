@@ -78,6 +78,7 @@ class GenerationRelay:
         self._tail = b""
         self._over = False
         active.tokens = lambda: self._tokens
+        active.heard_at_s = lambda: self._timing.pace.last_at
 
     async def run(self) -> tuple[web.StreamResponse, Outcome]:
         """Relay until the response has ended."""

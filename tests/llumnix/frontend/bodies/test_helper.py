@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from llumnix.frontend.bodies.helper import HelperFailed, Helpers
 from llumnix.frontend.bodies.intake import parse_apart
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import Classes, parse
+from tests.llumnix.frontend.stage import until
 
 CLASSES = Classes(("high", "normal"), "normal")
 
@@ -74,6 +76,17 @@ async def test_one_that_hangs_is_replaced() -> None:
             await hasty.run(hang, b"")
     finally:
         await hasty.close()
+
+
+async def test_those_that_nobody_needs_are_stopped() -> None:
+    """A body may have left half a gigabyte in them."""
+    resting = Helpers(2, timeout_s=30.0, idle_s=0.2)
+    try:
+        pid = await resting.run(pid_of, b"")
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+        assert await resting.run(pid_of, b"") != pid
+    finally:
+        await resting.close()
 
 
 async def test_a_client_that_leaves_does_not_confuse_the_next_answer(helpers: Helpers) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.endpoint import Endpoint
 from tests.llumnix.frontend.stage import until
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -12,7 +12,7 @@ from llumnix.frontend.http import connection as connections
 from llumnix.frontend.http.connection import Connection, ConnectionPool, InstanceUnreachable
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.credentials import endpoint_of
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.endpoint import Endpoint
 from tests.llumnix.frontend.stage import until
 from tests.llumnix.instances.certificates import Authority
 from tests.llumnix.instances.raw_server import raw_server

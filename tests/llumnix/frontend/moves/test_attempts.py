@@ -12,8 +12,8 @@ from llumnix.frontend.http.outcome import (
 )
 from llumnix.frontend.moves.attempts import Attempts
 from llumnix.frontend.request.refusal import Refusal
+from llumnix.instances.condition.shortage import is_ours
 from llumnix.instances.instance import Instance
-from llumnix.instances.shortage import is_ours
 from policies.types import InstanceId
 
 A, B = InstanceId("a"), InstanceId("b")

@@ -15,7 +15,7 @@ from llumnix.frontend.splicing.leg_filter import LegFilter
 from llumnix.frontend.splicing.logprobs import KeptTokens
 from llumnix.frontend.splicing.splice import Diverged
 from llumnix.frontend.splicing.transcript import read
-from llumnix.instances.endpoint import Endpoint
+from llumnix.instances.endpoints.endpoint import Endpoint
 from llumnix.instances.instance import VLLM, Identity, Instance, InstanceKind
 from policies.types import InstanceId
 from tests.llumnix.frontend.splicing.chunks import DONE, event, text_of

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llumnix.instances.address import BadAddress
 from llumnix.instances.config import InstanceSpec
+from llumnix.instances.endpoints.address import BadAddress
 from llumnix.instances.sources.dns_names import address_source, srv_source
 from tests.llumnix.instances.sources.dns_server import dns_server
 from tests.llumnix.instances.sources.following import following

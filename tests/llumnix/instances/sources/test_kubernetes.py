@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llumnix.instances.address import BadAddress
 from llumnix.instances.config import InstanceSpec
+from llumnix.instances.endpoints.address import BadAddress
 from llumnix.instances.sources import kubernetes_api
 from llumnix.instances.sources.kubernetes_api import kubernetes_source
 from llumnix.instances.sources.kubernetes_objects import places_of_pods, places_of_slices

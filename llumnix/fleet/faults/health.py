@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 from llumnix.fleet.events import EventRing
+from llumnix.fleet.faults.suspects import Standing, Suspects
 from llumnix.fleet.requests import ActiveRequest, RequestTable
-from llumnix.fleet.suspects import Standing, Suspects
+from llumnix.instances.condition.standstill import Motion
 from llumnix.instances.instance import Instance
-from llumnix.instances.standstill import Motion
 from policies.types import InstanceId, RequestId
 
 log = logging.getLogger(__name__)

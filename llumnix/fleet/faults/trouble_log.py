@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass, field
 
 from llumnix.fleet.events import EventRing
+from llumnix.instances.condition.trouble import Cause, Trouble
 from llumnix.instances.instance import Instance
-from llumnix.instances.trouble import Cause, Trouble
 
 log = logging.getLogger(__name__)
 

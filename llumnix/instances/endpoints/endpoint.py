@@ -7,8 +7,8 @@ from typing import Self
 
 from multidict import CIMultiDict
 
-from llumnix.instances.address import Address
-from llumnix.instances.tls import ClientContext, client_context
+from llumnix.instances.endpoints.address import Address
+from llumnix.instances.endpoints.tls import ClientContext, client_context
 
 _AUTHORIZATION = "Authorization"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.fleet.suspects import Standing, Suspects
+from llumnix.fleet.faults.suspects import Standing, Suspects
 from policies.types import InstanceId, RequestId
 
 A, B, C = InstanceId("a"), InstanceId("b"), InstanceId("c")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llumnix.admin.client import RefusedError
-from llumnix.commands import members
+from llumnix.commands.operating import members
 from llumnix.errors import ConfigError
 from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
 

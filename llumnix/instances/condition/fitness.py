@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from llumnix.instances.breaker import Breaker, BreakerState
+from llumnix.instances.condition.breaker import Breaker, BreakerState
 
 _LONGEST_REST_S = 30.0
 

@@ -7,10 +7,10 @@ import traceback
 import pytest
 from multidict import CIMultiDict
 
-from llumnix.instances.address import Address
-from llumnix.instances.endpoint import Endpoint, Secret
+from llumnix.instances.endpoints.address import Address
+from llumnix.instances.endpoints.endpoint import Endpoint, Secret
+from llumnix.instances.endpoints.tls import TlsSettings, client_context
 from llumnix.instances.instance import Instance
-from llumnix.instances.tls import TlsSettings, client_context
 
 ADDRESS = Address.parse("http://gpu1:8000")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.instances.address import Address, BadAddress
+from llumnix.instances.endpoints.address import Address, BadAddress
 
 
 @pytest.mark.parametrize(

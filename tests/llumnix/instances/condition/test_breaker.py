@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.instances.breaker import Breaker, BreakerLimits, BreakerState
-from llumnix.instances.fitness import Fitness
+from llumnix.instances.condition.breaker import Breaker, BreakerLimits, BreakerState
+from llumnix.instances.condition.fitness import Fitness
 
 LIMITS = BreakerLimits(failures=3, window=10, open_s=5.0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llumnix.admin.client import RefusedError
-from llumnix.commands import fleet as fleet_commands
+from llumnix.commands.operating import steering
 from llumnix.errors import ConfigError, Unreachable
 from tests.llumnix.stub_frontend import StubFrontend, fleet, instance, serving
 
@@ -23,7 +23,7 @@ def stub() -> Iterator[StubFrontend]:
 
 def command(stub: StubFrontend, *words: str, **settings: float) -> int:
     parser = argparse.ArgumentParser()
-    fleet_commands.add_arguments(parser.add_subparsers())
+    steering.add_arguments(parser.add_subparsers())
     args = parser.parse_args([*words, "--url", stub.url])
     vars(args).update({"poll_s": 0.001, **settings})
     code: int = args.run(args)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llumnix.instances.silence import Silence
-from llumnix.instances.standstill import Motion, Standstill
+from llumnix.instances.condition.silence import Silence
+from llumnix.instances.condition.standstill import Motion, Standstill
 
 
 def watched(silence: Silence, until_s: float, start_s: float) -> float | None:

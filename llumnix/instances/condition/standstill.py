@@ -7,7 +7,7 @@ numbers of a metrics page move as long as an engine does.
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from llumnix.instances.silence import Usual
+from llumnix.instances.condition.silence import Usual
 
 _STEPS = 4.0
 """How many of its longest steps of late an engine may take for one."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from llumnix.admin.client import AdminClient
 from llumnix.admin.schema import FleetStatus, InstanceStatus
-from llumnix.commands.fleet import add_command
+from llumnix.commands.operating.steering import add_command
 from llumnix.errors import ConfigError
 
 _ADDED_WAIT_S: Final = 60.0

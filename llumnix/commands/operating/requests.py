@@ -10,7 +10,7 @@ from rich.text import Text
 
 from llumnix.admin.connect import admin_client
 from llumnix.admin.schema import RequestStatus
-from llumnix.commands.fleet import add_command
+from llumnix.commands.operating.steering import add_command
 
 
 def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llumnix.commands import requests
+from llumnix.commands.operating import requests
 from tests.llumnix.stub_frontend import StubFrontend, serving
 
 

@@ -1,0 +1,1 @@
+"""Faults: whose they are, and where they are said."""
