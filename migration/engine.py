@@ -76,7 +76,7 @@ class EngineHooks(Protocol):
     def load(self) -> InstanceLoad:
         """Report the instance's load now."""
 
-    def steps(self) -> int:
+    def steps_done(self) -> int:
         """Count the steps so far; the count stands still while the engine does."""
 
     def requests(self) -> Sequence[RequestView]:
@@ -163,7 +163,7 @@ class DirectMemory:
     An engine of which nobody asks whether it stands still need not count its steps either.
     """
 
-    def steps(self) -> int:
+    def steps_done(self) -> int:
         """See EngineHooks."""
         return 0
 

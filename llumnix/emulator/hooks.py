@@ -43,7 +43,7 @@ class EmulatorHooks(DirectMemory):
             InstanceId(self._instance.config.instance_id), terminating=self._instance.terminating
         )
 
-    def steps(self) -> int:
+    def steps_done(self) -> int:
         """Count the steps that have ended."""
         return self._instance.steps
 

@@ -123,5 +123,5 @@ class FleetPort:
         del session.new_ids[:MAX_IDS]
         load = self._llumlet.load()
         if session.with_steps:
-            return StepReport(load, new, self._llumlet.host.hooks.steps())
+            return StepReport(load, new, self._llumlet.host.hooks.steps_done())
         return Report(load, new)

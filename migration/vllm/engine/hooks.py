@@ -72,7 +72,7 @@ class VllmHooks:
         """See EngineHooks."""
         return self._engine.load(self._instance_id)
 
-    def steps(self) -> int:
+    def steps_done(self) -> int:
         """See EngineHooks. A step that is never planned follows one that never ends."""
         return self._engine.steps
 
