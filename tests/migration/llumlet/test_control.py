@@ -147,7 +147,7 @@ async def test_a_client_is_told_why_it_cannot_connect() -> None:
 async def test_steps_are_counted_only_for_those_who_ask() -> None:
     """A fleet of before asks as before, and gets the reports that it knows."""
     instance = Instance("A", Frontend())
-    instance.engine.steps = lambda: 7  # type: ignore[method-assign]
+    instance.engine.steps_done = lambda: 7  # type: ignore[method-assign]
     async with running(instance):
         old, new = Fleet(instance), Fleet(instance)
         await old.client.connect()
