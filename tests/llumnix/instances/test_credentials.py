@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives import serialization
 from prometheus_client import generate_latest
 
 from llumnix.config import Config, describe
@@ -100,8 +100,14 @@ def test_an_encrypted_private_key_is_refused_rather_than_asked_for(tmp_path: Pat
     """Nobody sits at the terminal of a service."""
     pem, key = Authority.make(tmp_path).issue("client")
     locked = str(tmp_path / "locked.key")
-    words = ("openssl", "ec", "-in", key, "-aes256", "-passout", "pass:x", "-out", locked)
-    subprocess.run(words, check=True, capture_output=True)
+    plain = serialization.load_pem_private_key(Path(key).read_bytes(), None)
+    Path(locked).write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
     with pytest.raises(ConfigError, match=r"locked\.key"):
         endpoint_of(InstanceSpec("https://gpu1", cert_file=pem, key_file=locked), FleetConfig())
 
