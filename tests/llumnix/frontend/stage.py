@@ -34,7 +34,7 @@ _WHY = Explanation("manual")
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something has come true; fail when it does not."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         while not condition():  # noqa: ASYNC110 - what is waited for signals no event
             await asyncio.sleep(0.001)
 
