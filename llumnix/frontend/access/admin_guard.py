@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from llumnix.frontend.request.refusal import Refusal
 
-_READS = frozenset({"GET", "HEAD"})
+# Reads change nothing, and no browser sends DELETE to another origin without asking that first.
+_UNDECLARED = frozenset({"GET", "HEAD", "DELETE"})
 _OWN_PAGES = frozenset({"same-origin", "none"})
 
 
@@ -34,7 +35,7 @@ class AdminGuard:
                 "invalid_admin_token",
             )
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if method not in _READS and kind != "application/json":
+        if method not in _UNDECLARED and kind != "application/json":
             return Refusal(415, "orders need Content-Type: application/json", "not_json")
         return None
 

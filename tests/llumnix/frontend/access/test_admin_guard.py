@@ -75,4 +75,5 @@ def test_orders_must_be_declared_as_json() -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         assert status(guard, "POST", Host="localhost", Content_Type=kind) == 415
     assert status(guard, "POST", Host="localhost", Content_Type="application/JSON; a=b") == 200
-    assert status(guard, "DELETE", Host="localhost") == 415
+    assert status(guard, "DELETE", Host="localhost") == 200
+    assert status(guard, "DELETE", Host="localhost", Origin="https://elsewhere.example") == 403
