@@ -77,9 +77,7 @@ def ask(
     """Get a path of a server, with its key and its TLS settings."""
     return session.get(
         endpoint.url + path,
-        headers=endpoint.headers({}),
-        ssl=endpoint.verified_by,
-        server_hostname=endpoint.server_name or None,
+        **endpoint.reach({}),
         allow_redirects=False,
     )
 

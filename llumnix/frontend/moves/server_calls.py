@@ -69,10 +69,8 @@ class ServerCalls:
                 self._session.post(
                     target.url + path,
                     data=body,
-                    headers=target.endpoint.headers(self._headers),
-                    ssl=target.endpoint.verified_by,
+                    **target.endpoint.reach(self._headers),
                     allow_redirects=False,  # prompts and keys go to members only
-                    server_hostname=target.endpoint.server_name or None,
                 ) as told,
             ):
                 answer = await told.json(content_type=None) if told.status == 200 else None

@@ -105,9 +105,7 @@ class Cors:
         try:
             async with self._context.upstream.session.get(
                 f"{endpoint.url}/v1/models",
-                headers=endpoint.headers({"Origin": origin}),
-                ssl=endpoint.verified_by,
-                server_hostname=endpoint.server_name or None,
+                **endpoint.reach({"Origin": origin}),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
             ) as response:

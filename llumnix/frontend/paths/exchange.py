@@ -80,9 +80,7 @@ def _request(
     return context.upstream.session.request(
         asked.http.method,
         URL(instance.url + asked.path, encoded=True),
-        headers=instance.endpoint.headers(asked.headers),
-        ssl=instance.endpoint.verified_by,
-        server_hostname=instance.endpoint.server_name or None,
+        **instance.endpoint.reach(asked.headers),
         data=asked.body.send() if asked.body.exists else None,
         allow_redirects=False,
         trace_request_ctx=trace,

@@ -68,8 +68,7 @@ async def _connect(
     async with asyncio.timeout(context.config.connect_timeout_s):
         return await context.upstream.session.ws_connect(
             URL(instance.url + target, encoded=True),
-            headers=instance.endpoint.headers(headers),
-            ssl=instance.endpoint.verified_by,
+            **instance.endpoint.reach(headers),
             protocols=_protocols(http),
             max_msg_size=context.config.event_limit_bytes,
             heartbeat=_HEARTBEAT_S,

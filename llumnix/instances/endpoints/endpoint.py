@@ -1,9 +1,9 @@
 """How to reach a server: its address, our key for it, and its TLS settings."""
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from ssl import SSLContext
+from typing import Self, TypedDict
 
 from multidict import CIMultiDict
 
@@ -31,6 +31,14 @@ class Secret:
 NO_SECRET = Secret("")
 
 
+class Reach(TypedDict):
+    """How to send a server a request, as arguments of aiohttp's client."""
+
+    headers: Mapping[str, str]
+    ssl: SSLContext | bool
+    server_hostname: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What it takes to send a server requests.
@@ -56,10 +64,13 @@ class Endpoint:
         """Return its base URL, without a trailing slash and without `/v1`."""
         return self.address.url
 
-    @property
-    def verified_by(self) -> ssl.SSLContext | bool:
-        """Return its TLS settings as aiohttp's `ssl` argument takes them."""
-        return True if self.tls is None else self.tls
+    def reach(self, client_headers: Mapping[str, str]) -> Reach:
+        """Return how to send it a request with aiohttp; see `headers`."""
+        return {
+            "headers": self.headers(client_headers),
+            "ssl": True if self.tls is None else self.tls,
+            "server_hostname": self.server_name or None,
+        }
 
     def headers(self, client_headers: Mapping[str, str]) -> Mapping[str, str]:
         """Return the headers to send it: our key for it replaces the client's."""

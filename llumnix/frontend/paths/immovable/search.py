@@ -47,9 +47,7 @@ async def _has(
     try:
         async with context.upstream.session.get(
             url,
-            headers=instance.endpoint.headers(headers),
-            ssl=instance.endpoint.verified_by,
-            server_hostname=instance.endpoint.server_name or None,
+            **instance.endpoint.reach(headers),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         ) as response:

@@ -50,3 +50,14 @@ def test_a_context_is_made_once_per_settings() -> None:
     assert a.tls is b.tls
     assert client_context(TlsSettings(verify=False)) is not a.tls
     assert Endpoint.at("http://gpu1").tls is None
+
+
+def test_whoever_sends_a_server_something_reaches_it_alike() -> None:
+    """Key, TLS settings and the name on its certificate go together."""
+    named = Endpoint(ADDRESS, Secret("a"), client_context(), "gpu3.internal")
+    reach = named.reach({"X-A": "1"})
+    assert reach["headers"] == {"X-A": "1", "Authorization": "Bearer a"}
+    assert reach["ssl"] is named.tls
+    assert reach["server_hostname"] == "gpu3.internal"
+    plain = Endpoint(ADDRESS).reach({})
+    assert (plain["ssl"], plain["server_hostname"]) == (True, None)
