@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from llumnix.frontend.bodies.broken import BrokenBody, read_part
 from llumnix.frontend.bodies.budget import Budget, Holding
 from llumnix.frontend.bodies.cost import is_cheap
 from llumnix.frontend.bodies.helper import HelperFailed, Helpers
 from llumnix.frontend.bodies.unpack import ENCODINGS, Bounds, Corrupt, TooLarge, unpack
 from llumnix.frontend.config import FrontendConfig
-from llumnix.frontend.http.guarded import SlowBody
 from llumnix.frontend.http.request import altered
 from llumnix.frontend.request.body import with_member
 from llumnix.frontend.request.refusal import Refusal
@@ -78,13 +77,9 @@ class Intake:
         size = 0
         while True:
             try:
-                part = await http.content.readany()
-            except (web.RequestPayloadError, HttpProcessingError) as error:
-                http.content.feed_eof()  # else aiohttp would try, and fail with a traceback
-                http.protocol.close()  # after the answer: where the next request begins is unknown
-                if isinstance(error, SlowBody):
-                    return Refusal(408, f"the body cannot be read: {error}", "slow_body")
-                return Refusal(400, f"the body cannot be read: {error}", "invalid_body")
+                part = await read_part(http)
+            except BrokenBody as error:
+                return error.refusal()
             if not part:
                 return await _joined(parts)
             parts.append(part)

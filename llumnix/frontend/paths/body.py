@@ -9,27 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from llumnix.frontend.bodies.broken import BrokenBody, read_part
 from llumnix.frontend.bodies.budget import Holding
-from llumnix.frontend.http.guarded import SlowBody
 from llumnix.frontend.paths.peek import FormReader, Peek, is_form, is_telling, read_model
-from llumnix.frontend.request.refusal import Refusal
 
-_CODE = "invalid_body"
 BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
-
-
-class BrokenBody(Exception):  # noqa: N818 - what the client sent, not what we did
-    """The client's body ended early or cannot be unpacked."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"the body cannot be read: {error}")
-        self.slow = isinstance(error, SlowBody)
-
-    def refusal(self) -> Refusal:
-        """Return the refusal that says so."""
-        return Refusal(408, str(self), "slow_body") if self.slow else Refusal(400, str(self), _CODE)
 
 
 class Body:
@@ -111,13 +96,10 @@ class Body:
 
     async def _read(self) -> bytes:
         try:
-            part = await self._content.readany()
-        except (web.RequestPayloadError, HttpProcessingError) as error:
-            # There is nothing more to read: aiohttp would, and fail with a traceback.
-            self._content.feed_eof()
-            self._http.protocol.close()  # after the answer: the next request is nowhere to be found
-            self.broken = BrokenBody(error)
-            raise self.broken from error
+            part = await read_part(self._http)
+        except BrokenBody as error:
+            self.broken = error
+            raise
         self._whole = self._content.at_eof()
         if part and not self._passed:
             self._kept.append(part)

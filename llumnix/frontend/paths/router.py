@@ -6,9 +6,10 @@ from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.access.door import own_visit
+from llumnix.frontend.bodies.broken import BrokenBody
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.attempts import Attempts, Patience
-from llumnix.frontend.paths.body import Body, BrokenBody
+from llumnix.frontend.paths.body import Body
 from llumnix.frontend.paths.choices import AtHome, ByLoad, ByTurn, InTurn
 from llumnix.frontend.paths.cors import Cors, is_preflight
 from llumnix.frontend.paths.dialect import error_response

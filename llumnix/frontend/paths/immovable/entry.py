@@ -10,8 +10,9 @@ from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.access.door import own_visit
+from llumnix.frontend.bodies.broken import BrokenBody
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.paths.body import Body, BrokenBody
+from llumnix.frontend.paths.body import Body
 from llumnix.frontend.paths.immovable.relay import GenerationRelay
 from llumnix.frontend.paths.immovable.search import search
 from llumnix.frontend.paths.immovable.stored import StoredResponses
