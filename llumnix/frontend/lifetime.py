@@ -13,14 +13,11 @@ from typing import Any
 from aiohttp import web
 
 from llumnix.fleet.account import Account
-from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.request_log import own_account
+from llumnix.frontend.request.refusal import Refusal, retry_after
+from llumnix.frontend.request_log import OWN_PATHS, own_account
 
 Middleware = Any  # aiohttp has had no public name for its type until recently
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-OWN_PATHS = ("/health", "/ready", "/metrics", "/llumnix/")
-"""Paths that are answered to the end, and for which nothing waits."""
 
 
 class Phase(enum.StrEnum):
@@ -72,7 +69,7 @@ class Lifetime:
         why = self.obstacle()
         if why is None:
             return web.json_response({"ready": True})
-        headers = {"Retry-After": self._retry_after()}
+        headers = {"Retry-After": retry_after(self._retry_after_s)}
         return web.json_response({"ready": False, "reason": why}, status=503, headers=headers)
 
     async def health(self, _http: web.Request) -> web.Response:
@@ -112,9 +109,6 @@ class Lifetime:
         response = refusal.response()
         response.force_close()
         return response
-
-    def _retry_after(self) -> str:
-        return str(max(1, round(self._retry_after_s)))
 
     def _cut(self) -> int:
         cut = list(self._open.items())

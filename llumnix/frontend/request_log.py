@@ -18,7 +18,8 @@ log = logging.getLogger("llumnix.requests")
 
 _ACCOUNT: ContextVar[Account] = ContextVar("account")
 _LONGEST_NAME = 200
-_OWN_PATHS = ("/health", "/ready", "/metrics", "/llumnix/")
+OWN_PATHS = ("/health", "/ready", "/metrics", "/llumnix/")
+"""What probes, scrapers and operators ask: answered to the end, and logged for debugging only."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -65,9 +66,9 @@ def outcome(account: Account, status: int) -> str:
 def level(ended: str, status: int, path: str) -> int:
     """Return how loud the line is: what we failed to do is heard at the default level."""
     if ended == "failed" or (ended == "rejected" and status >= 500):
-        own = path.startswith(_OWN_PATHS)  # a probe that asks every second is told no
+        own = path.startswith(OWN_PATHS)  # a probe that asks every second is told no
         return logging.DEBUG if own and status == 503 else logging.WARNING
-    return logging.DEBUG if path.startswith(_OWN_PATHS) else logging.INFO
+    return logging.DEBUG if path.startswith(OWN_PATHS) else logging.INFO
 
 
 def fields(

@@ -15,7 +15,7 @@ from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import Refusal, no_such_model
 from llumnix.frontend.request.request import ClientRequest, is_id, request_id
 from llumnix.frontend.request_log import own_account
 from llumnix.frontend.stream import StreamRelay
@@ -108,11 +108,10 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
 
 
 async def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
-    """Return the refusal of a request for a model that no instance serves, in vLLM's words."""
+    """Return the refusal of a request for a model that no instance serves."""
     if not model or await context.fleet.finds(model):
         return None
-    message = f"The model `{model}` does not exist."
-    return Refusal(404, message, "model_not_found", "model")
+    return no_such_model(model)
 
 
 async def inadmissible(

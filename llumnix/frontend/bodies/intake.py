@@ -16,7 +16,7 @@ from llumnix.frontend.bodies.unpack import ENCODINGS, Bounds, Corrupt, TooLarge,
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.request import altered
 from llumnix.frontend.request.body import with_member
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import Refusal, too_large
 from llumnix.frontend.request.request import CLASS_HEADERS, Classes, ClientRequest, parse
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,10 +66,9 @@ class Intake:
     async def read(self, http: web.Request) -> bytes | Refusal:
         """Read a whole body; its bytes count as held until the request ends."""
         limit = self._config.body_limit_bytes
-        too_large = Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
         declared = http.content_length or 0
         if declared > limit:
-            return too_large
+            return too_large(limit)
         holding = self.holding()
         if not holding.grow_to(declared):
             return self._full()
@@ -85,7 +84,7 @@ class Intake:
             parts.append(part)
             size += len(part)
             if size > limit:
-                return too_large
+                return too_large(limit)
             if not holding.grow_to(size):
                 return self._full()
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import OUT_OF_CONNECTIONS, Refusal
 from policies.types import InstanceId
 
 _BACKOFF_S = 0.05
@@ -92,8 +92,7 @@ class Attempts:
         if self._failures < self._limit:
             return None
         if failure.kind is FailureKind.STARVED:
-            message = "the frontend is out of connections; try again later"
-            return Refusal(503, message, "overloaded", retry_after_s=_BACKOFF_MAX_S)
+            return OUT_OF_CONNECTIONS
         return Refusal(502, f"{self._failures} attempts failed: {failure.detail}", "bad_gateway")
 
     def _busiest(self) -> UpstreamAnswer | Refusal:

@@ -14,7 +14,7 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind
 from llumnix.frontend.moves.inquest import Inquest
 from llumnix.frontend.paths.exchange import Asked, Declined, Lost, exchange
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import NO_INSTANCE, OUT_OF_CONNECTIONS, Refusal
 from llumnix.instances.instance import Instance
 from policies.types import InstanceId, RequestId
 
@@ -123,8 +123,7 @@ class Attempts:
             self._inquest.note(instance, failure)
         if failure.kind is FailureKind.STARVED:
             health.starved(failure.detail)
-            message = "the frontend is out of connections; try again later"
-            return Refusal(503, message, "overloaded", retry_after_s=1)
+            return OUT_OF_CONNECTIONS
         if failure.kind is FailureKind.REFUSED:
             health.died(instance)
             self._context.fleet.suspect(instance, failure.detail)
@@ -154,4 +153,4 @@ class Attempts:
             return last.response()
         if tried.last is not None:
             return Refusal(502, tried.last.detail, "bad_gateway")
-        return why or Refusal(503, "no instance is up", "no_instance", retry_after_s=1)
+        return why or NO_INSTANCE

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import no_such_model
 from llumnix.instances.instance import Instance
 
 _MODELS = "/v1/models"
@@ -44,8 +44,7 @@ def model_response(instances: Iterable[Instance], model_id: str) -> web.Response
     """Return the response of GET /v1/models/{id}; an id may hold slashes."""
     model = merged_models(instances).get(model_id)
     if model is None:
-        message = f"The model `{model_id}` does not exist."
-        return Refusal(404, message, "model_not_found", "model").response()
+        return no_such_model(model_id).response()
     return _json(model)
 
 

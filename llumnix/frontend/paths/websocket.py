@@ -10,7 +10,7 @@ from yarl import URL
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.paths.choices import InTurn
 from llumnix.frontend.request.headers import sendable, to_instance_as_is
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import NO_INSTANCE, Refusal
 from llumnix.instances.instance import Instance
 from policies.types import InstanceId
 
@@ -39,8 +39,7 @@ async def pass_websocket(
     while True:
         instance = await choose(frozenset(tried))
         if not isinstance(instance, Instance):
-            none = Refusal(503, "no instance is up", "no_instance", retry_after_s=1)
-            return refusal or instance or none
+            return refusal or instance or NO_INSTANCE
         try:
             async with await _connect(context, http, instance, target) as upstream:
                 return await _relay(context, http, upstream)

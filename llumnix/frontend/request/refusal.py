@@ -52,7 +52,7 @@ class Refusal:
         """Return the HTTP response."""
         headers = {}
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, round(self.retry_after_s)))
+            headers["Retry-After"] = retry_after(self.retry_after_s)
         return web.Response(
             status=self.status,
             body=self.body(),
@@ -64,3 +64,24 @@ class Refusal:
         kind = _TYPES.get(self.status, "InternalServerError")
         code: str | int = self.status if self.code is None else self.code
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
+
+
+def retry_after(seconds: float) -> str:
+    """Return a wait as the header says it: whole seconds, at least one."""
+    return str(max(1, round(seconds)))
+
+
+def no_such_model(model: str) -> Refusal:
+    """Return the refusal of a model that no instance serves, in vLLM's words."""
+    return Refusal(404, f"The model `{model}` does not exist.", "model_not_found", "model")
+
+
+def too_large(limit_bytes: int) -> Refusal:
+    """Return the refusal of a body that is larger than this."""
+    return Refusal(413, f"the body is larger than {limit_bytes} bytes", "request_too_large")
+
+
+NO_INSTANCE = Refusal(503, "no instance is up", "no_instance", retry_after_s=1)
+OUT_OF_CONNECTIONS = Refusal(
+    503, "the frontend is out of connections; try again later", "overloaded", retry_after_s=1
+)

@@ -20,7 +20,7 @@ from llumnix.frontend.paths.peek import Members, read_members
 from llumnix.frontend.paths.table import Destination
 from llumnix.frontend.request.body import in_utf8, with_member
 from llumnix.frontend.request.headers import identity
-from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.request.refusal import Refusal, too_large
 from llumnix.frontend.request.request import ClientRequest, class_of, is_id, is_true, is_urgent
 from llumnix.frontend.serving import Facts, arrived, inadmissible, tracked, turned_away
 from llumnix.instances.instance import Instance
@@ -80,8 +80,7 @@ class Immovable:
         except BrokenBody as error:
             return error.refusal()
         if raw is None:
-            limit = self._context.config.body_limit_bytes
-            return Refusal(413, f"the body is larger than {limit} bytes", "request_too_large")
+            return too_large(self._context.config.body_limit_bytes)
         try:
             members = await read_members(in_utf8(raw))
         except ValueError as error:
