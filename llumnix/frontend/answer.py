@@ -98,7 +98,7 @@ class AnswerRelay:
 def response(answer: UpstreamAnswer, request_id: str, *, request: ClientRequest) -> web.Response:
     """Build the client's response: the instance's, byte for byte, less the token ids we added."""
     headers = to_client(answer.headers, request_id, streams=True)
-    as_clients_see(headers, (answer.instance.url,))
+    as_clients_see(headers, [answer.instance])
     body = hider(answer.instance, asked=request.asks_ids(answer.instance))(answer.body)
     return web.Response(status=answer.status, headers=headers, body=body)
 

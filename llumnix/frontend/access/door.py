@@ -8,9 +8,10 @@ from aiohttp import web
 
 from llumnix.fleet.account import Account
 from llumnix.frontend.access.caller import ANYONE
-from llumnix.frontend.access.gate import KEY_HEADERS, Gate, Visit
+from llumnix.frontend.access.gate import Gate, Visit
 from llumnix.frontend.access.limits import Allowance, Limits
 from llumnix.frontend.http.request import altered
+from llumnix.frontend.request.headers import KEY_HEADERS
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.metrics.tally import Tally
 

@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from llumnix.frontend.access.caller import Caller
 from llumnix.frontend.access.keys import hash_of, read_keys
 from llumnix.frontend.access.limits import Allowance, Dimension, Exceeded
+from llumnix.frontend.request.headers import KEY_HEADERS
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import Classes
-
-KEY_HEADERS = ("Authorization", "X-Api-Key")
-"""Where clients put their key: OpenAI's, and Anthropic's. Neither is forwarded."""
 
 _WORDS = {
     Dimension.REQUESTS: "requests per minute",

@@ -131,14 +131,14 @@ class Upstream:
         def late(silent_s: float) -> None:
             if patience is not None and (kind := patience.decide(silent_s)) is not None:
                 ended.append(kind)
-                _cut(deadline)
+                cut(deadline)
 
         limit_s = min(patience.limit_s if patience is not None else deadline_s, deadline_s)
         leg: Leg | None = None
         result: Leg | UpstreamAnswer | Failure | None = None
         try:
             async with asyncio.timeout(deadline_s) as deadline:
-                waiting.cut_by(partial(_cut, deadline))
+                waiting.cut_by(partial(cut, deadline))
                 endpoint = instance.endpoint
                 connection = await self._pool.ask(endpoint, path, endpoint.headers(headers), body)
                 leg = Leg(instance, self._pool, connection, _NO_HEAD)
@@ -155,7 +155,7 @@ class Upstream:
             waited_s = time.monotonic() - asked_at
             if ended:
                 return Failure(ended[0], f"{instance.id} sent nothing for {waited_s:.1f} s")
-            if deadline.when() == _NOW:
+            if was_cut(deadline):
                 return Failure(FailureKind.CUT, f"{instance.id} went down")
             return Failure(FailureKind.STALLED, f"{instance.id} sent nothing for {deadline_s:g} s")
         except OSError as error:
@@ -191,8 +191,15 @@ def _reuse_tracing() -> aiohttp.TraceConfig:
     return config
 
 
-def _cut(deadline: asyncio.Timeout) -> None:
-    deadline.reschedule(_NOW)
+def cut(wait: asyncio.Timeout) -> None:
+    """End a wait at once; `was_cut` tells it from one that has lasted too long."""
+    if not wait.expired():
+        wait.reschedule(_NOW)
+
+
+def was_cut(wait: asyncio.Timeout) -> bool:
+    """Whether a wait was ended by `cut`."""
+    return wait.when() == _NOW
 
 
 async def _receive(leg: Leg) -> Leg | UpstreamAnswer | Failure:

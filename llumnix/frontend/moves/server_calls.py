@@ -7,12 +7,12 @@ from typing import Any
 
 import aiohttp
 
+from llumnix.frontend.request.headers import identity
 from llumnix.instances.instance import Instance
 
 REPLACEMENT = "\ufffd"
 _CONTEXT_TOKENS = 8
 _KIND = {"Content-Type": "application/json"}
-_ALLOWED = ("Authorization", "X-Api-Key")
 
 
 class ServerCalls:
@@ -23,7 +23,7 @@ class ServerCalls:
     ) -> None:
         self._session = session
         self._model = model
-        self._headers = {**_KIND, **{k: headers[k] for k in _ALLOWED if k in headers}}
+        self._headers = {**_KIND, **identity(headers)}
 
     async def warm(self, target: Instance, token_ids: Sequence[int], timeout_s: float) -> bool:
         """Make a server compute these tokens, so that its prefix cache holds them."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import aiohttp
 from aiohttp import web
@@ -14,7 +15,7 @@ from yarl import URL
 from llumnix.fleet.requests import Cuttable, nothing
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.http.outcome import Failure, FailureKind, retry_after_s
-from llumnix.frontend.http.upstream import Reuse
+from llumnix.frontend.http.upstream import Reuse, cut, was_cut
 from llumnix.frontend.paths.body import Body
 from llumnix.frontend.request.headers import REQUEST_ID, end_to_end, sendable, to_instance_as_is
 from llumnix.frontend.request.location import as_clients_see
@@ -25,8 +26,6 @@ from llumnix.instances.instance import Instance
 
 _ELSEWHERE = frozenset({429, 500, 502, 503, 504})
 """Statuses with which another instance may do better."""
-_NOW = 0.0
-"""A deadline that has always passed, on the event loop's clock."""
 _HELD_BYTES = 256 * 1024
 
 
@@ -108,12 +107,12 @@ async def exchange(
     wait = asyncio.timeout(None)
     try:
         if asked.waiting is not None:
-            asked.waiting.cut_by(partial(_cut, wait))
+            asked.waiting.cut_by(partial(cut, wait))
         async with wait, _request(context, asked, instance, trace) as upstream:
             headers = sendable(end_to_end(upstream.headers))
             if asked.shown_id:
                 headers[REQUEST_ID] = asked.shown_id
-            as_clients_see(headers, (instance.url, *(each.url for each in context.fleet.instances)))
+            as_clients_see(headers, chain([instance], context.fleet.instances))
             held = b""
             if decline(upstream.status) and upstream.content_type != "text/event-stream":
                 held = await _beginning(upstream)
@@ -129,7 +128,7 @@ async def exchange(
             raise asked.body.broken from error
         if begun is not None:
             raise _broken_off(asked.http, instance, error) from error
-        if wait.expired():
+        if was_cut(wait):
             return Lost(Failure(FailureKind.CUT, f"{instance.id} went down"))
         return _lost(instance, error, reused=trace.reused)
 
@@ -144,12 +143,6 @@ async def _pass_back(
     async for data in upstream.content.iter_any():
         await begun.write(data)
     await begun.write_eof()
-
-
-def _cut(wait: asyncio.Timeout) -> None:
-    """End a wait: the instance has been found dead."""
-    if not wait.expired():
-        wait.reschedule(_NOW)
 
 
 def _broken_off(http: web.Request, instance: Instance, error: Exception) -> ConnectionError:

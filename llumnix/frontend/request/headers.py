@@ -1,6 +1,6 @@
 """Which headers are forwarded: all but those that concern a single connection."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -20,15 +20,16 @@ _HOP_BY_HOP = frozenset(
 REQUEST_ID = "X-Request-Id"
 CLASS = "X-Llumnix-Class"
 
-_IDENTITY = ("Authorization", "X-Api-Key")
+KEY_HEADERS = ("Authorization", "X-Api-Key")
+"""Where clients put their key: OpenAI's header, and Anthropic's."""
 
 # Ours to set on our own connection. Compressed bodies have been unpacked on their way in.
 _OURS = frozenset({"host", "content-length", "content-encoding", "expect"})
 
 
-def identity(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+def identity(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers by which an instance knows who asks."""
-    return {name: headers[name] for name in _IDENTITY if name in headers}
+    return {name: headers[name] for name in KEY_HEADERS if name in headers}
 
 
 def to_instance(

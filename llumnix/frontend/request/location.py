@@ -5,16 +5,21 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
+from llumnix.instances.instance import Instance
+
 _NAMES = ("Location", "Content-Location")
 _PORTS = {"http": 80, "https": 443}
 
 
-def as_clients_see(headers: CIMultiDict[str], base_urls: Iterable[str]) -> None:
-    """Rewrite where a response points to, if it is one of the servers at these addresses.
+def as_clients_see(headers: CIMultiDict[str], servers: Iterable[Instance]) -> None:
+    """Rewrite where a response points to, if it is one of these servers.
 
     The server's address and prefix are removed, so that what is left is relative to the frontend,
     whatever clients call it.
     """
+    if not any(name in headers for name in _NAMES):
+        return
+    base_urls = [each.url for each in servers]
     for name in _NAMES:
         given = headers.popall(name, ())
         for value in given:

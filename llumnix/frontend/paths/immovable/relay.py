@@ -111,7 +111,7 @@ class GenerationRelay:
 
     def _whole(self, answer: UpstreamAnswer) -> tuple[web.StreamResponse, Outcome]:
         headers = to_client(answer.headers, self._active.shown_id, streams=True)
-        as_clients_see(headers, (answer.instance.url,))
+        as_clients_see(headers, [answer.instance])
         response = web.Response(status=answer.status, headers=headers, body=answer.body)
         if answer.status >= 400:
             self._active.account.cause = f"{answer.instance.id} answered {answer.status}"
