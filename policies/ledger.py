@@ -67,6 +67,8 @@ class InFlightLedger:
         if entry is not None:
             self._tokens[entry.instance_id] -= entry.tokens
             self._requests[entry.instance_id] -= 1
+            if not self._requests[entry.instance_id]:
+                del self._tokens[entry.instance_id], self._requests[entry.instance_id]
 
     def forget_instance(self, instance_id: InstanceId) -> None:
         """Drop everything on its way to an instance that is gone."""
@@ -88,12 +90,22 @@ class InFlightLedger:
         """Return the snapshot with its in-flight columns filled in from this ledger."""
         if not self._entries:
             return snapshot
+        row_of = snapshot.rows
+        here = [each for each in self._requests if each in row_of]
+        rows = [row_of[each] for each in here]
+        tokens = np.zeros(len(snapshot.ids), dtype=np.int64)
+        requests = tokens.copy()
+        tokens[rows] = [self._tokens[each] for each in here]
+        requests[rows] = [self._requests[each] for each in here]
+        return replace(snapshot, in_flight_tokens=tokens, in_flight_requests=requests)
+
+    def rows(self, snapshot: FleetSnapshot) -> tuple[list[int], list[int]]:
+        """Return both in-flight columns of `fill_in`, requests and tokens, as plain numbers."""
+        if not self._entries:
+            return snapshot.in_flight_requests.tolist(), snapshot.in_flight_tokens.tolist()
+        requests, tokens = self._requests.get, self._tokens.get
         ids = snapshot.ids
-        return replace(
-            snapshot,
-            in_flight_tokens=np.array([self._tokens[i] for i in ids], dtype=np.int64),
-            in_flight_requests=np.array([self._requests[i] for i in ids], dtype=np.int64),
-        )
+        return [requests(each, 0) for each in ids], [tokens(each, 0) for each in ids]
 
     def _drop(self, request_ids: Iterable[RequestId]) -> None:
         for request_id in list(request_ids):

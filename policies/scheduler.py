@@ -5,13 +5,14 @@ in flight, which migrations are under way, which instances were sources, and how
 made. That state is soft: a restarted scheduler rebuilds it from the next reports.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from policies import columns
+from policies import columns, small_fleets
 from policies.dispatch import dispatch_policies
+from policies.explained import Scores
 from policies.ledger import InFlightLedger
 from policies.moves.config import RebalanceConfig
 from policies.moves.order_book import OrderBook
@@ -110,6 +111,20 @@ class VetoedOrder:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The row a request goes to, or HOLD, and why; `late_bound`: held until there is room."""
+
+    row: int
+    scores: Mapping[InstanceId, float]
+    vetoed: Mapping[InstanceId, str]
+    note: str = ""
+    late_bound: bool = False
+
+
+_NOBODY = "no instance accepts requests"
+
+
 class GlobalScheduler:
     """Decides where requests go, and which instances hand requests to others.
 
@@ -125,6 +140,7 @@ class GlobalScheduler:
         self.orders = OrderBook(config.rebalance)
         self.vetoed: tuple[VetoedOrder, ...] = ()
         self._policy = dispatch_policies.build(config.dispatch)
+        self._small_policy = _small_policy(config.dispatch)
         self._proposers = [move_policies.build(spec) for spec in config.moves]
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
@@ -145,6 +161,7 @@ class GlobalScheduler:
         policy = dispatch_policies.build(config.dispatch)
         proposers = [move_policies.build(spec) for spec in config.moves]
         self.config, self._policy, self._proposers = config, policy, proposers
+        self._small_policy = _small_policy(config.dispatch)
         self.ledger.timeout_s = config.ledger_timeout_s
         self.orders.config = config.rebalance
 
@@ -160,27 +177,53 @@ class GlobalScheduler:
         Hold means: ask again when something has changed (a report, an end, a new instance).
         """
         self.ledger.expire(now_s)
+        small = self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS
+        choice = (self._by_rows if small else self._by_columns)(request, snapshot)
+        why = Explanation(self.config.dispatch.name, choice.scores, choice.vetoed, choice.note)
+        if choice.row == columns.HOLD:
+            if choice.late_bound:
+                self._held = (request, now_s)
+            return Hold(why)
+        chosen = snapshot.ids[choice.row]
+        self._turn += 1
+        self._release_held(request.request_id)
+        self.ledger.enter(request.request_id, chosen, request.prompt_tokens, now_s)
+        return Dispatch(chosen, why)
+
+    def _by_rows(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
+        """Decide in plain numbers; the same decision as by columns, sooner in a small fleet."""
+        assert self._small_policy is not None, "looked at by the caller"
+        in_flight = self.ledger.rows(snapshot)
+        rows = small_fleets.read(
+            request, snapshot, in_flight, self._headroom_tokens, self._turn, self.seed
+        )
+        vetoed = small_fleets.exclude(rows, snapshot, self.config.max_age_s)
+        if not rows.candidates:
+            return _Choice(columns.HOLD, {}, vetoed, _NOBODY)
+        answer = self._small_policy(rows)
+        scores = dict(zip(snapshot.ids, answer[0], strict=True))
+        row = small_fleets.choose(rows, answer)
+        if row == columns.HOLD:
+            most = max(rows.startable[each] for each in rows.candidates)
+            return _Choice(row, scores, vetoed, _no_room(request, most), late_bound=True)
+        return _Choice(row, scores, vetoed)
+
+    def _by_columns(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
         fleet = self.ledger.fill_in(snapshot)
         rows, vetoed = candidates(request, fleet, self.config.max_age_s)
-        name = self.config.dispatch.name
         if len(rows) == 0:
-            return Hold(Explanation(name, vetoed=vetoed, note="no instance accepts requests"))
+            return _Choice(columns.HOLD, {}, vetoed, _NOBODY)
         view = DispatchView(
             request, fleet, rows, self._headroom_tokens, turn=self._turn, seed=self.seed
         )
         proposal = self._policy(view)
-        scores = _scores_of(proposal, fleet, name)
-        named = dict(zip(fleet.ids, scores.tolist(), strict=True))
+        scores = _scores_of(proposal, fleet, self.config.dispatch.name)
+        named = Scores(fleet.ids, scores)
         row = _choose(proposal, scores, view)
         if row == columns.HOLD:
-            self._held = (request, now_s)
             most = int(startable_tokens(fleet)[rows].max())
-            note = f"no instance has room for {request.prompt_tokens} tokens; the most is {most}"
-            return Hold(Explanation(name, named, vetoed, note))
-        self._turn += 1
-        self._release_held(request.request_id)
-        self.ledger.enter(request.request_id, fleet.ids[row], request.prompt_tokens, now_s)
-        return Dispatch(fleet.ids[row], Explanation(name, named, vetoed))
+            return _Choice(row, named, vetoed, _no_room(request, most), late_bound=True)
+        return _Choice(row, named, vetoed)
 
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
         """Note that the instance has reported these requests: they are no longer in flight."""
@@ -290,6 +333,17 @@ class GlobalScheduler:
         demand = fleet.head_demand_tokens.copy()
         demand[np.argmax(room)] += self._held[0].prompt_tokens
         return replace(fleet, head_demand_tokens=demand)
+
+
+def _no_room(request: DispatchRequest, most: int) -> str:
+    return f"no instance has room for {request.prompt_tokens} tokens; the most is {most}"
+
+
+def _small_policy(
+    spec: PolicySpec,
+) -> Callable[[small_fleets.Rows], small_fleets.Answer] | None:
+    known = spec.name in small_fleets.small_policies.names()
+    return small_fleets.small_policies.build(spec) if known else None
 
 
 def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColumn:

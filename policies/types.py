@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NewType
 
 import numpy as np
@@ -77,6 +78,15 @@ def _plus(counts: tuple[int, ...], index: int, more: int) -> tuple[int, ...]:
     return tuple(padded)
 
 
+class InstanceIds(tuple[InstanceId, ...]):
+    """The ids of a snapshot's rows, in order, and where each is: shared by snapshots alike."""
+
+    @cached_property
+    def rows(self) -> Mapping[InstanceId, int]:
+        """The row of each id."""
+        return {instance_id: row for row, instance_id in enumerate(self)}
+
+
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
     """All instances at one time, columnar: row *i* of every column is `ids[i]`.
@@ -103,6 +113,12 @@ class FleetSnapshot:
     group: IntColumn
     groups: tuple[Group, ...] = (ANY,)
 
+    @property
+    def rows(self) -> Mapping[InstanceId, int]:
+        """The row of each instance."""
+        ids = self.ids
+        return ids.rows if isinstance(ids, InstanceIds) else InstanceIds(ids).rows
+
     @classmethod
     def of(
         cls,
@@ -128,7 +144,7 @@ class FleetSnapshot:
         zeros = np.zeros(len(loads), dtype=np.int64)
         number = {group: at for at, group in enumerate(dict.fromkeys(groups or ()))}
         return cls(
-            ids=tuple(load.instance_id for load in loads),
+            ids=InstanceIds(load.instance_id for load in loads),
             capacity_tokens=column([load.capacity_tokens for load in loads]),
             physical_tokens=column([load.physical_tokens for load in loads]),
             head_demand_tokens=column([load.head_demand_tokens for load in loads]),

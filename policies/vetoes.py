@@ -1,7 +1,10 @@
 """The safety rules: what no policy may do. Stated once, here, so that policies stay simple."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from policies.explained import Vetoes
 from policies.moves.order_book import OrderBook
 from policies.types import (
     BoolColumn,
@@ -15,7 +18,7 @@ from policies.types import (
 
 def candidates(
     request: DispatchRequest, snapshot: FleetSnapshot, max_age_s: float
-) -> tuple[IntColumn, dict[InstanceId, str]]:
+) -> tuple[IntColumn, Mapping[InstanceId, str]]:
     """List the rows a request may be dispatched to, and why each other row is excluded.
 
     A terminating instance never qualifies, nor does one of a group that does not fit. Instances
@@ -24,11 +27,14 @@ def candidates(
     engine's words.
     """
     allowed: BoolColumn = ~snapshot.terminating
-    vetoed = _vetoed(snapshot, snapshot.terminating, "terminating")
+    rules: list[tuple[BoolColumn, str]] = []
+    if snapshot.terminating.any():
+        rules.append((snapshot.terminating, "terminating"))
     if request.model is not None:
         fitting = in_fitting_group(request, snapshot)
-        vetoed |= _vetoed(snapshot, ~fitting, f"it does not serve {request.model}")
-        allowed = allowed & fitting
+        if not fitting.all():
+            rules.append((~fitting, f"it does not serve {request.model}"))
+            allowed = allowed & fitting
     soft_rules: tuple[tuple[BoolColumn, str], ...] = (
         (snapshot.age_s > max_age_s, f"its report is older than {max_age_s:g} s"),
         (
@@ -37,11 +43,13 @@ def candidates(
         ),
     )
     for broken, reason in soft_rules:
+        if not broken.any():
+            continue
         spared = allowed & ~broken
-        if broken.any() and spared.any():
-            vetoed |= _vetoed(snapshot, allowed & broken, reason)
+        if spared.any():
+            rules.append((allowed & broken, reason))
             allowed = spared
-    return np.flatnonzero(allowed), vetoed
+    return np.flatnonzero(allowed), Vetoes(snapshot.ids, rules) if rules else {}
 
 
 def in_fitting_group(request: DispatchRequest, snapshot: FleetSnapshot) -> BoolColumn:
@@ -55,7 +63,7 @@ def order_veto(
     order: MigrateOrder, snapshot: FleetSnapshot, book: OrderBook, now_s: float
 ) -> str | None:
     """Return why a migration must not be ordered; None when it may."""
-    row = {instance_id: index for index, instance_id in enumerate(snapshot.ids)}
+    row = snapshot.rows
     if order.source == order.destination:
         return "source and destination are the same"
     for instance_id in (order.source, order.destination):
@@ -68,7 +76,3 @@ def order_veto(
     if snapshot.group[row[order.source]] != snapshot.group[row[order.destination]]:
         return f"{order.source} and {order.destination} belong to different groups"
     return book.objection(order, snapshot, row, now_s)
-
-
-def _vetoed(snapshot: FleetSnapshot, rows: BoolColumn, reason: str) -> dict[InstanceId, str]:
-    return {snapshot.ids[row]: reason for row in np.flatnonzero(rows)}

@@ -166,19 +166,22 @@ class Fleet:
 
     def dispatch(self, ask: PlacementRequest) -> Instance | Hold | Reject:
         """Choose an instance for a request; Hold means to ask again after `changed`."""
-        rows, left_out = candidates(ask, self.instances, self.health)
-        decision = self.scheduler.dispatch(ask.request, self.instances.snapshot(rows), self.now_s())
+        found = candidates(ask, self.instances, self.health)
+        now_s = self.now_s()
+        decision = self.scheduler.dispatch(
+            ask.request, self.instances.snapshot_of(found.rows), now_s
+        )
         why = decision.explanation
-        if left_out:
-            why = replace(why, vetoed={**left_out, **why.vetoed})
-        kind = _KINDS[type(decision)]
+        if found.left_out:
+            why = replace(why, vetoed={**found.left_out, **why.vetoed})
         target = decision.instance_id if isinstance(decision, Dispatch) else None
         request_id = ask.request.request_id
-        self.requests.decided(request_id, Decision(self.now_s(), kind, target, why))
-        if not isinstance(decision, Dispatch):
-            return replace(decision, explanation=why)
-        self.tally.dispatched(why.policy, decision.instance_id)
-        instance = self.instances.get(decision.instance_id)
+        self.requests.decided(request_id, Decision(now_s, _KINDS[type(decision)], target, why))
+        if target is None:
+            assert not isinstance(decision, Dispatch)
+            return replace(decision, explanation=why) if found.left_out else decision
+        self.tally.dispatched(why.policy, target)
+        instance = self.instances.get(target)
         assert instance is not None, "the scheduler chose from our own snapshot"
         self.health.sent(instance, request_id)
         return instance
@@ -196,7 +199,7 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Return whether a model may be served: an instance has it, or none is there to ask."""
-        known = any(each.group.serves(model) for each in self.instances)
+        known = any(group.serves(model) for group in self.instances.groups())
         return known or not self.instances.alive()
 
     async def finds(self, model: str) -> bool:
@@ -207,7 +210,7 @@ class Fleet:
 
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
-        models = {model for each in self.instances for model in each.model_ids}
+        models = {model for group in self.instances.groups() for model in group.models}
         return next(iter(models)) if len(models) == 1 else None
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:

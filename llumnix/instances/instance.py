@@ -3,12 +3,13 @@
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from llumnix.instances.condition.fitness import Fitness
 from llumnix.instances.condition.standstill import Motion
 from llumnix.instances.condition.trouble import Trouble
 from llumnix.instances.endpoints.endpoint import Endpoint
+from llumnix.instances.watched import Watched
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
@@ -118,12 +119,16 @@ class InstanceListener(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Instance:
+class Instance(Watched):
     """One engine replica. Its id is its address until it has identified itself.
 
     `load` is the last report, marked terminating while draining; None before the first. `trouble`
     is why it is not up, as far as known; None once it is.
     """
+
+    WATCHED: ClassVar[frozenset[str]] = frozenset(
+        {"id", "identity", "link", "load", "draining", "group"}
+    )
 
     endpoint: Endpoint
     id: InstanceId

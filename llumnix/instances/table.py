@@ -1,14 +1,32 @@
-"""All instances of the fleet, and their latest reports as the scheduler's snapshot."""
+"""All instances of the fleet, and their latest reports as the scheduler's snapshot.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+Nothing is computed anew for the whole fleet because one instance reported: what changed is noted,
+and brought up to date row by row before it is next looked at.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from llumnix.instances.columns import LoadColumns
 from llumnix.instances.condition.breaker import BreakerLimits
 from llumnix.instances.instance import Instance, InstanceState
 from policies.groups import Group
-from policies.types import FleetSnapshot, InstanceId, InstanceLoad
+from policies.types import FleetSnapshot, InstanceId, InstanceLoad, IntColumn
+
+
+class _Row:
+    """What the table's columns and lists say of one instance."""
+
+    __slots__ = ("alive", "group", "id", "load", "number", "up")
+
+    def __init__(self, number: int, instance: Instance) -> None:
+        self.number = number
+        self.id = instance.id
+        self.group = instance.group
+        self.load: InstanceLoad | None = None
+        self.alive = self.up = False
 
 
 class InstanceTable:
@@ -25,12 +43,16 @@ class InstanceTable:
     ) -> None:
         self._instances: list[Instance] = []
         self._breaker = breaker or BreakerLimits()
-        self._n_classes = n_classes
         self._now_s = now_s
-        self._loads: tuple[InstanceLoad, ...] = ()
-        self._groups: tuple[Group, ...] = ()
-        self._built = FleetSnapshot.of((), 0.0, n_classes)
-        self._built_at_s = 0.0
+        self._columns = LoadColumns(n_classes)
+        self._rows: dict[Instance, _Row] = {}
+        self._by_id: dict[str, Instance] = {}
+        self._changed: set[Instance] = set()
+        self._odd: set[Instance] = set()
+        self._alive: list[Instance] | None = None
+        self._up: list[Instance] | None = None
+        self._groups: frozenset[Group] | None = None
+        self._without_plugin: set[Instance] = set()
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self._instances)
@@ -41,43 +63,150 @@ class InstanceTable:
     def add(self, instance: Instance) -> None:
         """Add an instance."""
         instance.fitness.breaker.limits = self._breaker
+        noted = partial(self._changed.add, instance)
+        instance.watch(noted)
+        instance.fitness.watch(noted)
         self._instances.append(instance)
+        self._renumber()
 
     def remove(self, instance: Instance) -> None:
         """Remove an instance that is there."""
         self._instances.remove(instance)
+        instance.watch(_nothing)
+        instance.fitness.watch(_nothing)
+        self._renumber()
 
     def get(self, instance_id: InstanceId | str | None) -> Instance | None:
         """Return an instance by id; None if there is none."""
-        return next((each for each in self._instances if each.id == instance_id), None)
+        self._settle()
+        return None if instance_id is None else self._by_id.get(instance_id)
 
     def alive(self) -> list[Instance]:
         """Return the instances that are up and have reported, draining ones included."""
-        return [each for each in self._instances if each.alive]
+        self._settle()
+        if self._alive is None:
+            self._alive = [each for each in self._instances if self._rows[each].alive]
+        return list(self._alive)
 
     def up(self) -> list[Instance]:
         """Return the instances that take requests."""
-        return [each for each in self._instances if each.state is InstanceState.UP]
+        self._settle()
+        if self._up is None:
+            self._up = [each for each in self._instances if self._rows[each].up]
+        return list(self._up)
 
     def any_plugged(self) -> bool:
         """Return whether any instance, up or not, has the plugin."""
-        return any(each.plugged for each in self._instances)
+        self._settle()
+        return len(self._without_plugin) < len(self._instances)
+
+    def without_plugin(self) -> Iterable[Instance]:
+        """Return the instances, up or not, that have no plugin."""
+        self._settle()
+        return self._without_plugin
+
+    def groups(self) -> frozenset[Group]:
+        """Return the groups that there are instances of, up or not."""
+        self._settle()
+        if self._groups is None:
+            self._groups = frozenset(row.group for row in self._rows.values())
+        return self._groups
+
+    def odd(self, now_s: float) -> Iterable[Instance]:
+        """Return the instances that are not up, or that something may speak against (wall time).
+
+        All others are up and sound. Those that were odd and are not any more are found here.
+        """
+        self._settle()
+        for each in [each for each in self._odd if _usual(each, now_s)]:
+            self._odd.discard(each)
+        return self._odd
+
+    def row(self, instance: Instance) -> int:
+        """Return an instance's place in the order; it must be in the table."""
+        self._settle()
+        return self._rows[instance].number
+
+    def at(self, row: int) -> Instance:
+        """Return the instance at a place in the order."""
+        return self._instances[row]
 
     def snapshot(self, instances: Sequence[Instance]) -> FleetSnapshot:
         """Return a snapshot of these instances (all alive) at this moment."""
-        loads = [each.load for each in instances if each.load is not None]
-        groups = tuple(each.group for each in instances if each.load is not None)
-        now_s = self._now_s()
-        # Loads are frozen, so the same objects are the same reports: only their age changes.
-        known = len(loads) == len(self._loads) and all(map(_same, self._loads, loads))
-        if known and groups == self._groups:
-            older_s = now_s - self._built_at_s
-            return replace(self._built, age_s=np.add(self._built.age_s, older_s))
-        self._loads, self._groups = tuple(loads), groups
-        self._built = FleetSnapshot.of(self._loads, now_s, self._n_classes, groups)
-        self._built_at_s = now_s
-        return self._built
+        self._settle()
+        rows = [self._rows[each].number for each in instances if each.load is not None]
+        return self.snapshot_of(np.array(rows, dtype=np.int64))
+
+    def snapshot_of(self, rows: IntColumn | None) -> FleetSnapshot:
+        """Return a snapshot of the instances in these rows, all alive; None for every instance."""
+        self._settle()
+        if rows is not None and len(rows) == len(self._instances) and _ascending(rows):
+            rows = None
+        return self._columns.snapshot(rows, self._now_s())
+
+    def _renumber(self) -> None:
+        self._rows = {each: _Row(row, each) for row, each in enumerate(self._instances)}
+        self._columns.resize([each.id for each in self._instances])
+        self._columns.regroup([each.group for each in self._instances])
+        self._name()
+        self._alive = self._up = self._groups = None
+        self._odd.clear()
+        self._without_plugin.clear()
+        self._changed.clear()
+        self._changed.update(self._instances)
+
+    def _name(self) -> None:
+        # Of two with one name, which there may be for a moment, the first counts.
+        self._by_id = {each.id: each for each in reversed(self._instances)}
+
+    def _settle(self) -> None:
+        """Bring up to date what is known of the instances that have changed."""
+        while self._changed:
+            each = self._changed.pop()
+            self._refresh(each, self._rows[each])
+
+    def _refresh(self, instance: Instance, row: _Row) -> None:
+        load = instance.load
+        if load is not row.load:
+            row.load = load
+            if load is not None:
+                self._columns.put(row.number, load)
+        if instance.id != row.id:
+            row.id = instance.id
+            self._columns.rename(row.number, row.id)
+            self._name()
+        if instance.group is not row.group:
+            self._regroup(instance, row)
+        _put_if(self._without_plugin, instance, not instance.plugged)
+        up, alive = instance.state is InstanceState.UP, instance.alive
+        if (up, alive) != (row.up, row.alive):
+            row.up, row.alive = up, alive
+            self._alive = self._up = None
+        # Time alone makes nothing odd; what it makes usual again is noticed in `odd`.
+        _put_if(self._odd, instance, not _usual(instance, 0.0))
+
+    def _regroup(self, instance: Instance, row: _Row) -> None:
+        same, row.group = instance.group == row.group, instance.group
+        if not same:
+            self._groups = None
+            self._columns.regroup([self._rows[each].group for each in self._instances])
 
 
-def _same(mine: InstanceLoad, theirs: InstanceLoad) -> bool:
-    return mine is theirs
+def _usual(instance: Instance, now_s: float) -> bool:
+    return instance.fitness.sound(now_s) and instance.state is InstanceState.UP
+
+
+def _put_if(some: set[Instance], instance: Instance, belongs: bool) -> None:
+    if belongs:
+        some.add(instance)
+    else:
+        some.discard(instance)
+
+
+def _ascending(rows: IntColumn) -> bool:
+    """Whether these are all rows in order; there are as many as instances."""
+    return bool((rows == np.arange(len(rows))).all())
+
+
+def _nothing() -> None:
+    """Do nothing: nobody watches an instance that has left."""

@@ -185,6 +185,7 @@ class FleetMetrics:
         self.queue_length = self._gauge("queue_length")
         self.queue_limit = self._gauge("queue_limit")
         self.dispatch_total = self._counter("dispatch_total")
+        self._dispatched: dict[tuple[str, str], Counter] = {}
         self.streams_open = self._gauge("streams_open")
         self.migrations_total = self._counter("migrations_total")
         self.migration_downtime_seconds = self._histogram("migration_downtime_seconds")
@@ -229,6 +230,14 @@ class FleetMetrics:
             ):
                 histogram.labels(class_name=class_name)
 
+    def dispatched(self, policy: str, instance_id: str) -> Counter:
+        """Return the counter of what a policy sends to an instance, kept at hand."""
+        known = self._dispatched.get((policy, instance_id))
+        if known is None:
+            known = self.dispatch_total.labels(policy=policy, instance_id=instance_id)
+            self._dispatched[policy, instance_id] = known
+        return known
+
     def retain_instances(self, known: Collection[str], reporting: Collection[str]) -> None:
         """Drop the series of instances that are gone, so that none keeps an old value.
 
@@ -249,6 +258,7 @@ class FleetMetrics:
             }
             for row in rows:
                 collector.remove(*row)
+                self._dispatched.pop((row[0], row[-1]), None)
 
     def _counter(self, name: str) -> Counter:
         metric = _BY_NAME[PREFIX + name]

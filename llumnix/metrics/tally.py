@@ -86,7 +86,7 @@ class Tally:
 
     def dispatched(self, policy: str, instance_id: str) -> None:
         """Count a request that a policy sent to an instance."""
-        self.metrics.dispatch_total.labels(policy=policy, instance_id=instance_id).inc()
+        self.metrics.dispatched(policy, instance_id).inc()
 
     def first_token(self, class_name: str, ttft_s: float) -> None:
         """Record the time from arrival to the first token."""

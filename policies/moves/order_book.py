@@ -1,7 +1,6 @@
 """The order book: migrations ordered and not yet ended, and what may be ordered beside them."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +90,11 @@ class OrderBook:
         return slots
 
     def objection(
-        self, order: MigrateOrder, snapshot: FleetSnapshot, row: dict[InstanceId, int], now_s: float
+        self,
+        order: MigrateOrder,
+        snapshot: FleetSnapshot,
+        row: Mapping[InstanceId, int],
+        now_s: float,
     ) -> str | None:
         """Return why this order must not be given now; None if it may be."""
         if self.slots() <= 0:
@@ -110,5 +113,7 @@ class OrderBook:
 
     @staticmethod
     def _count(busy: Sequence[InstanceId], snapshot: FleetSnapshot) -> IntColumn:
-        counts = Counter(busy)
-        return np.array([counts[i] for i in snapshot.ids], dtype=np.int64)
+        row = snapshot.rows
+        counts = np.zeros(len(snapshot.ids), dtype=np.int64)
+        np.add.at(counts, [row[each] for each in busy if each in row], 1)
+        return counts

@@ -3,6 +3,7 @@
 import numpy as np
 
 from policies import columns
+from policies.explained import Scores
 from policies.moves.view import MovesView
 from policies.types import BoolColumn, Explanation, FloatColumn, IntColumn, MigrateOrder
 from policies.usage import batch_size, freeness, owed_tokens, virtual_usage
@@ -54,8 +55,7 @@ class Plan:
             f"{ids[source]} has {self.source_freeness[source]:.0f} steps left, "
             f"{ids[destination]} {free[destination]:.0f}: {note}"
         )
-        scores = dict(zip(ids, self.source_freeness.tolist(), strict=True))
-        why = Explanation(reason, scores, note=text)
+        why = Explanation(reason, Scores(ids, self.source_freeness), note=text)
         return MigrateOrder(ids[source], ids[destination], bound, reason, why, expected)
 
     def _freeness(self) -> FloatColumn:

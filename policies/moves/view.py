@@ -34,7 +34,7 @@ class MovesView:
         """
         if not proposed:
             return self
-        row = {instance_id: index for index, instance_id in enumerate(self.snapshot.ids)}
+        row = self.snapshot.rows
         slots_out, slots_in = self.slots_out.copy(), self.slots_in.copy()
         tokens = self.snapshot.in_flight_tokens.copy()
         requests = self.snapshot.in_flight_requests.copy()

@@ -7,6 +7,9 @@ through for some seconds. Half open, it lets one request through, whose outcome 
 import enum
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from llumnix.instances.watched import Watched
 
 _LONGEST = 6
 """The wait doubles with each failed probe, so many times at most."""
@@ -34,8 +37,10 @@ class BreakerLimits:
 
 
 @dataclass(slots=True)
-class Breaker:
+class Breaker(Watched):
     """Counts the outcomes of requests at one instance. Times are wall seconds."""
+
+    WATCHED: ClassVar[frozenset[str]] = frozenset({"_state"})
 
     limits: BreakerLimits = BreakerLimits()
     reason: str = ""
@@ -45,6 +50,11 @@ class Breaker:
     _until_s: float = 0.0
     _state: BreakerState = BreakerState.CLOSED
     _probed_at_s: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything is let through, at any time, until failures are noted."""
+        return self._state is BreakerState.CLOSED
 
     def state(self, now_s: float) -> BreakerState:
         """Return the state now."""

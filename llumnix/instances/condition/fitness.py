@@ -1,9 +1,12 @@
 """What speaks against sending requests to an instance that is up."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from llumnix.instances.condition.breaker import Breaker, BreakerState
+from llumnix.instances.watched import Watched
 
 _LONGEST_REST_S = 30.0
 
@@ -17,7 +20,7 @@ class Spared(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Fitness:
+class Fitness(Watched):
     """An instance's breaker, and how long it asked to be left alone. Times are wall seconds.
 
     `hung` says why it is suspected of standing still, empty if it is not; `idle` that it runs
@@ -25,12 +28,23 @@ class Fitness:
     taken note of.
     """
 
+    WATCHED: ClassVar[frozenset[str]] = frozenset({"hung", "busy_until_s"})
+
     breaker: Breaker = field(default_factory=Breaker)
     busy_until_s: float = 0.0
     hung: str = ""
     idle: bool = True
     moved_at_s: float = 0.0
     dead: bool = False
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call this whenever something may have come to speak against the instance, or ceased."""
+        Watched.watch(self, watcher)
+        self.breaker.watch(watcher)
+
+    def sound(self, now_s: float) -> bool:
+        """Return whether nothing speaks against the instance, and nothing will unless noted."""
+        return not self.hung and self.breaker.closed and now_s >= self.busy_until_s
 
     def rest(self, seconds: float, now_s: float) -> None:
         """Note that it asked for a pause; the longest that is granted is half a minute."""
