@@ -55,6 +55,7 @@ class FleetHealth:
             log.warning("breaker_closed instance=%s", instance.id)
             self._event("breaker_closed", f"{instance.id} answers again")
             self._moves(instance)
+            self._changed()
 
     def failed(self, instance: Instance, request_id: RequestId, kind: str, detail: str) -> None:
         """Note that an instance failed a request, of its own fault."""
