@@ -176,8 +176,6 @@ class FrontendConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be between 0 and 65535, not {self.port}")
         for name in ("drain_delay_s", "shutdown_grace_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
@@ -197,7 +195,7 @@ class FrontendConfig:
         for name in ("port", "admin_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= _MAX_PORT:
-                raise ValueError(f"{name} must be from 0 to {_MAX_PORT}, not {port}")
+                raise ValueError(f"{name} must be between 0 and {_MAX_PORT}, not {port}")
         if self.port and self.port == self.admin_port:
             raise ValueError("admin_port must differ from port")
         for name in (

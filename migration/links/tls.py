@@ -40,12 +40,21 @@ def link_tls(config: MigrationConfig) -> LinkTls | None:
         context.verify_mode = ssl.CERT_REQUIRED
         try:
             context.load_verify_locations(config.tls_ca_file)
-            context.load_cert_chain(config.tls_cert_file, config.tls_key_file, _no_password)
+            load_own_certificate(context, config.tls_cert_file, config.tls_key_file)
         except OSError as error:  # ssl.SSLError is one
             files = f"{config.tls_ca_file}, {config.tls_cert_file}, {config.tls_key_file}"
             raise ValueError(f"cannot use the TLS files of links ({files}): {error}") from error
         made.append(context)
     return LinkTls(*made)
+
+
+def load_own_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    """Load what proves who we are; an empty `key_file`: the key is in the other file.
+
+    Raises OSError for what cannot be read, is not PEM, or is an encrypted key: OpenSSL would ask
+    for its passphrase on the terminal.
+    """
+    context.load_cert_chain(cert_file, key_file or None, _no_password)
 
 
 async def dial(host: str, port: int, timeout_s: float, tls: LinkTls | None) -> Wire:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llumnix.errors import ConfigError
+from migration.links.tls import load_own_certificate
 
 _ALPN: Final = ("http/1.1",)
 
@@ -84,11 +85,7 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
-    context.load_cert_chain(files.cert_file, files.key_file, _no_password)
+    load_own_certificate(context, files.cert_file, files.key_file)
     if files.client_ca_file:
         context.load_verify_locations(files.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
-
-
-def _no_password() -> str:
-    raise ssl.SSLError("the private key is encrypted; give one without a passphrase")

@@ -5,6 +5,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Self
 
+from migration.links.tls import load_own_certificate
+
 _SESSIONS_KEPT = 1024
 
 
@@ -53,8 +55,7 @@ class ClientContext(ssl.SSLContext):
         else:
             context.load_default_certs()
         if settings.cert_file:
-            # An encrypted key would otherwise be asked for on the terminal.
-            context.load_cert_chain(settings.cert_file, settings.key_file or None, _no_password)
+            load_own_certificate(context, settings.cert_file, settings.key_file)
         return context
 
     def wrap_bio(
@@ -82,7 +83,3 @@ class ClientContext(ssl.SSLContext):
 def client_context(settings: TlsSettings = USUAL) -> ClientContext:
     """Return the context for these settings, the same one every time. Raises like `make`."""
     return ClientContext.make(settings)
-
-
-def _no_password() -> str:
-    raise ssl.SSLError("the private key is encrypted; give one without a passphrase")
