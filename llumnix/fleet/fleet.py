@@ -13,6 +13,7 @@ from dataclasses import replace
 import aiohttp
 
 from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.decisions.decision import Decision, DecisionKind
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.faults.health import FleetHealth
 from llumnix.fleet.faults.trouble_log import TroubleLog
@@ -23,7 +24,7 @@ from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
-from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
+from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.condition.breaker import BreakerLimits
 from llumnix.instances.condition.standstill import Motion
@@ -122,7 +123,7 @@ class Fleet:
             self.secret,
             self,
             self.now_s,
-            lambda instance_id: len(self.requests.at(instance_id)),
+            self.requests.count_at,
             self.requests.flowed_at_s,
             self._default_class,
         )

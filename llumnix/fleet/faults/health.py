@@ -139,7 +139,7 @@ class FleetHealth:
         now_s = self.now_s()
         unsettled = [
             each
-            for each in self._requests.active.values()
+            for each in self._requests.placed_since(now_s - _NEW_S)
             if each.instance_id is not None
             and each.request_id != request_id
             and self._standing(each) is Standing.NEW
