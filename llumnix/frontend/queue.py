@@ -93,9 +93,12 @@ class HoldQueue:
         )
         one_too_many = self._queue.turns_away(ticket)
         try:
-            await self._rounds.end()  # something may have changed, and others come first
-            if not self._rounds.due and ticket.queued:
+            if self._rounds.due:  # something has changed, and others come first
+                self._rounds.ask()
+            else:
                 self._queue.offer_line(ticket, self._decide, self._settle)
+            if one_too_many and not held.placed.done():
+                await self._rounds.end(held.placed)
             if held.placed.done():
                 return held.placed.result()
             if one_too_many and self._queue.turns_away(ticket):

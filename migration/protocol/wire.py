@@ -186,7 +186,7 @@ def _flag(raw: object) -> bool:
 
 
 def _mapping(raw: object) -> dict[str, object]:
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+    if not isinstance(raw, dict) or not _STRINGS.issuperset(map(type, raw)):
         raise ProtocolError("wrong_type", f"expected a map with string keys, not {_shown(raw)}")
     return raw
 
@@ -234,6 +234,7 @@ def _shown(raw: object) -> str:
     return type(raw).__name__
 
 
+_STRINGS = frozenset({str})
 _KNOWN: dict[type[object], dict[str, Kind]] = {}
 _PLAIN: dict[Any, Kind] = {
     str: Kind(str, lambda raw: _text(raw, Text(MAX_TEXT))),
