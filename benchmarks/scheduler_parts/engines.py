@@ -13,7 +13,7 @@ from llumnix.instances.plugged import PluggedLink
 from migration.llumlet import fleet_messages
 from migration.llumlet.fleet_messages import Report, StepReport
 from migration.protocol import wire
-from policies.types import InstanceId, InstanceLoad
+from policies.types import InstanceId, InstanceLoad, RequestId
 
 CAPACITY_TOKENS = 120_000
 PROMPT_TOKENS = 200
@@ -49,7 +49,7 @@ class Engine:
     tokens: int = 0
     steps: int = 0
     running: deque[ActiveRequest] = field(default_factory=deque)
-    new: list[str] = field(default_factory=list)
+    new: list[RequestId] = field(default_factory=list)
 
     def fill(self, requests: list[ActiveRequest], mean_tokens: int) -> None:
         """Begin with a batch."""

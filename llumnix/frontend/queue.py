@@ -134,8 +134,9 @@ class HoldQueue:
         )
 
     def _leave(self, ticket: Ticket[_Held]) -> None:
-        if ticket.queued:
-            self._queue.leave(ticket)
+        led = self._queue.leads(ticket)
+        self._queue.leave(ticket)
+        if led:  # the next of its line has not been offered yet
             self.retry()
 
     def _refusal(self, reason: str) -> Refusal:
