@@ -34,7 +34,7 @@ from policies.types import (
     PriorityClass,
     RequestId,
 )
-from policies.usage import Queue, batch_size, freeness, startable_tokens
+from policies.usage import Queue, freeness, over_classes, startable_tokens
 from policies.vetoes import candidates, in_fitting_group, order_veto
 from policies.view import DispatchView, Proposal
 
@@ -367,16 +367,20 @@ def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColu
 def _choose(proposal: Proposal, scores: FloatColumn, view: DispatchView) -> int:
     """Choose a row among the candidates, or HOLD; without `ready`, all are ready."""
     fleet = view.snapshot
-    everywhere = np.ones(len(fleet.ids), dtype=np.bool_)
-    allowed = ~everywhere
-    allowed[view.candidates] = True
+    n = len(fleet.ids)
+    everywhere = np.ones(n, dtype=np.bool_)
+    allowed = everywhere
+    if len(view.candidates) < n:
+        allowed = np.zeros(n, dtype=np.bool_)
+        allowed[view.candidates] = True
     ready = everywhere if proposal.ready is None else np.asarray(proposal.ready, dtype=np.bool_)
+    waiting = over_classes(fleet.class_waiting) + fleet.in_flight_requests
     return columns.choose(
         scores,
         allowed,
         ready,
-        batch_size(fleet, "whole") == 0,
+        over_classes(fleet.class_running) + waiting == 0,
         fleet.capacity_tokens >= view.request.prompt_tokens,
-        fleet.in_flight_requests + fleet.class_waiting.sum(axis=1),
+        waiting,
         view.turn,
     )
