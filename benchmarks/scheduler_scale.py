@@ -51,7 +51,7 @@ def main() -> int:
     for name, answer in written.items():
         print(
             f"{name}: {answer.total_ms} ms in all, {answer.longest_ms} ms at once, "
-            f"{answer.size_mb} MB",
+            f"{answer.size_bytes / 1e6:.2f} MB",
             file=sys.stderr,
         )
     print(f"explanations: {explained_mb:.1f} MB", file=sys.stderr)

@@ -49,7 +49,7 @@ class Answered:
 
     total_ms: float
     longest_ms: float
-    size_mb: float
+    size_bytes: int
 
 
 def answers(instances: int, batch: int) -> dict[str, Answered]:
@@ -107,4 +107,4 @@ async def _answered(pieces: Callable[[], Iterator[str]]) -> Answered:
     text = "".join(await in_slices(pieces()))
     took = cpu_s() - began
     running.cancel()
-    return Answered(round(took * 1e3, 1), round(longest_s * 1e3, 2), round(len(text) / 1e6, 2))
+    return Answered(round(took * 1e3, 1), round(longest_s * 1e3, 2), len(text))
