@@ -34,7 +34,7 @@ from policies.types import (
     PriorityClass,
     RequestId,
 )
-from policies.usage import Queue, batch_size, freeness, startable_tokens
+from policies.usage import Queue, freeness, over_classes, startable_tokens
 from policies.vetoes import candidates, in_fitting_group, order_veto
 from policies.view import DispatchView, Proposal
 
@@ -177,8 +177,7 @@ class GlobalScheduler:
         Hold means: ask again when something has changed (a report, an end, a new instance).
         """
         self.ledger.expire(now_s)
-        small = self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS
-        choice = (self._by_rows if small else self._by_columns)(request, snapshot)
+        choice = self._choose(request, snapshot)
         why = Explanation(self.config.dispatch.name, choice.scores, choice.vetoed, choice.note)
         if choice.row == columns.HOLD:
             if choice.late_bound:
@@ -189,6 +188,18 @@ class GlobalScheduler:
         self._release_held(request.request_id)
         self.ledger.enter(request.request_id, chosen, request.prompt_tokens, now_s)
         return Dispatch(chosen, why)
+
+    def could_start(self, request: DispatchRequest, snapshot: FleetSnapshot) -> bool:
+        """Return whether a request would not be held if these were all instances.
+
+        Nothing is noted: it is for finding out which changes are worth a `dispatch`.
+        """
+        return self._choose(request, snapshot).row != columns.HOLD
+
+    def _choose(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
+        if self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS:
+            return self._by_rows(request, snapshot)
+        return self._by_columns(request, snapshot)
 
     def _by_rows(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
         """Decide in plain numbers; the same decision as by columns, sooner in a small fleet."""
@@ -356,16 +367,20 @@ def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColu
 def _choose(proposal: Proposal, scores: FloatColumn, view: DispatchView) -> int:
     """Choose a row among the candidates, or HOLD; without `ready`, all are ready."""
     fleet = view.snapshot
-    everywhere = np.ones(len(fleet.ids), dtype=np.bool_)
-    allowed = ~everywhere
-    allowed[view.candidates] = True
+    n = len(fleet.ids)
+    everywhere = np.ones(n, dtype=np.bool_)
+    allowed = everywhere
+    if len(view.candidates) < n:
+        allowed = np.zeros(n, dtype=np.bool_)
+        allowed[view.candidates] = True
     ready = everywhere if proposal.ready is None else np.asarray(proposal.ready, dtype=np.bool_)
+    waiting = over_classes(fleet.class_waiting) + fleet.in_flight_requests
     return columns.choose(
         scores,
         allowed,
         ready,
-        batch_size(fleet, "whole") == 0,
+        over_classes(fleet.class_running) + waiting == 0,
         fleet.capacity_tokens >= view.request.prompt_tokens,
-        fleet.in_flight_requests + fleet.class_waiting.sum(axis=1),
+        waiting,
         view.turn,
     )

@@ -14,7 +14,7 @@ from policies.columns import HOLD
 from policies.dispatch import FreenessParams
 from policies.registry import NoParams, Registry
 from policies.types import DispatchRequest, FleetSnapshot, InstanceId, IntColumn
-from policies.usage import headroom_usage
+from policies.usage import headroom_usage, over_classes
 
 MOST_ROWS = 32
 """Up to how many instances rows are faster than columns."""
@@ -131,8 +131,8 @@ def read(
     """
     requests, tokens = in_flight
     headroom = headroom_tokens.any()
-    running = fleet.class_running.sum(axis=1).tolist()
-    waiting = fleet.class_waiting.sum(axis=1).tolist()
+    running = over_classes(fleet.class_running).tolist()
+    waiting = over_classes(fleet.class_waiting).tolist()
     capacity = fleet.capacity_tokens.tolist()
     used = (fleet.physical_tokens + fleet.reserved_tokens + fleet.queued_demand_tokens).tolist()
     return Rows(

@@ -211,7 +211,7 @@ class Instance(Watched):
     def take_load(self, load: InstanceLoad, now_s: float) -> None:
         """Store a report, stamped with its local arrival time: clocks differ between machines."""
         terminating = load.terminating or self.draining
-        self.load = replace(load, instance_id=self.id, reported_at_s=now_s, terminating=terminating)
+        self.load = load.received(self.id, now_s, terminating=terminating)
         self.trouble = None
 
     def set_draining(self, on: bool) -> None:

@@ -48,6 +48,7 @@ class InstanceTable:
         self._rows: dict[Instance, _Row] = {}
         self._by_id: dict[str, Instance] = {}
         self._changed: set[Instance] = set()
+        self._reported: set[Instance] = set()
         self._odd: set[Instance] = set()
         self._alive: list[Instance] | None = None
         self._up: list[Instance] | None = None
@@ -63,9 +64,8 @@ class InstanceTable:
     def add(self, instance: Instance) -> None:
         """Add an instance."""
         instance.fitness.breaker.limits = self._breaker
-        noted = partial(self._changed.add, instance)
-        instance.watch(noted)
-        instance.fitness.watch(noted)
+        instance.watch(partial(self._noted, instance))
+        instance.fitness.watch(lambda _: self._changed.add(instance))
         self._instances.append(instance)
         self._renumber()
 
@@ -137,6 +137,11 @@ class InstanceTable:
         rows = [self._rows[each].number for each in instances if each.load is not None]
         return self.snapshot_of(np.array(rows, dtype=np.int64))
 
+    def alone(self, instance: Instance) -> FleetSnapshot:
+        """Return a snapshot of one instance, which must have reported."""
+        self._settle()
+        return self._columns.alone(self._rows[instance].number, self._now_s())
+
     def snapshot_of(self, rows: IntColumn | None) -> FleetSnapshot:
         """Return a snapshot of the instances in these rows, all alive; None for every instance."""
         self._settle()
@@ -152,6 +157,7 @@ class InstanceTable:
         self._alive = self._up = self._groups = None
         self._odd.clear()
         self._without_plugin.clear()
+        self._reported.clear()
         self._changed.clear()
         self._changed.update(self._instances)
 
@@ -159,8 +165,19 @@ class InstanceTable:
         # Of two with one name, which there may be for a moment, the first counts.
         self._by_id = {each.id: each for each in reversed(self._instances)}
 
+    def _noted(self, instance: Instance, what: str) -> None:
+        (self._reported if what == "load" else self._changed).add(instance)
+
     def _settle(self) -> None:
         """Bring up to date what is known of the instances that have changed."""
+        while self._reported:
+            each = self._reported.pop()
+            row, load = self._rows[each], each.load
+            if load is None or row.load is None:
+                self._changed.add(each)
+            else:  # a report like any other: nothing else has changed
+                row.load = load
+                self._columns.put(row.number, load)
         while self._changed:
             each = self._changed.pop()
             self._refresh(each, self._rows[each])
@@ -208,5 +225,5 @@ def _ascending(rows: IntColumn) -> bool:
     return bool((rows == np.arange(len(rows))).all())
 
 
-def _nothing() -> None:
+def _nothing(_: str) -> None:
     """Do nothing: nobody watches an instance that has left."""
