@@ -20,6 +20,7 @@ from frontend_parts.summary import Row, ratio, summarise, table
 from frontend_parts.targets import NotStartedError, Target, commands, running
 from frontend_parts.tools import ToolError, say, stub
 from frontend_parts.two_workers import WORKERS, capacity_ratio
+
 from harness import Bar, finish
 
 NAMES = ("llumnix", "vllm-router", "nginx", "bare-aiohttp")
@@ -53,7 +54,8 @@ def main() -> int:
     figures: dict[str, Any] = {
         name: {key: asdict(each) for key, each in row.items() if each} for name, row in rows.items()
     }
-    figures["rounds"], figures["workers"] = rounds, workers
+    say(f"not the routers' own: {100 * results.others_share:.0f} % of their core")
+    figures |= {"rounds": rounds, "workers": workers, "others_share": results.others_share}
     return finish("frontend", bars(rows, results, workers), figures)
 
 
@@ -62,11 +64,16 @@ def measured(
 ) -> tuple[Results, dict[str, float] | None]:
     """Run the rounds, then two workers against one. Raises ToolError, NotStartedError."""
     router, tools = cores[-1:], cores[:1]
-    with tempfile.TemporaryDirectory(prefix="llumnix-bench-") as folder, stub(tools, SERVERS) as ups:
+    with (
+        tempfile.TemporaryDirectory(prefix="llumnix-bench-") as folder,
+        stub(tools, SERVERS) as ups,
+    ):
         found = commands(names, Path(folder))
         with running(found, ups, router, Path(folder)) as targets:
             everyone = [Target("direct", ups[0], None), *targets]
-            results = run_rounds(everyone, stages(scale), rounds, tools, idle_s=2.0 * scale)
+            results = run_rounds(
+                everyone, stages(scale), rounds, tools, idle_s=2.0 * scale, router_core=router[0]
+            )
         workers = None
         if US in found and has_workers():
             workers = capacity_ratio(ups, cores, Path(folder), rounds, scale)
@@ -80,9 +87,7 @@ def has_workers() -> bool:
     return "--workers" in told
 
 
-def bars(
-    rows: dict[str, Row], results: Results, workers: dict[str, float] | None
-) -> list[Bar]:
+def bars(rows: dict[str, Row], results: Results, workers: dict[str, float] | None) -> list[Bar]:
     """Judge our figures; None, which fails, where there is nothing to compare with."""
     found = []
     for key, name, limit in (
@@ -99,7 +104,12 @@ def bars(
     ):
         seen = rows.get(US, {}).get(key)
         found.append(
-            Bar(name, seen and seen.median, f"<= {limit}", bool(seen and seen.median <= limit))
+            Bar(
+                name,
+                seen.median if seen else None,
+                f"<= {limit}",
+                bool(seen and seen.median <= limit),
+            )
         )
     least = min(workers.values()) if workers else None
     found.append(

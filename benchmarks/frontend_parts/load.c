@@ -8,7 +8,8 @@
  * spreads the first requests evenly over that time. Connections come from 127.0.0.1 to
  * 127.0.0.`sources`. Streams must come from `stub`: the text of a token says when it was written
  * and which it is, so every token is checked and timed. Prints "open" once every connection has
- * had its first token, and one JSON object at the end. */
+ * had its first token, and one JSON object at the end: "first" is the time to the first token,
+ * "forward" from a token's writing to its reading, "steady" the same of tokens after "open". */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -47,7 +48,7 @@ static struct { const char *name; long *value; } OPTIONS[] = {
     {"chat", &chat}, {"ids", &ids}, {"burst", &burst}, {"ramp_us", &ramp_us}, {"prompt", &prompt},
     {"sources", &sources}, {"timeout_s", &timeout_s}, {"port", &port}};
 
-static Series first_ns, forward_ns, whole_ns;
+static Series first_ns, forward_ns, steady_ns, whole_ns;
 static Conn *all;
 static char *request, buffer[READ], failure[300];
 static size_t n_request;
@@ -161,6 +162,7 @@ static int line(Conn *c, const char *at, size_t n, int64_t now) {
     if (!c->tokens++) had_first(c, now);
     n_tokens++;
     add(&forward_ns, now - sent);
+    if (n_first == conns) add(&steady_ns, now - sent);
     return 1;
 }
 
@@ -324,6 +326,7 @@ int main(int argc, char **argv) {
     show("first", &first_ns);
     show("whole", &whole_ns);
     show("forward", &forward_ns);
+    show("steady", &steady_ns);
     printf("}\n");
     return 0;
 }

@@ -1,9 +1,11 @@
 """Rounds: every target under the same loads, in turn, so that all share what the machine does."""
 
+import os
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from frontend_parts.targets import Target
 from frontend_parts.tools import Load, ToolError, cpu_s, load, say
@@ -24,7 +26,8 @@ class Stage:
 
 def stages(scale: float) -> tuple[Stage, ...]:
     """Return the loads of a round; `scale` shortens them."""
-    wide = {"conns": 256, "requests": 256, "gap_us": GAP_US, "ramp_us": GAP_US}
+    ramp_us = int(500_000 * scale)
+    wide = {"conns": 256, "requests": 256, "gap_us": GAP_US, "ramp_us": ramp_us}
     return (
         Stage(
             PLAIN,
@@ -44,7 +47,7 @@ def stages(scale: float) -> tuple[Stage, ...]:
         Stage(
             TOKENS,
             f"256 streams, one token each {GAP_US // 1000} ms",
-            {**wide, "tokens": max(30, int(LONG * scale))},
+            {**wide, "tokens": int(LONG * scale)},
         ),
         Stage(FIRST, "the same with one token a stream, to subtract", {**wide, "tokens": SHORT}),
     )
@@ -70,6 +73,8 @@ class Results:
     measured: dict[str, dict[str, list[Measured]]] = field(default_factory=dict)
     idle_cores: dict[str, list[float]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    others_share: float = 0.0
+    """How much of the routers' core was taken by what is not being measured."""
 
 
 def measure(target: Target, stage: Stage, cores: Sequence[int]) -> Measured:
@@ -86,14 +91,16 @@ def run_rounds(
     rounds: int,
     cores: Sequence[int],
     idle_s: float,
+    router_core: int,
 ) -> Results:
     """Run all rounds; the order of targets is drawn anew in each."""
     results, rng = Results(), random.Random(0)
+    began_s, had_s, ours_s = time.monotonic(), busy_s(router_core), _cpu_of(targets)
     for target in targets:
         results.measured[target.name] = {stage.name: [] for stage in the_stages}
         results.idle_cores[target.name] = []
     for number in range(rounds):
-        began_s = time.monotonic()
+        round_s = time.monotonic()
         _rest(targets, results, idle_s)
         for stage in the_stages:
             for target in rng.sample(list(targets), len(targets)):
@@ -108,8 +115,24 @@ def run_rounds(
                         f"{target.name}, {stage.name}: {seen.load.failed} of"
                         f" {seen.load.requests} failed: {seen.load.failure}"
                     )
-        say(f"round {number + 1} of {rounds}: {time.monotonic() - began_s:.0f} s")
+        say(f"round {number + 1} of {rounds}: {time.monotonic() - round_s:.0f} s")
+    foreign_s = busy_s(router_core) - had_s - (_cpu_of(targets) - ours_s)
+    results.others_share = max(0.0, foreign_s / (time.monotonic() - began_s))
     return results
+
+
+def _cpu_of(targets: Sequence[Target]) -> float:
+    return sum(sum(cpu_s(each.pid).values()) for each in targets if each.pid)
+
+
+def busy_s(core: int) -> float:
+    """Return how long a core has been busy since the machine started, in seconds."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        words = line.split()
+        if words[0] == f"cpu{core}":
+            user, nice, system, _idle, _wait, *interrupts = map(int, words[1:8])
+            return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _rest(targets: Sequence[Target], results: Results, idle_s: float) -> None:

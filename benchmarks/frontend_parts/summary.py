@@ -16,7 +16,7 @@ class Figure:
     high: float
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)})"
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
 
 
 def _short(value: float) -> str:
@@ -54,8 +54,8 @@ def summarise(results: Results) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for name, measured in results.measured.items():
         row: Row = {
-            "forward_p50_ms": _over(measured[TOKENS], lambda each: each.load.forward_ms["p50"]),
-            "forward_p99_ms": _over(measured[TOKENS], lambda each: each.load.forward_ms["p99"]),
+            "forward_p50_ms": _over(measured[TOKENS], lambda each: each.load.steady_ms["p50"]),
+            "forward_p99_ms": _over(measured[TOKENS], lambda each: each.load.steady_ms["p99"]),
             "requests_per_s": _over(
                 measured[PLAIN], lambda each: each.load.requests / each.load.wall_s
             ),
@@ -94,9 +94,7 @@ def _per_token(long: Sequence[Measured], short: Sequence[Measured]) -> Figure | 
     )
 
 
-def _added(
-    measured: Sequence[Measured], direct: Sequence[Measured], share: str
-) -> Figure | None:
+def _added(measured: Sequence[Measured], direct: Sequence[Measured], share: str) -> Figure | None:
     return figure(
         [
             each.load.first_ms[share] - other.load.first_ms[share]
@@ -115,6 +113,6 @@ def table(rows: dict[str, Row]) -> str:
     """Lay the figures out as a Markdown table: a line a figure, a column a target."""
     lines = ["| median (range) | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     for key, heading in HEADINGS.items():
-        cells = [str(row.get(key) or "–") for row in rows.values()]
+        cells = [str(row.get(key) or "-") for row in rows.values()]
         lines.append(f"| {heading} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -89,7 +89,8 @@ def nginx_config(port: int, upstreams: Sequence[int], folder: Path) -> str:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     user = "user root;" if os.geteuid() == 0 else ""
-    return f"""{user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr error;
+    return f"""{user} daemon off; worker_processes 1;
+pid {folder}/nginx.pid; error_log stderr error;
 events {{ worker_connections 16384; }}
 http {{
     access_log off; {temporary}
@@ -139,9 +140,7 @@ def _filled(
             yield word.replace("{port}", str(port)).replace("{other_port}", str(other_port))
 
 
-def wait_until_served(
-    name: str, port: int, process: "subprocess.Popen[str]", log: IO[str]
-) -> None:
+def wait_until_served(name: str, port: int, process: "subprocess.Popen[str]", log: IO[str]) -> None:
     """Wait until a router has answered several requests. Raises NotStartedError."""
     until_s = time.monotonic() + _START_TIMEOUT_S
     good = 0

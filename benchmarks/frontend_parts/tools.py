@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,6 +43,7 @@ class Load:
     first_ms: dict[str, float]
     whole_ms: dict[str, float]
     forward_ms: dict[str, float]
+    steady_ms: dict[str, float]
 
 
 @cache
@@ -106,14 +107,10 @@ def end(process: "subprocess.Popen[str]") -> None:
     """End a process that leads a session, by force where it does not end in time."""
     if process.poll() is None:
         process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     if process.stdin is not None:
         process.stdin.close()

@@ -23,7 +23,9 @@ _CONNS = 512
 def _stages(scale: float) -> tuple[Stage, ...]:
     return (
         Stage(
-            "requests", "not streamed", {"stream": 0, "conns": _CONNS, "requests": int(8000 * scale)}
+            "requests",
+            "not streamed",
+            {"stream": 0, "conns": _CONNS, "requests": int(8000 * scale)},
         ),
         Stage("streams of 16 tokens", "", {"conns": _CONNS, "requests": int(4000 * scale)}),
         Stage(
@@ -56,7 +58,7 @@ def capacity_ratio(
             for stage in _stages(scale):
                 alone, shared = measure(one, stage, cores), measure(two, stage, cores)
                 seen.setdefault(stage.name, []).append(_busiest_us(alone) / _busiest_us(shared))
-                busy = sorted((1e6 * each / shared.load.requests for each in shared.cpu_s.values()))
+                busy = sorted(1e6 * each / shared.load.requests for each in shared.cpu_s.values())
                 say(
                     f"{stage.name}: one {_busiest_us(alone):.0f} µs; {WORKERS} workers: "
                     + ", ".join(f"{each:.0f}" for each in busy)
