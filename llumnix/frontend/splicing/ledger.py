@@ -1,24 +1,37 @@
 """A stream's ledger: the raw bytes that an instance sent, and when the first and last arrived.
 
-Bytes are kept as they arrived, older ones compressed (a stream's events differ in little more than
-their text, so they shrink about fifteen-fold), and parsed only if the stream has to move.
+Bytes are kept as they arrived, older ones compressed, and parsed only if the stream has to move. A
+stream's events differ in little more than their text and ids: with the first of them as dictionary
+a token takes some ten bytes, and a block of them a few microseconds.
 """
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llumnix.frontend.splicing import sse
 
-_PACK_BYTES = 64 * 1024
+_PACK_BYTES = 8 * 1024
+_DICTIONARY_BYTES = 2 * 1024
+_LEVEL = 1
+_RAW_DEFLATE = -15
 
 
 class Ledger:
-    """What one instance sent for one stream, in whole events. Times are wall seconds."""
+    """What one instance sent for one stream, in whole events. Times are wall seconds.
 
-    __slots__ = ("_loose", "_loose_bytes", "_packed", "_packed_chunks", "_packed_tokens", "last")
+    `behind` is set while somebody else passes events on: it adds those that are not here yet.
+    """
+
+    __slots__ = (
+        *("_dictionary", "_loose", "_loose_bytes", "_packed", "_packed_chunks", "_packed_tokens"),
+        *("behind", "last"),
+    )
 
     def __init__(self) -> None:
         self.last = b""
+        self.behind: Callable[[], None] | None = None
+        self._dictionary = b""
         self._loose: list[bytes] = []
         self._loose_bytes = 0
         self._packed: list[tuple[int, bytes]] = []
@@ -39,10 +52,11 @@ class Ledger:
 
     def after(self, size: int) -> bytes:
         """Return everything after this many bytes."""
+        self._catch_up()
         parts, start = [], 0
         for length, block in self._packed:
             if start + length > size:
-                parts.append(zlib.decompress(block)[max(0, size - start) :])
+                parts.append(self._unpacked(block)[max(0, size - start) :])
             start += length
         loose = b"".join(self._loose)
         return b"".join([*parts, loose[max(0, size - start) :]])
@@ -53,24 +67,37 @@ class Ledger:
 
     def tokens(self) -> int:
         """Count the output tokens in these events, by their ids."""
+        self._catch_up()
         return self._packed_tokens + sse.count_token_ids(b"".join(self._loose))
 
     def chunks(self) -> int:
         """Count the chunks in these events, which must be without token ids."""
+        self._catch_up()
         return self._packed_chunks + sse.count_chunks(b"".join(self._loose))
 
     def __bool__(self) -> bool:
+        self._catch_up()
         return bool(self._loose or self._packed)
+
+    def _catch_up(self) -> None:
+        if self.behind is not None:
+            self.behind()
 
     def _pack(self) -> None:
         block = b"".join(self._loose)
-        self._packed.append((len(block), zlib.compress(block, level=1)))
+        if not self._packed:
+            self._dictionary = block[:_DICTIONARY_BYTES]
+        packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zdict=self._dictionary)
+        self._packed.append((len(block), packer.compress(block) + packer.flush()))
         ids = sse.count_token_ids(block)
         self._packed_tokens += ids
         if not ids:  # else nobody asks; at the end, counting all of them would take too long
             self._packed_chunks += sse.count_chunks(block)
         self._loose.clear()
         self._loose_bytes = 0
+
+    def _unpacked(self, block: bytes) -> bytes:
+        return zlib.decompressobj(_RAW_DEFLATE, zdict=self._dictionary).decompress(block)
 
 
 @dataclass(slots=True)
