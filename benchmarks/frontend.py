@@ -8,7 +8,6 @@ is the routers' own, from the kernel; it is the figure to believe on a machine t
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from typing import Any
 
 from frontend_parts.rounds import Results, run_rounds, stages
 from frontend_parts.summary import Row, ratio, summarise, table
-from frontend_parts.targets import NotStartedError, Target, commands, running
+from frontend_parts.targets import NotStartedError, Target, commands, has_workers, running
 from frontend_parts.tools import ToolError, say, stub
 from frontend_parts.two_workers import WORKERS, capacity_ratio
 
@@ -78,13 +77,6 @@ def measured(
         if US in found and has_workers():
             workers = capacity_ratio(ups, cores, Path(folder), rounds, scale)
     return results, workers
-
-
-def has_workers() -> bool:
-    """Whether this version of `llumnix serve` has workers."""
-    command = [sys.executable, "-m", "llumnix", "serve", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    return "--workers" in told
 
 
 def bars(rows: dict[str, Row], results: Results, workers: dict[str, float] | None) -> list[Bar]:

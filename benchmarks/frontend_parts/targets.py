@@ -163,6 +163,13 @@ def _answers(port: int) -> bool:
         return False
 
 
+def has_workers() -> bool:
+    """Whether this version of `llumnix serve` has workers."""
+    command = [sys.executable, "-m", "llumnix", "serve", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return "--workers" in told
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
