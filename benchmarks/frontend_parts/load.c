@@ -168,7 +168,7 @@ static int line(Conn *c, const char *at, size_t n, int64_t now) {
 
 static int keep(Conn *c, const char *at, size_t n) {
     if (c->n_kept + n + 1 > c->room) {
-        if (c->n_kept + n > HEAD_LIMIT * 4) return fail(c, "too long:", c->kept, 100);
+        if (c->n_kept + n > HEAD_LIMIT * 4) return fail(c, "too long:", at, n);
         c->kept = realloc(c->kept, c->room = c->n_kept + n + 257);
     }
     memcpy(c->kept + c->n_kept, at, n);
@@ -224,9 +224,10 @@ static void feed(Conn *c, const char *at, size_t n, int64_t now) {
         switch (c->state) {
         case HEAD: {
             size_t had = c->n_kept, from = had > 3 ? had - 3 : 0;
-            if (!keep(c, at, n)) return;
+            if (part > HEAD_LIMIT) part = HEAD_LIMIT;
+            if (!keep(c, at, part)) return;
             char *end = strstr(c->kept + from, "\r\n\r\n");
-            if (!end) return;
+            if (!end) break;
             c->n_kept = end + 4 - c->kept;
             c->kept[c->n_kept] = 0;
             part = c->n_kept - had;
