@@ -44,6 +44,7 @@ FRONTEND_GROUPS = {
     ),
     "API keys": ("api_keys_file",),
     "admin API": ("admin_host", "admin_port", "admin_token_file", "metrics_on_clients_port"),
+    "speed": ("pump",),
     "limits": (
         *("max_connections", "header_limit_bytes"),
         *("queue_limit", "queue_timeout_s", "retry_after_s", "max_attempts"),

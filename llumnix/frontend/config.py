@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
+PUMPS: Final = ("auto", "c", "python")
 ADMIN_PORT: Final = 9011
 _MAX_PORT: Final = 65535
 
@@ -164,6 +165,15 @@ class FrontendConfig:
     max_attempts: int = _count(
         8, "consecutive failures without progress that a request survives", "failures"
     )
+    pump: str = field(
+        default="auto",
+        metadata={
+            "help": "what passes streams on: the pump in C, which this machine's compiler builds "
+            "once and which takes half the CPU time per token, or Python, as for TLS",
+            "unit": "",
+            "choices": PUMPS,
+        },
+    )
     event_limit_bytes: int = _count(8 * 2**20, "largest single server-sent event", "bytes")
     drain_delay_s: float = _option(
         0.0,
@@ -211,6 +221,8 @@ class FrontendConfig:
         for path in (*self.allow_paths, self.base_path or "/"):
             if not path.startswith("/"):
                 raise ValueError(f"a path must begin with a slash, not {path!r}")
+        if self.pump not in PUMPS:
+            raise ValueError(f"pump must be one of {', '.join(PUMPS)}, not {self.pump!r}")
         if self.queue_limit < 0:
             raise ValueError(f"queue_limit must not be negative, not {self.queue_limit}")
 

@@ -7,6 +7,7 @@ from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.patience import Patience
+from llumnix.frontend.pump.pump import Pump
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.metrics.tally import Tally
@@ -16,7 +17,8 @@ from llumnix.metrics.tally import Tally
 class ServingContext:
     """The fleet, the queue in front of it, and the connections to its instances.
 
-    `config` may be replaced while serving; a request keeps what it began with.
+    `pump` is None where streams are passed on in Python. `config` may be replaced while serving; a
+    request keeps what it began with.
     """
 
     config: FrontendConfig
@@ -26,6 +28,7 @@ class ServingContext:
     classes: Classes
     intake: Intake
     patience: Patience = field(default_factory=Patience)
+    pump: Pump | None = None
 
     @property
     def tally(self) -> Tally:

@@ -3,7 +3,6 @@
 The instance may be found dead or hung, or merely send nothing; or the client does not read.
 """
 
-import time
 from collections.abc import Callable
 
 from llumnix.fleet.requests import ActiveRequest
@@ -89,8 +88,8 @@ class LegWatch:
 
         One that still flows may flow on to its end.
         """
-        leg, silent_s = self._leg, time.monotonic() - self.idle.touched_at
-        if leg is None or self.writing or silent_s <= _SILENT_S:
+        leg = self._leg
+        if leg is None or self.writing or self.idle.silent_s() <= _SILENT_S:
             return
         if not leg.instance.fitness.hung or self.can_go_on():
             self._close(leg, FailureKind.CUT)

@@ -23,6 +23,7 @@ from llumnix.frontend.lifetime import Lifetime
 from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.paths.cors import Cors
 from llumnix.frontend.paths.router import Router
+from llumnix.frontend.pump.pump import Pump, make_pump
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
@@ -45,6 +46,7 @@ class FrontendServer:
         self._admin_token = admin_token
         self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
+        self._pump: Pump | None = None
         self.intake = Intake(config)
         scheduler = fleet.scheduler.config
         self._classes = Classes(
@@ -77,6 +79,7 @@ class FrontendServer:
         fleet.changed = queue.retry
         self._upstream = Upstream(config)
         context = ServingContext(config, fleet, queue, self._upstream, self._classes, self.intake)
+        context.pump = self._pump = make_pump(config.pump)
         self._context = context
         admin = Admin(context, AdminGuard(self._admin_token))
         shared = config.shares_port(self._admin_token)
@@ -146,6 +149,8 @@ class FrontendServer:
         Nothing is open any more after `leave`.
         """
         await self.listeners.close()
+        if self._pump is not None:
+            self._pump.close()
         if self._upstream is not None:
             await self._upstream.close()
         await self.intake.close()

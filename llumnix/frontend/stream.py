@@ -21,6 +21,8 @@ from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.moves.server_calls import ServerCalls
+from llumnix.frontend.pump.pump import Flow
+from llumnix.frontend.pump.stint import carried
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
@@ -64,6 +66,7 @@ class StreamRelay:
             context.config, server_calls, self._record.so_far, self._able
         )
         self._leg: Leg | None = None
+        self._flow: Flow | None = None
         self._watch = LegWatch(
             *(context, request, route, active, claims, self._client, self._record, self._pace),
             resumable=self._resumable,
@@ -73,7 +76,8 @@ class StreamRelay:
         self._last_words = b""
         self._fault: Diverged | Overlong | None = None
         active.tokens = self._record.tokens
-        active.heard_at_s = lambda: self._pace.last_at
+        active.heard_at_s = self._heard_at
+        self._idle.refresh = self._heard_at
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._recompute_move)
 
@@ -159,6 +163,8 @@ class StreamRelay:
                 if self._claims.unproven and record.shown() > len(record.had.token_ids):
                     self._claims.prove()
                 if self._flows and not strand.over:
+                    await self._pour_in_c(leg, strand)
+                if self._flows and not strand.over:
                     await leg.pour(lambda some: self._pass_on(some, strand))
                 if self._fault is not None:
                     raise self._fault
@@ -192,6 +198,26 @@ class StreamRelay:
         """Whether only tokens are expected, each to be forwarded at once."""
         still = self._timing.paused or self._claims.unproven or not self._watch.said
         return self._client.flows and not still
+
+    async def _pour_in_c(self, leg: Leg, strand: LegFilter) -> None:
+        """Have the pump pass on what it can, if there is one."""
+        if self._context.pump is None:
+            return
+        with carried(self._context.pump, leg, self._client, strand) as stint:
+            self._flow = stint.flow
+            try:
+                await stint.over()
+            finally:
+                self._heard_at()
+                self._flow = None
+        if stint.left:
+            self._pass_on(stint.left, strand)
+
+    def _heard_at(self) -> float:
+        """Return when the stream last brought something, in wall seconds."""
+        if self._flow is not None:
+            self._pace.last_at = self._idle.touched_at = self._flow.last_at()
+        return self._pace.last_at
 
     def _pass_on(self, data: bytes, strand: LegFilter) -> bool:
         """Forward what was just read, from within the read: the path of nearly every token."""

@@ -35,6 +35,17 @@ class ClientStream:
             and transport.get_write_buffer_size() < _BACKLOG_BYTES
         )
 
+    @property
+    def socket(self) -> int | None:
+        """The socket, if bytes may be written to it past the transport: in plain, and none wait."""
+        transport = self._http.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return None
+        if transport.get_extra_info("ssl_object") is not None:
+            return None
+        number: int = transport.get_extra_info("socket").fileno()
+        return number if number >= 0 else None
+
     async def begin(self, status: int, headers: CIMultiDict[str]) -> None:
         """Send status and headers."""
         response = web.StreamResponse(status=status, headers=headers)
@@ -50,6 +61,11 @@ class ClientStream:
         """Send bytes now, as one chunk of the HTTP body."""
         if self._http.transport is not None:
             self._http.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def push_raw(self, data: bytes) -> None:
+        """Send bytes that are framed already."""
+        if self._http.transport is not None:
+            self._http.transport.write(data)
 
     async def end(self) -> web.StreamResponse:
         """End the stream."""

@@ -80,6 +80,40 @@ class Connection(asyncio.Protocol):
         finally:
             self._sink = None
 
+    def lend(self) -> tuple[int, bytes] | None:
+        """Lend the socket to another reader, with what was read of the next chunk, if possible.
+
+        It is possible between the chunks of a response without TLS. Until `take_back` nothing is
+        read here.
+        """
+        transport, raw = self._transport, self._reader.between_chunks()
+        if self._body or self.closed or raw is None or transport is None:
+            return None
+        if transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
+            return None
+        own = transport.get_extra_info("socket")
+        transport.pause_reading()
+        self._reader.forget_rest()
+        return own.fileno(), raw
+
+    async def lent(self) -> None:
+        """Wait until the connection is closed here, or `wake` says that the reader has stopped."""
+        if not self.closed:
+            await self._wait()
+
+    def wake(self) -> None:
+        """End the wait of whoever has lent the socket."""
+        self._wake()
+
+    def take_back(self, raw: bytes) -> None:
+        """Read on here; `raw` is what was read and not used."""
+        if self.closed or self._transport is None:
+            return
+        if raw:
+            self.data_received(raw)
+        if not self.closed and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     @property
     def reusable(self) -> bool:
         """Whether the response is over and the connection can be reused."""

@@ -13,13 +13,15 @@ class IdleWatch:
     """Calls `on_idle` after `limit_s` wall seconds without a touch, then twice a second.
 
     It is given how long nothing has come. To touch is to set `touched_at` to `time.monotonic()`: no
-    call, no timer to move. `limit_s` may be set at any time; it counts from the next look on.
+    call, no timer to move. `refresh` does so for those who touch nothing themselves. `limit_s` may
+    be set at any time; it counts from the next look on.
     """
 
-    __slots__ = ("_handle", "_on_idle", "limit_s", "touched_at")
+    __slots__ = ("_handle", "_on_idle", "limit_s", "refresh", "touched_at")
 
     def __init__(self, limit_s: float, on_idle: Callable[[float], None]) -> None:
         self.touched_at = time.monotonic()
+        self.refresh: Callable[[], object] | None = None
         self.limit_s = limit_s
         self._on_idle = on_idle
         self._handle: asyncio.TimerHandle | None = None
@@ -37,11 +39,17 @@ class IdleWatch:
         if self._handle is not None:
             self._handle.cancel()
 
+    def silent_s(self) -> float:
+        """Return for how long nothing has come."""
+        if self.refresh is not None:
+            self.refresh()
+        return time.monotonic() - self.touched_at
+
     def _wait(self, delay_s: float) -> None:
         self._handle = asyncio.get_running_loop().call_later(delay_s, self._check)
 
     def _check(self) -> None:
-        silent_s = time.monotonic() - self.touched_at
+        silent_s = self.silent_s()
         left_s = self.limit_s - silent_s
         if left_s <= 0:
             left_s = min(_AGAIN_S, self.limit_s)

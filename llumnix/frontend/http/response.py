@@ -45,6 +45,15 @@ class ResponseReader:
         self._after_chunk = False
         self._trailers = False
 
+    def between_chunks(self) -> bytes | None:
+        """Return what was read of the next chunk's size; None if another part is being read."""
+        elsewhere = self._left or self._after_chunk or self._trailers or self.done
+        return self._rest if self._chunked and not elsewhere else None
+
+    def forget_rest(self) -> None:
+        """Drop what `between_chunks` returned: it will be fed again."""
+        self._rest = b""
+
     def feed(self, data: bytes) -> bytes:
         """Parse bytes; return the body bytes among them. Raises BadResponse."""
         if self._rest:

@@ -75,6 +75,11 @@ class Leg:
         """Pass everything that arrives to `sink`, until it returns False or the stream is over."""
         await self._connection.pour(sink)
 
+    @property
+    def connection(self) -> Connection:
+        """The connection that it comes over."""
+        return self._connection
+
     def close(self) -> None:
         """Close the connection; if the stream has not ended, that cancels the request."""
         if not self._closed:

@@ -3,11 +3,15 @@
 import asyncio
 import ctypes
 import enum
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from llumnix.frontend.pump.library import load_library
+from llumnix.errors import ConfigError
+from llumnix.frontend.pump.library import NotBuilt, load_library
+
+log = logging.getLogger(__name__)
 
 
 class Hide(enum.IntEnum):
@@ -161,3 +165,21 @@ class Pump:
             self._flows[number].settle()
         for number in stopped:
             self._flows[number].stopped()
+
+
+def make_pump(wanted: str) -> Pump | None:
+    """Return a pump as the setting wants it; None for Python.
+
+    Raises ConfigError where it wants one that cannot be built.
+    """
+    if wanted == "python":
+        return None
+    try:
+        return Pump()
+    except NotBuilt as error:
+        if wanted == "c":
+            raise ConfigError(
+                f"the pump cannot be built: {error}; install a C compiler, or set pump to auto"
+            ) from error
+        log.info("pump_in_python reason=%s", error)
+        return None

@@ -99,6 +99,26 @@ class LegFilter:
             data = joiner.relabel(data) if joiner.caught_up else joiner.feed(data)
         return self._hide(data)
 
+    @property
+    def plain(self) -> bool:
+        """Whether events are only forwarded, with token ids hidden, and none has been odd."""
+        return self._joiner is None and not self._ended and not self._resigned
+
+    def take_rest(self) -> bytes:
+        """Take the beginning of an event that is not whole yet, to be fed again."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    @property
+    def hides(self) -> Hide:
+        """How token ids are hidden."""
+        return self._hide
+
+    @property
+    def plugged(self) -> bool:
+        """Whether the instance may let the request go."""
+        return self._plugged
+
     def resign(self) -> bytes:
         """Return the error, for its client: nobody can do better. What follows is passed on."""
         assert self.error is not None, "only once it has failed"
