@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from frontend_parts.model import check
 from frontend_parts.rounds import Results, run_rounds, stages
 from frontend_parts.summary import Row, ratio, summarise, table
 from frontend_parts.targets import NotStartedError, Target, commands, has_workers, running
@@ -54,6 +55,15 @@ def main() -> int:
         name: {key: asdict(each) for key, each in row.items() if each} for name, row in rows.items()
     }
     say(f"not the routers' own: {100 * results.others_share:.0f} % of their core")
+    checked = check(results, rows, US) if US in rows else None
+    if checked:
+        say(
+            f"the model: {checked.per_request_us:.0f} µs per stream and {checked.per_token_us:.1f}"
+            f" per token; {checked.requests_per_s:.0f} streams/s, {checked.tokens_per_s:.0f}"
+            f" tokens/s: predicted {checked.predicted_cores:.3f} cores, measured"
+            f" {checked.measured_cores:.3f}"
+        )
+        figures["model"] = asdict(checked)
     figures |= {"rounds": rounds, "workers": workers, "others_share": results.others_share}
     return finish("frontend", bars(rows, results, workers), figures)
 

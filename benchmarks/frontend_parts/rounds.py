@@ -13,6 +13,7 @@ from frontend_parts.tools import Load, ToolError, cpu_s, load, say
 GAP_US = 20_000
 LONG, SHORT = 100, 1
 PLAIN, STREAMED, PACED, TOKENS, FIRST = "plain", "streamed", "paced", "tokens", "first"
+CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Stage:
     name: str
     what: str
     options: dict[str, int]
+    only: str = ""
+    """The one target that is put under it; "": all."""
 
 
 def stages(scale: float) -> tuple[Stage, ...]:
@@ -50,6 +53,12 @@ def stages(scale: float) -> tuple[Stage, ...]:
             {**wide, "tokens": int(LONG * scale)},
         ),
         Stage(FIRST, "the same with one token a stream, to subtract", {**wide, "tokens": SHORT}),
+        Stage(
+            CHECK,
+            "128 connections, streams of 48 tokens, one each 30 ms: for the model",
+            {"conns": 128, "requests": int(384 * scale), "tokens": 48, "gap_us": 30_000},
+            only="llumnix",
+        ),
     )
 
 
@@ -103,7 +112,8 @@ def run_rounds(
         round_s = time.monotonic()
         _rest(targets, results, idle_s)
         for stage in the_stages:
-            for target in rng.sample(list(targets), len(targets)):
+            these = [each for each in targets if stage.only in ("", each.name)]
+            for target in rng.sample(these, len(these)):
                 try:
                     seen = measure(target, stage, cores)
                 except ToolError as error:
