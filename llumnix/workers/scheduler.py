@@ -49,7 +49,7 @@ class SchedulerProcess:
             epoch_s=setup.epoch_s,
         )
         self._backing = OwnBacking(self.fleet, frontend, setup.admin_token, counted)
-        self.desk = Desk(self.fleet, self._backing.queue, counted)
+        self.desk = Desk(self.fleet, self._backing.queue, counted, frontend.workers)
         self._tls = ServerTls.of(
             TlsFiles(
                 frontend.admin_tls_cert_file,

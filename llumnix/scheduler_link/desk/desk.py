@@ -32,9 +32,10 @@ class Desk:
     """Serves frontends on behalf of a fleet, whose table of requests must be a DeskRequestTable.
 
     What frontends say is carried out in the order in which it arrives here, whoever says it.
+    `expected` is how many of them there are, so that one which begins anew knows when all are back.
     """
 
-    def __init__(self, fleet: Fleet, queue: HoldQueue, counted: Counted) -> None:
+    def __init__(self, fleet: Fleet, queue: HoldQueue, counted: Counted, expected: int = 1) -> None:
         assert isinstance(fleet.requests, DeskRequestTable)
         self.fleet = fleet
         self.queue = queue
@@ -44,7 +45,8 @@ class Desk:
         self.counted = counted
         self._board = Board(fleet.instances)
         self._sessions: dict[Channel, Session] = {}
-        self._settled = False
+        self.settled = asyncio.Event()
+        self._expected = expected
         self._wanted_up: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         fleet.mover.book.destinations.told = self._ordered
@@ -103,7 +105,7 @@ class Desk:
         """Take on a frontend, as soon as all is known here that it knows itself."""
         self.counted.came(session.name, keepsake)
         self._wanted_up |= up
-        if self._settled or not self._lacks():
+        if self.settled.is_set() or not up:
             self._welcome(session)
 
     async def refresh(self, *, tokens: bool = False, figures: bool = False) -> None:
@@ -151,9 +153,10 @@ class Desk:
         until = loop.time() + SETTLE_S
         while loop.time() < until:
             await asyncio.sleep(_LOOK_S)
-            if self._wanted_up and not self._lacks():
+            known = sum(bool(each.name) for each in self._sessions.values())
+            if known >= self._expected and not self._lacks():
                 break
-        self._settled = True
+        self.settled.set()
         for session in list(self._sessions.values()):
             if session.name and not session.welcomed:
                 self._welcome(session)

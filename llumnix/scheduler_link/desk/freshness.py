@@ -25,6 +25,7 @@ class Freshness:
         async def ask(http: web.Request, handler: Handler) -> web.StreamResponse:
             match http.path:
                 case "/metrics" | "/llumnix/fleet":
+                    await self._desk.settled.wait()  # some of what was counted comes with them
                     await self._desk.refresh(figures=True)
                     self._desk.keep()
                 case "/llumnix/requests":

@@ -20,8 +20,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from llumnix.admin.openapi import document
-from llumnix.frontend.access.admin_guard import AdminGuard
-from llumnix.frontend.admin import Admin
 from tests.llumnix.frontend.stage import Stage
 from tests.llumnix.frontend.stub import StubInstance
 
