@@ -198,7 +198,7 @@ class Supervisor:
             except Exception as error:
                 log.error("process_not_restarted process=%s reason=%s", name, error)
             else:
-                log.warning("process_restarted process=%s", name)
+                log.warning("process_restarted process=%s pid=%d", name, child.told["ready"])
 
 
 async def _ended(children: Sequence[Child]) -> None:
