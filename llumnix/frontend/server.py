@@ -65,7 +65,7 @@ class FrontendServer:
                 config.admin_tls_client_ca_file,
             )
         )
-        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
+        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic, fleet.tolls)
         self._context: ServingContext | None = None
         self.lifetime = Lifetime(lambda: bool(self._fleet.instances.up()), config.retry_after_s)
 

@@ -153,7 +153,7 @@ async def inadmissible(
     unknown = await unknown_model(context, model)
     if unknown is not None:
         return unknown
-    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    too_many = await own_visit().reserve(prompt_tokens, output_limit_tokens)
     if too_many is not None:
         context.tally.access_refused(too_many.code or "")
     return too_many

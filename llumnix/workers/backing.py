@@ -6,6 +6,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from llumnix.frontend.access.gate import Tolls
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.scheduler_link.front.link import FrontLink
@@ -27,6 +28,7 @@ class FarBacking:
     def __init__(
         self, link: FrontLink, scheduling: SchedulerConfig, admin_path: str, *, shares_port: bool
     ) -> None:
+        self.tolls: Tolls | None = link.tolls
         self.shares_port = shares_port
         self.scheduling = scheduling
         self._link = link

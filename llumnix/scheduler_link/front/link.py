@@ -17,6 +17,7 @@ from llumnix.scheduler_link.frames import Message
 from llumnix.scheduler_link.front.fleet import FarFleet
 from llumnix.scheduler_link.front.mirror import Mirror
 from llumnix.scheduler_link.front.queue import FarQueue
+from llumnix.scheduler_link.front.tolls import FarTolls
 from llumnix.scheduler_link.messages import VERSION, Asked, Kind
 from llumnix.tasks import spawn
 from policies.types import InstanceId, MigrationId, RequestId
@@ -66,6 +67,7 @@ class FrontLink:
         self.queue = FarQueue(
             queue_timeout_s, retry_after_s, self._post, self._stopgap, self.fleet.instances.get
         )
+        self.tolls = FarTolls(self._post, self._asked)
         self._dial = dial
         self._mirror = Mirror(self.fleet.instances)
         self._channel: Channel | None = None
@@ -181,6 +183,7 @@ class FrontLink:
         self.served.set()
         requests = self.fleet.requests
         channel.post([Kind.ADOPT, requests.whole()])
+        channel.post([Kind.VISITING, self.tolls.whole()])
         self.queue.begin()
         if self._said_lost:
             log.warning("scheduler_back requests=%d", len(requests.active))
