@@ -131,6 +131,7 @@ async def test_the_next_scheduler_is_told_all_that_is_under_way(tmp_path: Path) 
         path = str(tmp_path / "s")
         server = await asyncio.get_running_loop().create_unix_server(new.make_channel, path)
         new.start()
+        await asyncio.sleep(0.2)  # what has waited no longer would go elsewhere at once
         await old.close()
         async with asyncio.timeout(SOON_S):
             while len(queue) < 1:  # noqa: ASYNC110 - nothing signals it
