@@ -42,7 +42,7 @@ def key(name: str) -> dict[str, str]:
 
 def write_answer(answer: Answer) -> dict[str, Any]:
     """Return an object as JSON, field by field."""
-    return {key: _plain(getattr(answer, name)) for key, name in _keys(type(answer))}
+    return {key: _plain(getattr(answer, name)) for key, name in _keys(type(answer))}  # type: ignore[arg-type]
 
 
 def read_answer(cls: type[T], plain: object) -> T:
