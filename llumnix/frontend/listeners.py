@@ -10,6 +10,8 @@ from aiohttp import web
 
 from llumnix.errors import ConfigError
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.express.connection import ExpressConnection
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.expect import install_expect
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 from llumnix.frontend.http.patience import Patience
@@ -48,8 +50,11 @@ class Listeners:
         self._watching: list[asyncio.Task[None]] = []
         self.guards: list[Guard] = []
 
-    async def listen(self, app: web.Application, address: Address) -> str:
-        """Serve an application; return its URL. Raises OSError if the address is in use."""
+    async def listen(self, app: web.Application, address: Address, lane: Lane | None = None) -> str:
+        """Serve an application; return its URL. Raises OSError if the address is in use.
+
+        Plain requests take the short way of `lane`, past the application.
+        """
         config = self._config
         runner = web.AppRunner(
             app,
@@ -62,7 +67,7 @@ class Listeners:
         await runner.setup()
         guard = Guard(_patience(config), config.max_connections or connections_allowed())
         self.guards.append(guard)
-        site = _GuardedSite(runner, guard, address, config)
+        site = _GuardedSite(runner, guard, address, config, lane)
         await site.start()
         guard.watch()
         if address.tls is not None:
@@ -87,10 +92,16 @@ class _GuardedSite(web.BaseSite):
     """A TCP address whose connections are guarded; aiohttp's own site makes its own kind."""
 
     def __init__(
-        self, runner: web.AppRunner, guard: Guard, address: Address, config: FrontendConfig
+        self,
+        runner: web.AppRunner,
+        guard: Guard,
+        address: Address,
+        config: FrontendConfig,
+        lane: Lane | None,
     ) -> None:
         super().__init__(runner, backlog=config.backlog)
         self._guard = guard
+        self._lane = lane
         self._address = address
         self._keepalive_timeout_s = config.keepalive_timeout_s
 
@@ -103,18 +114,20 @@ class _GuardedSite(web.BaseSite):
         """Listen. Raises OSError."""
         await super().start()
         loop = asyncio.get_running_loop()
+        settings = {
+            "loop": loop,
+            "keepalive_timeout": self._keepalive_timeout_s,
+            "access_log": None,
+            "auto_decompress": False,  # it would unpack on the event loop; `bodies` does it
+            "max_line_size": _LINE_BYTES,
+            "max_field_size": _LINE_BYTES,
+        }
 
         def connection() -> GuardedConnection:
-            return GuardedConnection(
-                self._guard,
-                self._runner.server,
-                loop=loop,
-                keepalive_timeout=self._keepalive_timeout_s,
-                access_log=None,
-                auto_decompress=False,  # it would unpack on the event loop; `bodies` does it
-                max_line_size=_LINE_BYTES,
-                max_field_size=_LINE_BYTES,
-            )
+            server = self._runner.server
+            if self._lane is not None:
+                return ExpressConnection(self._guard, self._lane, server, **settings)
+            return GuardedConnection(self._guard, server, **settings)
 
         self._server = await loop.create_server(
             connection,

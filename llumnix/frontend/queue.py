@@ -81,6 +81,16 @@ class HoldQueue:
         counts = Counter(ticket.request.class_index for ticket in self._queue)
         return [counts[index] for index in range(n_classes)]
 
+    def place_now(self, ask: PlacementRequest) -> Instance | None:
+        """Place a new request at once, if nobody waits and an instance has room.
+
+        None: ask with `place`, which may find the same.
+        """
+        if len(self._queue):
+            return None
+        decision = self._place(ask)
+        return None if isinstance(decision, Hold | Reject) else decision
+
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal if the queue is full or the wait too long.
 

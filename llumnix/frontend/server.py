@@ -17,6 +17,7 @@ from llumnix.frontend.admin import Admin, unknown
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig, is_loopback
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.tls import ServerTls, TlsFiles
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
@@ -49,6 +50,7 @@ class FrontendServer:
         self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
         self._pump: Pump | None = None
+        self._lane: Lane | None = None
         self.intake = Intake(config)
         scheduler = fleet.scheduler.config
         self._classes = Classes(
@@ -89,7 +91,10 @@ class FrontendServer:
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self.listeners.listen(app, Address(config.host, config.port, self._tls))
+        if not self._gate.keyed:
+            self._lane = Lane(context, self.lifetime)
+        address = Address(config.host, config.port, self._tls)
+        url = await self.listeners.listen(app, address, self._lane)
         self.admin_url = url
         self._warn_of_open_doors(shared=shared)
         if not shared:
@@ -151,6 +156,8 @@ class FrontendServer:
         Nothing is open any more after `leave`.
         """
         await self.listeners.close()
+        if self._lane is not None:
+            self._lane.close()
         if self._pump is not None:
             self._pump.close()
         if self._upstream is not None:

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.client import AiohttpStream, ClientStream
+from llumnix.frontend.http.outcome import UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
@@ -40,6 +43,23 @@ class Facts:
     immovable: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall)."""
+
+    headers: CIMultiDictProxy[str]
+    stream: ClientStream
+    arrived_at: float
+
+
+Opening = Callable[[Route], Awaitable[Leg | UpstreamAnswer | Refusal]]
+
+
+async def first_leg(route: Route) -> Leg | UpstreamAnswer | Refusal:
+    """Find an instance for a request that has been on none."""
+    return await route.open(None)
+
+
 async def serve(context: ServingContext, http: web.Request, path: str) -> web.StreamResponse:
     """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
@@ -49,8 +69,10 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
         turned_away(context, request)
         return request.response()
 
+    caller = Caller(http.headers, AiohttpStream(http), arrived_at)
+
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
-        return await _relay(context, http, request, active, arrived_at)
+        return await relayed(context, caller, request, active)
 
     immovable = "" if request.resumable else "its output cannot be joined from two instances"
     facts = Facts(request.class_name, request.model, request.prompt_tokens, immovable)
@@ -97,14 +119,19 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
         outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
-        context.fleet.requests.close(active.request_id)
-        context.fleet.forget(active.request_id)
-        context.fleet.health.suspects.forget(active.request_id)
-        context.patience.settled(active.request_id)
-        context.tally.request_ended(facts.class_name, outcome)
-        account.outcome = outcome
-        context.queue.retry()
+        settle(context, active, outcome)
     return response
+
+
+def settle(context: ServingContext, active: ActiveRequest, outcome: str) -> None:
+    """Note that a request that was in the fleet's table has ended."""
+    context.fleet.requests.close(active.request_id)
+    context.fleet.forget(active.request_id)
+    context.fleet.health.suspects.forget(active.request_id)
+    context.patience.settled(active.request_id)
+    context.tally.request_ended(active.class_name, outcome)
+    active.account.outcome = outcome
+    context.queue.retry()
 
 
 async def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
@@ -147,19 +174,20 @@ async def _read(context: ServingContext, http: web.Request, path: str) -> Client
     return refusal or request
 
 
-async def _relay(
+async def relayed(
     context: ServingContext,
-    http: web.Request,
+    caller: Caller,
     request: ClientRequest,
     active: ActiveRequest,
-    arrived_at: float,
+    first: Opening = first_leg,
 ) -> tuple[web.StreamResponse, str]:
-    headers = to_instance(http.headers, active.request_id, request.class_name)
+    """Serve a request that is in the fleet's table; `first` opens its first leg."""
+    headers = to_instance(caller.headers, active.request_id, request.class_name)
     route = Route(context, request, headers, active)
     claims = Claims(context.config, route, active)
     active.follower = claims
     try:
-        return await _answer(context, http, request, route, active, claims, arrived_at)
+        return await _answer(context, caller, request, route, active, claims, first)
     finally:
         active.follower = NOBODY
         claims.close()
@@ -167,18 +195,27 @@ async def _relay(
 
 async def _answer(
     context: ServingContext,
-    http: web.Request,
+    caller: Caller,
     request: ClientRequest,
     route: Route,
     active: ActiveRequest,
     claims: Claims,
-    arrived_at: float,
+    first: Opening,
 ) -> tuple[web.StreamResponse, str]:
-    opened = await route.open(None)
+    opened = await first(route)
     if isinstance(opened, Leg):
         context.tally.stream_opened()
         try:
-            relay = StreamRelay(context, http, request, route, active, claims, arrived_at)
+            relay = StreamRelay(
+                context,
+                caller.stream,
+                caller.headers,
+                request,
+                route,
+                active,
+                claims,
+                caller.arrived_at,
+            )
             return await relay.run(opened)
         finally:
             opened.close()
@@ -191,7 +228,7 @@ async def _answer(
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":
-        spent_s = context.fleet_seconds(time.monotonic() - arrived_at)
+        spent_s = context.fleet_seconds(time.monotonic() - caller.arrived_at)
         active.account.output_tokens = answers.output_tokens(opened)
         context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
     else:

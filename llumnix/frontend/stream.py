@@ -5,6 +5,7 @@ begins, moves or ends.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from aiohttp import web
@@ -44,7 +45,8 @@ class StreamRelay:
     def __init__(
         self,
         context: ServingContext,
-        http: web.Request,
+        client: ClientStream,
+        headers: Mapping[str, str],
         request: ClientRequest,
         route: Route,
         active: ActiveRequest,
@@ -52,7 +54,7 @@ class StreamRelay:
         arrived_at: float,
     ) -> None:
         self._context = context
-        self._client = ClientStream(http)
+        self._client = client
         self._request = request
         self._route = route
         self._active = active
@@ -60,7 +62,7 @@ class StreamRelay:
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
         self._record = DeliveredStream()
-        server_calls = ServerCalls(context.upstream.session, request.model, http.headers)
+        server_calls = ServerCalls(context.upstream.session, request.model, headers)
         self._continuation = Continuation(context.config, request, server_calls)
         self._recompute_move = RecomputeMove(
             context.config, server_calls, self._record.so_far, self._able

@@ -82,17 +82,31 @@ class Route:
             if begun:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
-                self._context.fleet.health.served(target)
                 if claim and claim[0] is not None:
                     self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
-                self._active.state = ActiveState.RUNNING
-                self._streamed = self._streamed or isinstance(result, Leg)
-                self._served_model = min(target.group.models, default=None)
-                return self._opened(result)
+                return self.adopt(target, result)
             end = self._failed(target, result, begun=begun)
             if end is not None:
                 return self._opened(end)
             await asyncio.sleep(self._attempts.back_off_s())
+
+    def adopt(
+        self, target: Instance, result: Leg | UpstreamAnswer
+    ) -> Leg | UpstreamAnswer | Refusal:
+        """Note that an instance serves the request, whoever sent it there."""
+        self._context.fleet.health.served(target)
+        self._active.state = ActiveState.RUNNING
+        self._streamed = self._streamed or isinstance(result, Leg)
+        self._served_model = min(target.group.models, default=None)
+        return self._opened(result)
+
+    async def go_on(self, target: Instance, failure: Failure) -> Leg | UpstreamAnswer | Refusal:
+        """Find another instance for a new request that an instance failed, whoever sent it."""
+        end = self._failed(target, failure, begun=False)
+        if end is not None:
+            return self._opened(end)
+        await asyncio.sleep(self._attempts.back_off_s())
+        return await self.open(None)
 
     def starts_at(self, instance: Instance) -> None:
         """Choose where the request is tried first: the instance holds what it refers to."""

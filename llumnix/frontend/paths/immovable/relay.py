@@ -15,7 +15,7 @@ from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.client import ClientStream
+from llumnix.frontend.http.client import AiohttpStream
 from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
@@ -64,7 +64,7 @@ class GenerationRelay:
         self._arrived_at = arrived_at
         headers = to_instance(http.headers, active.request_id, request.class_name)
         self.route = Route(context, request, headers, active)
-        self._client = ClientStream(http)
+        self._client = AiohttpStream(http)
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._usual_s = context.patience.first_byte_s(
             request.class_index, request.prompt_tokens, context.config.patience_s
