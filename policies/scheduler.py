@@ -141,6 +141,7 @@ class GlobalScheduler:
         self.vetoed: tuple[VetoedOrder, ...] = ()
         self._policy = dispatch_policies.build(config.dispatch)
         self._small_policy = _small_policy(config.dispatch)
+        self._rests: tuple[FleetSnapshot, small_fleets.Still] | None = None
         self._proposers = [move_policies.build(spec) for spec in config.moves]
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
@@ -205,10 +206,9 @@ class GlobalScheduler:
         """Decide in plain numbers; the same decision as by columns, sooner in a small fleet."""
         assert self._small_policy is not None, "looked at by the caller"
         in_flight = self.ledger.rows(snapshot)
-        rows = small_fleets.read(
-            request, snapshot, in_flight, self._headroom_tokens, self._turn, self.seed
-        )
-        vetoed = small_fleets.exclude(rows, snapshot, self.config.max_age_s)
+        rests = self._still(snapshot)
+        rows = small_fleets.read(request, rests, in_flight, self._turn, self.seed)
+        vetoed = small_fleets.exclude(rows, rests, snapshot, self.config.max_age_s)
         if not rows.candidates:
             return _Choice(columns.HOLD, {}, vetoed, _NOBODY)
         answer = self._small_policy(rows)
@@ -218,6 +218,17 @@ class GlobalScheduler:
             most = max(rows.startable[each] for each in rows.candidates)
             return _Choice(row, scores, vetoed, _no_room(request, most), late_bound=True)
         return _Choice(row, scores, vetoed)
+
+    def _still(self, snapshot: FleetSnapshot) -> small_fleets.Still:
+        """Return what stays of a snapshot in plain numbers: for columns that cannot change, once.
+
+        Snapshots share them until an instance reports.
+        """
+        if self._rests is not None and small_fleets.is_still(self._rests[0], snapshot):
+            return self._rests[1]
+        rests = small_fleets.still(snapshot, self._headroom_tokens)
+        self._rests = (snapshot, rests)
+        return rests
 
     def _by_columns(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
         fleet = self.ledger.fill_in(snapshot)
