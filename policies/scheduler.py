@@ -145,6 +145,7 @@ class GlobalScheduler:
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
         )
+        self._any_headroom = self._headroom_tokens if self._headroom_tokens.any() else None
         self._sources: frozenset[InstanceId] = frozenset()
         self._held: tuple[DispatchRequest, float] | None = None
         self._turn = 0
@@ -206,7 +207,7 @@ class GlobalScheduler:
         assert self._small_policy is not None, "looked at by the caller"
         in_flight = self.ledger.rows(snapshot)
         rows = small_fleets.read(
-            request, snapshot, in_flight, self._headroom_tokens, self._turn, self.seed
+            request, snapshot, in_flight, self._any_headroom, self._turn, self.seed
         )
         vetoed = small_fleets.exclude(rows, snapshot, self.config.max_age_s)
         if not rows.candidates:

@@ -121,16 +121,15 @@ def read(
     request: DispatchRequest,
     fleet: FleetSnapshot,
     in_flight: tuple[list[int], list[int]],
-    headroom_tokens: IntColumn,
+    headroom_tokens: IntColumn | None,
     turn: int,
     seed: int,
 ) -> Rows:
     """Turn a raw snapshot into rows; `in_flight` is what is on its way: requests, and tokens.
 
-    Without candidates: `exclude` finds those.
+    `headroom_tokens` is None where no class has any. Without candidates: `exclude` finds those.
     """
     requests, tokens = in_flight
-    headroom = headroom_tokens.any()
     running = over_classes(fleet.class_running).tolist()
     waiting = over_classes(fleet.class_waiting).tolist()
     capacity = fleet.capacity_tokens.tolist()
@@ -142,7 +141,9 @@ def read(
         capacity,
         running,
         waiting,
-        headroom_usage(fleet.class_running, headroom_tokens).tolist() if headroom else None,
+        None
+        if headroom_tokens is None
+        else headroom_usage(fleet.class_running, headroom_tokens).tolist(),
         fleet.terminating.tolist(),
         requests,
         list(map(sum, zip(running, waiting, requests, strict=True))),
