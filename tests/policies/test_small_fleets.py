@@ -80,7 +80,7 @@ def test_rows_decide_what_columns_decide(
     )
     by_rows = scheduler(policy, params, classes=classes, seed=3)
     by_columns = scheduler(policy, params, classes=classes, seed=3)
-    by_columns._small_policy = None
+    by_columns._chooser.small_policy = None
     for number in range(data.draw(st.integers(1, 8))):
         snapshot = data.draw(st.sampled_from(snapshots))
         request = data.draw(requests(number))
@@ -102,7 +102,7 @@ def test_nothing_changes_where_columns_take_over(data: st.DataObject, more: int)
     ]
     snapshot = FleetSnapshot.of(rows, 0.0, 2)
     usual, by_columns = scheduler(), scheduler()
-    by_columns._small_policy = None
+    by_columns._chooser.small_policy = None
     for number in range(3):
         request = DispatchRequest(RequestId(f"r{number}"), 1, 100, 0.0)
 
