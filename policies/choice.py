@@ -43,6 +43,7 @@ class Chooser:
         self._seed = seed
         self._headroom_tokens = headroom_tokens
         self._any_headroom = headroom_tokens if headroom_tokens.any() else None
+        self._rests: tuple[FleetSnapshot, small_fleets.Still] | None = None
 
     def choose(
         self,
@@ -55,10 +56,9 @@ class Chooser:
         """Choose a row of a raw snapshot, to which the ledger adds what is on its way."""
         if self.small_policy is None or len(snapshot.ids) > small_fleets.MOST_ROWS:
             return self._by_columns(request, ledger.fill_in(snapshot), max_age_s, turn)
-        rows = small_fleets.read(
-            request, snapshot, ledger.rows(snapshot), self._any_headroom, turn, self._seed
-        )
-        vetoed = small_fleets.exclude(rows, snapshot, max_age_s)
+        rests = self._still(snapshot)
+        rows = small_fleets.read(request, rests, ledger.rows(snapshot), turn, self._seed)
+        vetoed = small_fleets.exclude(rows, rests, snapshot, max_age_s)
         if not rows.candidates:
             return Choice(HOLD, {}, vetoed, _NOBODY)
         answer = self.small_policy(rows)
@@ -68,6 +68,17 @@ class Chooser:
             most = max(rows.startable[each] for each in rows.candidates)
             return Choice(row, scores, vetoed, _no_room(request, most), late_bound=True)
         return Choice(row, scores, vetoed)
+
+    def _still(self, snapshot: FleetSnapshot) -> small_fleets.Still:
+        """Return what stays of a snapshot in plain numbers: for columns that cannot change, once.
+
+        Snapshots share them until an instance reports.
+        """
+        if self._rests is not None and small_fleets.is_still(self._rests[0], snapshot):
+            return self._rests[1]
+        rests = small_fleets.still(snapshot, self._any_headroom)
+        self._rests = (snapshot, rests)
+        return rests
 
     def _by_columns(
         self, request: DispatchRequest, fleet: FleetSnapshot, max_age_s: float, turn: int

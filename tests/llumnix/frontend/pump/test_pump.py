@@ -90,7 +90,8 @@ def stand() -> Iterator[Stand]:
 
     pump = loop.run_until_complete(made())
     try:
-        yield Stand(pump, *pairs)
+        instance, upstream, downstream, client = pairs
+        yield Stand(pump, instance, upstream, downstream, client)
     finally:
         pump.close()
         for each in pairs:
