@@ -38,11 +38,15 @@ class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`). Raises ConfigError for unusable files of keys
+    both (`FrontendConfig.shares_port`). Without `express` every request goes the long way, as some
+    do in any case. Raises ConfigError for unusable files of keys
     or certificates.
     """
 
-    def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
+    def __init__(
+        self, config: FrontendConfig, fleet: Fleet, admin_token: str = "", *, express: bool = True
+    ) -> None:
+        self._express = express
         self.config = config
         self.admin_url = ""
         self._fleet = fleet
@@ -91,7 +95,7 @@ class FrontendServer:
         app = build_app(context, self.lifetime, admin if shared else None)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        if not self._gate.keyed:
+        if self._express and not self._gate.keyed:
             self._lane = Lane(context, self.lifetime)
         address = Address(config.host, config.port, self._tls)
         url = await self.listeners.listen(app, address, self._lane)
