@@ -18,6 +18,7 @@ from scheduler_parts.engines import BATCH
 from scheduler_parts.plot import Size
 
 from harness import Bar, finish
+from llumnix.processes.event_loop import calm_collector
 
 SIZES = (10, 30, 100, 300, 1000)
 QUICK_SIZES = (10, 100, 1000)
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the growth: .svg or .png")
     asked = parser.parse_args()
+    calm_collector()  # as every server process does
     small = {size: decisions.measure(size, 2_000, 2) for size in SMALL}
     for count, told in small.items():
         print(

@@ -30,7 +30,8 @@ class ExpressConnection(GuardedConnection):
         self._journey: Journey | None = None
         self._express = True
         # A request whose head is there, and part of its body.
-        self._partial: tuple[PlainHead, bytes] | None = None
+        self._partial: tuple[PlainHead, list[bytes]] | None = None
+        self._partial_bytes = 0
         self._later = b""
         self._over: asyncio.Future[None] | None = None
         self._closing = False
@@ -96,8 +97,8 @@ class ExpressConnection(GuardedConnection):
     def look(self, now_s: float) -> None:
         """See whether the client takes too long; aiohttp's side knows how to refuse slow bodies."""
         if self._partial is not None:
-            (_, data), self._partial = self._partial, None
-            self._to_aiohttp(data, whole=False)
+            (_, pieces), self._partial = self._partial, None
+            self._to_aiohttp(pieces, whole=False)
         super().look(now_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -116,7 +117,7 @@ class ExpressConnection(GuardedConnection):
             return
         path = self._lane.path(head)
         if path is not None and body_bytes < head.length_bytes <= LARGEST_BODY_BYTES:
-            self._partial = head, data
+            self._partial, self._partial_bytes = (head, [data]), len(data)
             now_s = time.monotonic()
             self._progress.received(len(data), now_s, in_request=False)
             self._progress.began(now_s)
@@ -128,19 +129,20 @@ class ExpressConnection(GuardedConnection):
 
     def _more_of_body(self, data: bytes) -> None:
         assert self._partial is not None, "looked at by the caller"
-        head, before = self._partial
-        data = before + data
-        self._progress.received(len(data) - len(before), 0.0, in_request=True)
-        start = data.find(_HEAD_END) + len(_HEAD_END)
-        missing = start + head.length_bytes - len(data)
-        if missing > 0:
-            self._partial = head, data
+        head, pieces = self._partial
+        pieces.append(data)
+        self._progress.received(len(data), 0.0, in_request=True)
+        start = pieces[0].find(_HEAD_END) + len(_HEAD_END)
+        end = start + head.length_bytes
+        self._partial_bytes += len(data)
+        if self._partial_bytes < end:
             return
-        path = self._lane.path(head)
-        whole = missing == 0 and path is not None
         self._partial = None
-        if not whole or path is None or not self._taken(head, path, data[start:], b""):
-            self._to_aiohttp(data, whole=missing == 0)
+        whole, path = b"".join(pieces), self._lane.path(head)
+        if path is None or not self._taken(head, path, whole[start:end], b""):
+            self._to_aiohttp(pieces, whole=len(whole) == end)
+        elif len(whole) > end:
+            self._keep_for_later(whole[end:])
 
     def _taken(self, head: PlainHead, path: str, body: bytes, fresh: bytes) -> bool:
         """Take a whole request; return whether it is one to be taken.
@@ -161,9 +163,11 @@ class ExpressConnection(GuardedConnection):
         self._journey.begin()
         return True
 
-    def _to_aiohttp(self, data: bytes, *, whole: bool) -> None:
+    def _to_aiohttp(self, pieces: list[bytes], *, whole: bool) -> None:
+        """Leave a request to aiohttp, as it was read."""
         self._express = whole
-        super().data_received(data)
+        for data in pieces:
+            super().data_received(data)
 
     def _keep_for_later(self, data: bytes) -> None:
         self._later += data

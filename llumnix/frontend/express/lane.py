@@ -28,13 +28,14 @@ _FASTEST_LOOK_S: Final = 0.02
 class Lane:
     """Takes the plain requests of one port, where clients need no key.
 
-    One timer looks after all that wait for an instance.
+    One timer looks after all that wait for an instance. `taken` counts the requests.
     """
 
     def __init__(self, context: ServingContext, lifetime: Lifetime) -> None:
         self.context = context
         self.lifetime = lifetime
         self.heads = HeadReader()
+        self.taken = 0
         self._waiting: dict[Journey, None] = {}
         self._looking: asyncio.TimerHandle | None = None
 
@@ -72,6 +73,7 @@ class Lane:
 
     def active(self, head: PlainHead, request: ClientRequest) -> ActiveRequest:
         """Put a request in the fleet's table."""
+        self.taken += 1
         context, wanted = self.context, head.noted.get(REQUEST_ID)
         context.tally.request_arrived()
         own = request_id(wanted, context.fleet.requests.active)
