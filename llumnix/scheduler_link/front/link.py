@@ -25,7 +25,7 @@ from policies.types import InstanceId, MigrationId, RequestId
 log = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 0.1
-TICK_S: Final = 0.25
+TICK_S: Final = 0.5
 ANSWER_TIMEOUT_S: Final = 5.0
 
 Connect = Callable[[Callable[[], Channel]], Awaitable[object]]
