@@ -1,4 +1,4 @@
-"""A held port stays ours while those who listen there come and go; it is never taken from others."""
+"""A held port stays ours while those who listen there come and go; it is not taken from others."""
 
 import socket
 from contextlib import closing
