@@ -19,7 +19,7 @@ _PATHS: Final = {
     b"/v1/completions": "/v1/completions",
     b"/v1/chat/completions": "/v1/chat/completions",
 }
-LARGEST_BODY_BYTES: Final = 256 * 1024
+_LARGEST_BODY_BYTES: Final = 256 * 1024
 _SLOWEST_LOOK_S: Final = 0.25
 _FASTEST_LOOK_S: Final = 0.02
 
@@ -51,7 +51,7 @@ class Lane:
         if (
             not 0
             < head.length_bytes
-            <= min(LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
+            <= min(_LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
         ):
             return None
         return _PATHS.get(head.path)
@@ -59,8 +59,8 @@ class Lane:
     def parse(self, head: PlainHead, path: str, body: bytes) -> ClientRequest | None:
         """Parse a request; None if it is not plain after all, such as a wrong one."""
         context = self.context
-        if not is_cheap(body):
-            return None
+        if not is_cheap(body) or context.fleet.health.suspects.any_condemned:
+            return None  # whether this is a condemned one is asked on the long way
         request = parse(path, body, head.noted, context.classes)
         if isinstance(request, Refusal) or request.forged:
             return None
