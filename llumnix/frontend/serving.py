@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
@@ -45,9 +45,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall)."""
+    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall).
 
-    headers: CIMultiDictProxy[str]
+    Headers are asked for only where they are sent on from here.
+    """
+
+    headers: Callable[[], CIMultiDictProxy[str]]
     stream: ClientStream
     arrived_at: float
 
@@ -69,7 +72,7 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
         turned_away(context, request)
         return request.response()
 
-    caller = Caller(http.headers, AiohttpStream(http), arrived_at)
+    caller = Caller(lambda: http.headers, AiohttpStream(http), arrived_at)
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         return await relayed(context, caller, request, active)
@@ -182,7 +185,10 @@ async def relayed(
     first: Opening = first_leg,
 ) -> tuple[web.StreamResponse, str]:
     """Serve a request that is in the fleet's table; `first` opens its first leg."""
-    headers = to_instance(caller.headers, active.request_id, request.class_name)
+
+    def headers() -> CIMultiDict[str]:
+        return to_instance(caller.headers(), active.request_id, request.class_name)
+
     route = Route(context, request, headers, active)
     claims = Claims(context.config, route, active)
     active.follower = claims

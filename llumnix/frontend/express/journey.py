@@ -271,7 +271,7 @@ class Journey:
         self._task.add_done_callback(partial(_over, self, unused))
 
     async def _carry_on(self, opening: Opening) -> None:
-        caller = Caller(self._head.headers(), self._stream, self._arrived_at)
+        caller = Caller(self._head.headers, self._stream, self._arrived_at)
         outcome, close = "failed", True
         account = self._active.account
         try:

@@ -7,7 +7,7 @@ instance can resume it from the token ids that the client's stream has so far.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from multidict import CIMultiDict
 
@@ -27,13 +27,16 @@ from policies.types import DispatchRequest, MigrationId
 
 
 class Route:
-    """Opens one leg after another. Failures since the last `progressed` are bounded."""
+    """Opens one leg after another. Failures since the last `progressed` are bounded.
+
+    `headers` gives those that instances are sent: a new copy for each.
+    """
 
     def __init__(
         self,
         context: ServingContext,
         request: ClientRequest,
-        headers: CIMultiDict[str],
+        headers: Callable[[], CIMultiDict[str]],
         active: ActiveRequest,
     ) -> None:
         self._context = context
@@ -274,7 +277,7 @@ class Route:
             target,
             self._request.path,
             body,
-            self._headers,
+            self._headers(),
             streams=self._request.streams,
             waiting=waiting,
             patience=late,
