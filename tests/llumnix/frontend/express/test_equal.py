@@ -5,7 +5,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +21,12 @@ LAST = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 SLOW_BUT_SURE = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+async def turns() -> None:
+    """Let the event loop read what has been sent: it is in the socket's buffer by then."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class Both:
@@ -60,8 +65,7 @@ class Both:
             heard.clear()
         return told
 
-    @staticmethod
-    def _say(url: str, pieces: list[bytes]) -> bytes:
+    def _say(self, url: str, pieces: list[bytes]) -> bytes:
         host, _, port = url.removeprefix("http://").partition(":")
         got = b""
         with socket.create_connection((host, int(port)), timeout=20) as client:
@@ -69,7 +73,7 @@ class Both:
             try:
                 for piece in pieces:
                     client.sendall(piece)
-                    time.sleep(0.002)  # so that the pieces are read one by one
+                    self.wait(turns())  # so that the pieces are read one by one
             except ConnectionError:
                 pass  # it has been refused already
             while True:
