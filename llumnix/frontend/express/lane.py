@@ -54,7 +54,8 @@ class Lane:
             <= min(_LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
         ):
             return None
-        return _PATHS.get(head.path)
+        base = self.context.config.base_path.rstrip("/")
+        return _PATHS.get(head.path.removeprefix(base.encode()) if base else head.path)
 
     def parse(self, head: PlainHead, path: str, body: bytes) -> ClientRequest | None:
         """Parse a request; None if it is not plain after all, such as a wrong one."""

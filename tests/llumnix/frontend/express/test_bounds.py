@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from typing import Never
 
 import pytest
 from aiohttp import web
@@ -26,9 +27,9 @@ class WordyInstance(StubInstance):
         return web.Response(body=b"x" * _LONG, content_type="application/json")
 
 
-def request(**body: object) -> bytes:
+def request(path: str = "/v1/completions", **body: object) -> bytes:
     raw = json.dumps({"model": "m", "prompt": "hi", **body}).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(raw)
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(raw))
     return head + raw
 
 
@@ -92,6 +93,47 @@ async def test_a_condemned_request_is_known_on_the_short_way() -> None:
                 assert answer.startswith(b"HTTP/1.1 502 ")
                 dead = sum(each.dead for each in stage.stubs if isinstance(each, MortalInstance))
                 assert dead == 2
+
+
+async def test_a_policy_that_crashes_is_told_as_a_500_and_the_next_request_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Stage(1, plugged=False) as stage:
+
+        def crash(*_: object) -> Never:
+            raise RuntimeError("a policy of our own")
+
+        client = await connected(stage)
+        with client:
+            monkeypatch.setattr(stage.brain, "dispatch", crash)
+            assert (await answer_to(client, request())).startswith(b"HTTP/1.1 500 ")
+            assert not stage.fleet.requests.active
+        monkeypatch.undo()
+        client = await connected(stage)
+        with client:
+            assert (await answer_to(client, request())).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "taken"),
+    [
+        *(("/api", "/api/v1/completions", 1), ("/api/", "/v1/completions", 1)),
+        *(("/api", "/apiv1/completions", 0), ("/v1", "/v1/completions", 0)),
+        *(("", "/v1/completions", 1), ("", "/api/v1/completions", 0)),
+    ],
+)
+async def test_the_short_way_is_found_below_the_path_that_it_is_mounted_at(
+    base: str, path: str, taken: int
+) -> None:
+    answers = []
+    for express in (True, False):
+        async with Stage(1, plugged=False, express=express, base_path=base) as stage:
+            client = await connected(stage)
+            with client:
+                answers.append((await answer_to(client, request(path)))[:12])
+            if stage.server._lane is not None:
+                assert stage.server._lane.taken == taken
+    assert answers[0] == answers[1]
 
 
 async def answer_to(client: socket.socket, sent: bytes) -> bytes:
