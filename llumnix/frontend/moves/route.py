@@ -165,7 +165,7 @@ class Route:
         self._leave("migrated")
         self._claim = None
         if failure.kind is FailureKind.ANSWERED:
-            self._attempts.barred.add(instance.id)
+            self._attempts.barred |= {instance.id}
         elif failure.kind is not FailureKind.REFUSED:
             self._claim = self._context.fleet.claim_at(migration_id)
 
@@ -255,8 +255,8 @@ class Route:
                 self._arrived_at_s,
                 model=model or self._context.fleet.only_model(),
             ),
-            frozenset(self._attempts.avoided),
-            frozenset(self._attempts.barred),
+            self._attempts.avoided,
+            self._attempts.barred,
             plugged_only=begun,
             or_vllm=grafts,
         )
