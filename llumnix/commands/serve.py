@@ -1,4 +1,4 @@
-"""`llumnix serve`: the frontend and the fleet behind it, in one process."""
+"""`llumnix serve`: the frontend and the fleet behind it, in one process or in several."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,9 @@ from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
 from llumnix.processes.open_files import raise_limit
 from llumnix.reload import Reloader
-from llumnix.service import Service, run_frontend
+from llumnix.service import Service, fleet_secret, run_frontend
+from llumnix.workers.setup import Settings
+from llumnix.workers.supervisor import Supervisor
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
 from policies.scheduler import SchedulerConfig
@@ -37,7 +39,7 @@ FLEET_GROUPS = {
     "faults": ("step_timeout_s", "breaker_failures", "breaker_open_s", "max_poisoned"),
 }
 FRONTEND_GROUPS = {
-    "address": ("host", "port", "backlog"),
+    "address": ("host", "port", "workers", "backlog"),
     "TLS": (
         *("tls_cert_file", "tls_key_file", "tls_client_ca_file"),
         *("admin_tls_cert_file", "admin_tls_key_file", "admin_tls_client_ca_file"),
@@ -123,12 +125,7 @@ def run(args: argparse.Namespace) -> int:
             "there is nothing to serve: name running servers with --instance URL, or start "
             "emulated ones with --emulate 4"
         )
-    try:
-        service = Service(
-            config.fleet, config.scheduler, config.frontend, emulator_args=child_arguments(config)
-        )
-    except (PolicyError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    service = _service(config)
     reloader = Reloader(lambda: settings(args), config, service)
     try:
         return run_async(
@@ -143,6 +140,17 @@ def run(args: argparse.Namespace) -> int:
             f"cannot listen: {error.strerror or error}; choose another port with --port or "
             "--admin-port"
         ) from error
+
+
+def _service(config: Config) -> Service | Supervisor:
+    arguments = child_arguments(config)
+    try:
+        if config.frontend.workers > 1:
+            sections = (config.fleet, config.scheduler, config.frontend, config.logs)
+            return Supervisor(Settings(*sections), fleet_secret(config.fleet), arguments)
+        return Service(config.fleet, config.scheduler, config.frontend, emulator_args=arguments)
+    except (PolicyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def settings(args: argparse.Namespace) -> Config:

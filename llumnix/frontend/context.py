@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.patience import Patience
 from llumnix.frontend.pump.pump import Pump
-from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.metrics.tally import Tally
 
 
@@ -22,8 +21,8 @@ class ServingContext:
     """
 
     config: FrontendConfig
-    fleet: Fleet
-    queue: HoldQueue
+    fleet: ServedFleet
+    queue: Queue
     upstream: Upstream
     classes: Classes
     intake: Intake

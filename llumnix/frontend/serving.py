@@ -102,6 +102,8 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     account = own_account()
     # Once more: another request may have taken the id while this one's body was on its way.
     account.request_id = request_id(account.request_id, context.fleet.requests.active)
+    if account.client_id:
+        account.request_id = await context.fleet.unique_id(account.request_id)
     account.class_name, account.model = facts.class_name, facts.model or ""
     account.prompt_tokens = facts.prompt_tokens
     active = ActiveRequest(
@@ -154,7 +156,7 @@ async def inadmissible(
     unknown = await unknown_model(context, model)
     if unknown is not None:
         return unknown
-    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    too_many = await own_visit().reserve(prompt_tokens, output_limit_tokens)
     if too_many is not None:
         context.tally.access_refused(too_many.code or "")
     return too_many

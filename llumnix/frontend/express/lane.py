@@ -11,6 +11,7 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.express.head import HeadReader, PlainHead
 from llumnix.frontend.express.journey import Journey
 from llumnix.frontend.lifetime import Lifetime, Phase
+from llumnix.frontend.request.headers import REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest, is_id, parse, request_id
 from policies.types import RequestId
@@ -54,6 +55,8 @@ class Lane:
             <= min(_LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
         ):
             return None
+        if self.context.fleet.far and head.noted.get(REQUEST_ID) is not None:
+            return None  # whether the id is free is to be asked elsewhere
         base = self.context.config.base_path.rstrip("/")
         return _PATHS.get(head.path.removeprefix(base.encode()) if base else head.path)
 
@@ -72,7 +75,7 @@ class Lane:
     def active(self, head: PlainHead, request: ClientRequest) -> ActiveRequest:
         """Put a request in the fleet's table."""
         self.taken += 1
-        context, wanted = self.context, head.noted.get("X-Request-Id")
+        context, wanted = self.context, head.noted.get(REQUEST_ID)
         context.tally.request_arrived()
         own = request_id(wanted, context.fleet.requests.active)
         account = Account(
