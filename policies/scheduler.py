@@ -247,6 +247,12 @@ class GlobalScheduler:
             return _Choice(row, named, vetoed, _no_room(request, most), late_bound=True)
         return _Choice(row, named, vetoed)
 
+    def sent(
+        self, request_id: RequestId, instance_id: InstanceId, tokens: int, now_s: float
+    ) -> None:
+        """Count a request that others sent to an instance as in flight, until a report has it."""
+        self.ledger.enter(request_id, instance_id, tokens, now_s)
+
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
         """Note that the instance has reported these requests: they are no longer in flight."""
         self.ledger.confirm(instance_id, request_ids)

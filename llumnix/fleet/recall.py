@@ -1,8 +1,9 @@
 """Ask the instances what they remember of a request whose client has come back."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llumnix.instances.instance import Instance
 from migration.llumlet.fleet_messages import Recalled, Recollection
@@ -21,6 +22,17 @@ class Remembered:
     token_ids: tuple[int, ...] = ()
     instance_id: InstanceId | None = None
     replays_whole: bool = False
+
+
+def to_plain(found: Remembered) -> list[Any]:
+    """Encode it, for another process."""
+    return [str(found.state), found.token_ids, found.instance_id, found.replays_whole]
+
+
+def of_plain(told: Sequence[Any]) -> Remembered:
+    """Decode it."""
+    state, token_ids, instance_id, whole = told
+    return Remembered(Recollection(state), tuple(token_ids), instance_id, bool(whole))
 
 
 NOTHING = Remembered(Recollection.UNKNOWN)

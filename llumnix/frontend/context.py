@@ -3,15 +3,14 @@
 import time
 from dataclasses import dataclass, field
 
-from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.patience import Patience
 from llumnix.frontend.pump.pump import Pump
-from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.reconnect.kept import KeptStreams
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.metrics.tally import Tally
 
 
@@ -24,8 +23,8 @@ class ServingContext:
     """
 
     config: FrontendConfig
-    fleet: Fleet
-    queue: HoldQueue
+    fleet: ServedFleet
+    queue: Queue
     upstream: Upstream
     classes: Classes
     intake: Intake

@@ -29,11 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an application listens, and with which TLS settings, if any."""
+    """Where an application listens, and with which TLS settings, if any.
+
+    `shared`: other processes listen there too, and the system spreads connections over them.
+    """
 
     host: str
     port: int
     tls: ServerTls | None = None
+    shared: bool = False
 
     @property
     def scheme(self) -> str:
@@ -72,7 +76,7 @@ class Listeners:
         guard.watch()
         if address.tls is not None:
             self._watching.append(asyncio.create_task(_watch(address.tls)))
-        return f"{address.scheme}://{_reachable(address.host)}:{_bound_port(runner.addresses)}"
+        return f"{address.scheme}://{reachable(address.host)}:{_bound_port(runner.addresses)}"
 
     async def close(self) -> None:
         """Stop accepting requests, let open ones finish in the grace period, then cut them."""
@@ -134,6 +138,7 @@ class _GuardedSite(web.BaseSite):
             self._address.host,
             self._address.port,
             backlog=self._backlog,
+            reuse_port=self._address.shared or None,
             **_tls_settings(self._address.tls),
         )
 
@@ -178,7 +183,7 @@ def _bound_port(addresses: Sequence[tuple[object, ...]]) -> int:
     return port
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """Return a name under which this machine reaches an address that is listened on."""
     if host in ("0.0.0.0", ""):  # noqa: S104 - it is compared, not bound
         return "127.0.0.1"

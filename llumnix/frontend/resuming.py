@@ -205,7 +205,7 @@ async def _give(
     context: ServingContext, caller: Caller, request: ClientRequest, since: Position, rest: Rest
 ) -> web.StreamResponse:
     """Give the answer, from where the client has it to."""
-    kept = rest.kept
+    kept, wanted = rest.kept, own_account().request_id
     prefix = kept.sent.raw() if kept is not None else b""
     stream = NumberedStream(caller.stream, since, prefix)
     record = DeliveredStream() if kept is None else kept.record
@@ -213,14 +213,16 @@ async def _give(
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         try:
+            if active.request_id != wanted:  # another frontend serves it
+                return _BUSY.response(), "rejected"
             if kept is not None and kept.whole:
                 return await _again(stream, kept)
             return await relayed(context, told, request, active, _opening(context, request, rest))
         finally:
             if stream.opened and stream.diverged is None:
-                _keep(context, active.request_id, request, stream, record)
+                _keep(context, wanted, request, stream, record)
             elif kept is not None:
-                context.kept.keep(active.request_id, kept)
+                context.kept.keep(wanted, kept)
 
     facts = Facts(request.class_name, request.model, request.prompt_tokens)
     response = await tracked(context, facts, relay)

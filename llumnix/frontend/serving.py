@@ -104,6 +104,8 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     account = own_account()
     # Once more: another request may have taken the id while this one's body was on its way.
     account.request_id = request_id(account.request_id, context.fleet.requests.active)
+    if account.client_id:
+        account.request_id = await context.fleet.unique_id(account.request_id)
     account.class_name, account.model = facts.class_name, facts.model or ""
     account.prompt_tokens = facts.prompt_tokens
     active = ActiveRequest(

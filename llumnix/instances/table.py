@@ -32,7 +32,8 @@ class _Row:
 class InstanceTable:
     """The instances by id, in the order in which they were added. `now_s` is the fleet's clock.
 
-    `breaker` says when an instance that keeps failing is left alone.
+    `breaker` says when an instance that keeps failing is left alone. `revision` grows with every
+    change but reports that follow another.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class InstanceTable:
         now_s: Callable[[], float],
         breaker: BreakerLimits | None = None,
     ) -> None:
+        self.revision = 0
         self._instances: list[Instance] = []
         self._breaker = breaker or BreakerLimits()
         self._now_s = now_s
@@ -65,7 +67,7 @@ class InstanceTable:
         """Add an instance."""
         instance.fitness.breaker.limits = self._breaker
         instance.watch(partial(self._noted, instance))
-        instance.fitness.watch(lambda _: self._changed.add(instance))
+        instance.fitness.watch(lambda _: self._unlike(instance))
         self._instances.append(instance)
         self._renumber()
 
@@ -150,6 +152,7 @@ class InstanceTable:
         return self._columns.snapshot(rows, self._now_s())
 
     def _renumber(self) -> None:
+        self.revision += 1
         self._rows = {each: _Row(row, each) for row, each in enumerate(self._instances)}
         self._columns.resize([each.id for each in self._instances])
         self._columns.regroup([each.group for each in self._instances])
@@ -166,7 +169,16 @@ class InstanceTable:
         self._by_id = {each.id: each for each in reversed(self._instances)}
 
     def _noted(self, instance: Instance, what: str) -> None:
-        (self._reported if what == "load" else self._changed).add(instance)
+        if what != "load":
+            self._unlike(instance)
+            return
+        self._reported.add(instance)
+        if instance.load is None or self._rows[instance].load is None:
+            self.revision += 1
+
+    def _unlike(self, instance: Instance) -> None:
+        self._changed.add(instance)
+        self.revision += 1
 
     def _settle(self) -> None:
         """Bring up to date what is known of the instances that have changed."""

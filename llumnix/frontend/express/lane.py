@@ -11,6 +11,7 @@ from llumnix.frontend.context import ServingContext
 from llumnix.frontend.express.head import HeadReader, PlainHead
 from llumnix.frontend.express.journey import Journey
 from llumnix.frontend.lifetime import Lifetime, Phase
+from llumnix.frontend.request.headers import REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest, is_id, parse, request_id
 from policies.types import RequestId
@@ -53,6 +54,8 @@ class Lane:
             <= min(LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
         ):
             return None
+        if self.context.fleet.far and head.noted.get(REQUEST_ID) is not None:
+            return None  # whether the id is free is to be asked elsewhere
         return _PATHS.get(head.path)
 
     def parse(self, head: PlainHead, path: str, body: bytes) -> ClientRequest | None:
@@ -69,7 +72,7 @@ class Lane:
 
     def active(self, head: PlainHead, request: ClientRequest) -> ActiveRequest:
         """Put a request in the fleet's table."""
-        context, wanted = self.context, head.noted.get("X-Request-Id")
+        context, wanted = self.context, head.noted.get(REQUEST_ID)
         context.tally.request_arrived()
         own = request_id(wanted, context.fleet.requests.active)
         account = Account(

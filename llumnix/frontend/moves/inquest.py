@@ -51,6 +51,7 @@ class Inquest:
             return _refusal("an equal request has taken down several instances")
         for url in [url for url in self._open if url not in self._asked]:
             await self._look(url)
+        await health.judged(self._request_id)
         while self._open and len(self._failed_on) >= health.suspects.limit:
             await asyncio.sleep(_BETWEEN_PROBES_S)
             for url in list(self._open):
@@ -58,6 +59,7 @@ class Inquest:
                 since_s = self._open[url][1] if url in self._open else 0.0
                 if time.monotonic() - since_s >= _CERTAIN_S:
                     self._open.pop(url, None)
+            await health.judged(self._request_id)
         instances = health.suspects.convicted(self._request_id)
         if not instances:
             return None

@@ -83,7 +83,7 @@ class Route:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
                 if claim and claim[0] is not None:
-                    self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
+                    self._context.fleet.claimed(self._active.request_id, claim[0])
                 return self.adopt(target, result)
             end = self._failed(target, result, begun=begun)
             if end is not None:
@@ -144,7 +144,7 @@ class Route:
 
     def arrived(self, migration_id: MigrationId) -> None:
         """Note that the request produces output where it was claimed early."""
-        self._context.fleet.mover.book.claimed(self._active.request_id, migration_id)
+        self._context.fleet.claimed(self._active.request_id, migration_id)
         self._claim = None
         self._active.state = ActiveState.RUNNING
         self._carried_on(ok=True)
