@@ -54,7 +54,16 @@ class Memory:
         return self._tokens
 
     def note(self, request_id: RequestId, ended: Ended) -> None:
-        """Remember a request that has ended, instead of an earlier one of the same id."""
+        """Remember a request that has ended, instead of an earlier one of the same id.
+
+        One that is resumed, and cut off before it has come as far as before, is known as far as
+        before.
+        """
+        _, before = self._ended.get(request_id, (0.0, None))
+        if before is not None and before.owner == ended.owner and not ended.complete:
+            known = before.output_token_ids
+            if known[: len(ended.output_token_ids)] == ended.output_token_ids:
+                ended = before
         self._forget(request_id)
         if len(ended.output_token_ids) > MAX_OUTPUT:
             return

@@ -49,6 +49,12 @@ def scheduler(folder: Path, *arguments: str) -> Any:
     )
 
 
+def bare_scheduler(folder: Path, address: str, *arguments: str) -> Any:
+    """Run a scheduler before instances that are there already."""
+    listening = ("scheduler", "--listen", address, "--admin-port", "0")
+    return process(folder, "scheduler", *listening, *arguments)
+
+
 def frontend(folder: Path, name: str, address: str, *arguments: str) -> Any:
     """Run a frontend that shares a scheduler."""
     return process(folder, name, "serve", "--port", "0", "--scheduler", address, *arguments)

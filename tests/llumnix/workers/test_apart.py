@@ -2,16 +2,21 @@
 
 import asyncio
 import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from llumnix.emulator.config import EmulatorConfig
+from llumnix.emulator.main import emulator
 from llumnix.errors import ConfigError
 from llumnix.workers.link_address import insist_on_secret, read_address
 from tests.llumnix.frontend.reconnect.doors import events, read_some, timeless
-from tests.llumnix.workers.apart import frontend, process, scheduler
+from tests.llumnix.workers.apart import SECRET, bare_scheduler, frontend, process, scheduler
 
 STREAMS, TOKENS = 6, 200
 
@@ -19,6 +24,21 @@ STREAMS, TOKENS = 6, 200
 def body(number: int) -> dict[str, Any]:
     asked = {"prompt": f"prompt {number}", "max_tokens": TOKENS, "ignore_eos": True}
     return {**asked, "stream": True, "stream_options": {"include_usage": True}}
+
+
+@asynccontextmanager
+async def engine(name: str) -> AsyncIterator[str]:
+    """Run an emulated instance within this process; yields its URL."""
+    config = EmulatorConfig(preset="toy", model="toy", instance_id=name)
+    async with emulator(config, SECRET.encode()) as running:
+        yield running.url
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
 
 
 async def whole(session: aiohttp.ClientSession, url: str, number: int, **headers: str) -> bytes:
@@ -89,6 +109,38 @@ async def test_the_admin_api_is_at_the_scheduler(tmp_path: Path) -> None:
             async with session.get(f"{a['url']}/metrics") as response:
                 assert response.status == 200
                 assert "llumnix_requests_total" in await response.text()
+
+
+@pytest.mark.timeout(180)
+async def test_a_scheduler_that_dies_costs_no_stream_and_no_newcomer(tmp_path: Path) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        instances = [await stack.enter_async_context(engine(name)) for name in ("x", "y")]
+        named = [text for each in instances for text in ("--instance", each)]
+        first = AsyncExitStack()
+        killed, told = await first.enter_async_context(
+            bare_scheduler(tmp_path, f"127.0.0.1:{port}", *named)
+        )
+        _, a = await stack.enter_async_context(frontend(tmp_path, "a", told["address"]))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        expected = [timeless(await whole(session, a["url"], i)) for i in range(STREAMS)]
+        running = [asyncio.create_task(whole(session, a["url"], i)) for i in range(STREAMS)]
+        await asyncio.sleep(0)
+        killed.send_signal(signal.SIGKILL)
+        await killed.wait()
+        newcomers = [timeless(await whole(session, a["url"], i)) for i in range(STREAMS)]
+        assert newcomers == expected
+        assert [timeless(each) for each in await asyncio.gather(*running)] == expected
+        await first.aclose()
+        _, again = await stack.enter_async_context(
+            bare_scheduler(tmp_path, f"127.0.0.1:{port}", *named)
+        )
+        log = tmp_path / "a.log"
+        async with asyncio.timeout(30):
+            while "event=scheduler_back" not in log.read_text():  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.1)
+        assert timeless(await whole(session, a["url"], 0)) == expected[0]
+        assert again["address"] == told["address"]
 
 
 @pytest.mark.timeout(120)

@@ -44,6 +44,15 @@ def test_what_ended_last_under_an_id_counts() -> None:
     assert memory.tokens == 3
 
 
+def test_one_that_is_resumed_and_cut_off_early_is_known_as_before() -> None:
+    memory = Memory(Clock())
+    memory.note(R, Ended("me", (1, 2, 3), complete=False))
+    memory.note(R, Ended("me", (1, 2), complete=False))
+    assert memory.recall(R, "me") == (Recollection.CUT, (1, 2, 3))
+    memory.note(R, Ended("me", (1, 7), complete=False))
+    assert memory.recall(R, "me") == (Recollection.CUT, (1, 7)), "another answer"
+
+
 def test_an_output_that_no_message_holds_is_not_remembered() -> None:
     memory = Memory(Clock())
     memory.note(R, Ended("me", (1,) * (MAX_OUTPUT + 1), complete=False))
