@@ -12,6 +12,7 @@ from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import AiohttpStream, ClientStream
 from llumnix.frontend.http.outcome import UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
@@ -47,12 +48,14 @@ class Facts:
 class Caller:
     """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall).
 
-    Headers are asked for only where they are sent on from here.
+    Headers are asked for only where they are sent on from here. `record` is what the client of a
+    stream has received before, if it comes back for the rest.
     """
 
     headers: Callable[[], CIMultiDictProxy[str]]
     stream: ClientStream
     arrived_at: float
+    record: DeliveredStream | None = None
 
 
 Opening = Callable[[Route], Awaitable[Leg | UpstreamAnswer | Refusal]]
@@ -67,7 +70,7 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
     """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
     arrived(context, http)
-    request = await _read(context, http, path)
+    request = await read(context, http, path)
     if isinstance(request, Refusal):
         turned_away(context, request)
         return request.response()
@@ -162,7 +165,8 @@ async def inadmissible(
     return too_many
 
 
-async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+async def read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+    """Read and parse a completion request; a Refusal if it is not to be served."""
     raw = await context.intake.read(http)
     if isinstance(raw, Refusal):
         return raw
@@ -223,6 +227,7 @@ async def _answer(
                 active,
                 claims,
                 caller.arrived_at,
+                caller.record,
             )
             return await relay.run(opened)
         finally:

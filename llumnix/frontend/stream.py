@@ -52,6 +52,7 @@ class StreamRelay:
         active: ActiveRequest,
         claims: Claims,
         arrived_at: float,
+        record: DeliveredStream | None = None,
     ) -> None:
         self._context = context
         self._client = client
@@ -61,7 +62,7 @@ class StreamRelay:
         self._claims = claims
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
-        self._record = DeliveredStream()
+        self._record = DeliveredStream() if record is None else record
         server_calls = ServerCalls(context.upstream.session, request.model, headers)
         self._continuation = Continuation(context.config, request, server_calls)
         self._recompute_move = RecomputeMove(
