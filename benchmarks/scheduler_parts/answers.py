@@ -5,13 +5,10 @@ import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
 
 from llumnix.fleet import view
-from llumnix.frontend.context import ServingContext
+from llumnix.frontend.backing import metrics_page
 from llumnix.frontend.queue import HoldQueue
-from llumnix.frontend.server import metrics_page
 from llumnix.frontend.slices import in_slices, json_list, json_object
 from policies.types import RequestId
 from scheduler_parts.fleet import World, build, cpu_s
@@ -66,11 +63,10 @@ def answers(instances: int, batch: int) -> dict[str, Answered]:
 async def _answers(world: World, explained: RequestId) -> dict[str, Answered]:
     fleet = world.fleet
     queue = HoldQueue(fleet.dispatch, fleet.scheduler.config.queue, 1000, 60.0, 1.0)
-    names = SimpleNamespace(names=("high", "normal"))
-    context: Any = SimpleNamespace(fleet=fleet, queue=queue, classes=names, tally=fleet.tally)
+    registry = fleet.tally.metrics.registry
     pages: dict[str, Callable[[], Iterator[str]]] = {
-        "/metrics, the first": lambda: metrics_page(cast("ServingContext", context)),
-        "/metrics": lambda: metrics_page(cast("ServingContext", context)),
+        "/metrics, the first": lambda: metrics_page(fleet, queue, registry),
+        "/metrics": lambda: metrics_page(fleet, queue, registry),
         "/llumnix/fleet": lambda: json_object(
             view.fleet_summary(fleet, 0, 1000).to_json(),
             "instances",

@@ -25,6 +25,7 @@ from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
+from llumnix.fleet.recall import Remembered, recall
 from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.condition.breaker import BreakerLimits
@@ -229,6 +230,11 @@ class Fleet:
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
         return bearings.only_model(self.instances)
+
+    async def recall(self, request_id: str, owner: str, timeout_s: float) -> Remembered:
+        """Return what plugged instances remember of a request whose client has come back."""
+        plugged = [each for each in self.instances.alive() if each.plugged]
+        return await recall(plugged, RequestId(request_id), owner, timeout_s)
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
         """Return where a request is migrating, or has just migrated; None if it is not."""

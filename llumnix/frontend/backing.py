@@ -97,12 +97,14 @@ class OwnBacking:
     async def metrics(self, _http: web.Request) -> web.StreamResponse:
         """Answer with the metrics page."""
         async with self._writing:
-            text = "".join(await in_slices(self._page()))
+            pieces = metrics_page(self.fleet, self.queue, self._metrics)
+            text = "".join(await in_slices(pieces))
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    def _page(self) -> Iterator[str]:
-        """Bring the gauges up to date, and write the metrics page, in pieces."""
-        lengths = self.queue.lengths(len(self.scheduling.classes))
-        for _ in fleet_view.setting_gauges(self.fleet, lengths, self.queue.limit):
-            yield ""
-        yield from page(self._metrics)
+
+def metrics_page(fleet: Fleet, queue: HoldQueue, metrics: Collector) -> Iterator[str]:
+    """Bring the gauges up to date, and write the metrics page, in pieces."""
+    lengths = queue.lengths(len(fleet.scheduler.config.classes))
+    for _ in fleet_view.setting_gauges(fleet, lengths, queue.limit):
+        yield ""
+    yield from page(metrics)

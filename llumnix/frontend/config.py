@@ -37,6 +37,12 @@ class FrontendConfig:
         "of its own",
         "processes",
     )
+    scheduler: str = _text(
+        "",
+        "address of the scheduler that this frontend shares with others (`llumnix scheduler`), "
+        "which knows the instances",
+        "HOST:PORT",
+    )
     backlog: int = _count(
         4096, "listen backlog; connections beyond it wait for a SYN retransmit", "connections"
     )

@@ -1,5 +1,6 @@
 """The context shared by all requests being served."""
 
+import time
 from dataclasses import dataclass, field
 
 from llumnix.frontend.bodies.intake import Intake
@@ -7,6 +8,7 @@ from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.patience import Patience
 from llumnix.frontend.pump.pump import Pump
+from llumnix.frontend.reconnect.kept import KeptStreams
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.metrics.tally import Tally
@@ -28,6 +30,7 @@ class ServingContext:
     intake: Intake
     patience: Patience = field(default_factory=Patience)
     pump: Pump | None = None
+    kept: KeptStreams = field(default_factory=lambda: KeptStreams(time.monotonic))
 
     @property
     def tally(self) -> Tally:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.placement import PlacementRequest
+from llumnix.fleet.recall import Remembered
 from llumnix.fleet.requests import RequestTable
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -122,6 +123,9 @@ class ServedFleet(Protocol):
 
     def only_model(self) -> str | None:
         """Return the fleet's only model; None if there are several."""
+
+    async def recall(self, request_id: str, owner: str, timeout_s: float) -> Remembered:
+        """Return what instances remember of a request whose client has come back."""
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
         """Return where a request is migrating, or has just migrated; None if it is not."""

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import AiohttpStream, ClientStream
 from llumnix.frontend.http.outcome import UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
@@ -45,11 +46,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall)."""
+    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall).
 
-    headers: CIMultiDictProxy[str]
+    Headers are asked for only where they are sent on from here. `record` is what the client of a
+    stream has received before, if it comes back for the rest.
+    """
+
+    headers: Callable[[], CIMultiDictProxy[str]]
     stream: ClientStream
     arrived_at: float
+    record: DeliveredStream | None = None
 
 
 Opening = Callable[[Route], Awaitable[Leg | UpstreamAnswer | Refusal]]
@@ -64,12 +70,12 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
     """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
     arrived(context, http)
-    request = await _read(context, http, path)
+    request = await read(context, http, path)
     if isinstance(request, Refusal):
         turned_away(context, request)
         return request.response()
 
-    caller = Caller(http.headers, AiohttpStream(http), arrived_at)
+    caller = Caller(lambda: http.headers, AiohttpStream(http), arrived_at)
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         return await relayed(context, caller, request, active)
@@ -159,7 +165,8 @@ async def inadmissible(
     return too_many
 
 
-async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+async def read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+    """Read and parse a completion request; a Refusal if it is not to be served."""
     raw = await context.intake.read(http)
     if isinstance(raw, Refusal):
         return raw
@@ -184,7 +191,10 @@ async def relayed(
     first: Opening = first_leg,
 ) -> tuple[web.StreamResponse, str]:
     """Serve a request that is in the fleet's table; `first` opens its first leg."""
-    headers = to_instance(caller.headers, active.request_id, request.class_name)
+
+    def headers() -> CIMultiDict[str]:
+        return to_instance(caller.headers(), active.request_id, request.class_name)
+
     route = Route(context, request, headers, active)
     claims = Claims(context.config, route, active)
     active.follower = claims
@@ -217,6 +227,7 @@ async def _answer(
                 active,
                 claims,
                 caller.arrived_at,
+                caller.record,
             )
             return await relay.run(opened)
         finally:

@@ -5,7 +5,7 @@ begins, moves or ends.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from aiohttp import web
@@ -46,12 +46,13 @@ class StreamRelay:
         self,
         context: ServingContext,
         client: ClientStream,
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         request: ClientRequest,
         route: Route,
         active: ActiveRequest,
         claims: Claims,
         arrived_at: float,
+        record: DeliveredStream | None = None,
     ) -> None:
         self._context = context
         self._client = client
@@ -61,7 +62,7 @@ class StreamRelay:
         self._claims = claims
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
-        self._record = DeliveredStream()
+        self._record = DeliveredStream() if record is None else record
         server_calls = ServerCalls(context.upstream.session, request.model, headers)
         self._continuation = Continuation(context.config, request, server_calls)
         self._recompute_move = RecomputeMove(

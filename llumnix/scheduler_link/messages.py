@@ -56,7 +56,7 @@ class Kind(enum.IntEnum):
 
     # From the scheduler.
     WELCOME = 32
-    """version, what a frontend must know before all else"""
+    """version, what a frontend must know before all else: the fleet's time, this machine's"""
     TABLE = 33
     """instances that changed, each as a record; the URLs of those that left; whether it is all"""
     PLACED = 34
@@ -92,6 +92,7 @@ class Asked(enum.StrEnum):
     MODELS = "models"
     ADMIT = "admit"
     RESERVE = "reserve"
+    RECALL = "recall"
     # Of a frontend.
     HAND_OVER = "hand_over"
     FIGURES = "figures"

@@ -8,7 +8,7 @@ from llumnix.instances.endpoints.address import Address
 from llumnix.instances.endpoints.endpoint import Endpoint, Secret
 from llumnix.instances.endpoints.tls import TlsSettings, client_context
 from llumnix.instances.instance import Identity, Instance, InstanceKind, MigrationOrder
-from policies.types import InstanceId, InstanceLoad
+from policies.types import InstanceId, InstanceLoad, RequestId
 
 Record = Mapping[str, Any]
 
@@ -89,6 +89,10 @@ class _FarLink:
         raise NotImplementedError
 
     async def drain(self, on: bool) -> None:
+        """See InstanceLink."""
+        raise NotImplementedError
+
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> None:
         """See InstanceLink."""
         raise NotImplementedError
 

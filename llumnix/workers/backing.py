@@ -5,10 +5,13 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from llumnix.frontend.access.gate import Tolls
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.seam import Queue, ServedFleet
+from llumnix.frontend.slices import in_slices
+from llumnix.metrics.page import page
 from llumnix.scheduler_link.front.link import FrontLink
 from policies.scheduler import SchedulerConfig
 
@@ -81,6 +84,25 @@ class FarBacking:
         except (aiohttp.ClientConnectionError, TimeoutError):
             message = "the scheduler is being restarted; try again in a moment"
             return Refusal(503, message, "scheduler_away", retry_after_s=1.0).response()
+
+
+class ApartBacking(FarBacking):
+    """A fleet on another machine: its admin API is there, and each frontend counts for itself."""
+
+    many = False
+
+    def admin_routes(self) -> list[web.RouteDef]:
+        """List one route that says where the admin API is."""
+        return [web.route("*", "/llumnix{rest:(?s:(/.*)?)}", _elsewhere)]
+
+    async def metrics(self, _http: web.Request) -> web.StreamResponse:
+        """Answer with what this frontend has counted."""
+        text = "".join(await in_slices(page(self._link.fleet.tally.metrics.registry)))
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _elsewhere(_http: web.Request) -> web.StreamResponse:
+    return Refusal(404, "the admin API is at the scheduler", "not_found").response()
 
 
 def _onward(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:

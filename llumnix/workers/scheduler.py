@@ -19,6 +19,8 @@ from llumnix.scheduler_link.desk.counted import shared_tally
 from llumnix.scheduler_link.desk.desk import Desk
 from llumnix.scheduler_link.desk.freshness import Freshness
 from llumnix.scheduler_link.desk.requests import DeskRequestTable
+from llumnix.scheduler_link.tcp import TcpDesk
+from llumnix.workers.link_address import server_tls
 from llumnix.workers.parent import Parent
 from llumnix.workers.setup import Settings, Setup
 from policies.registry import PolicyError
@@ -59,6 +61,12 @@ class SchedulerProcess:
         self._listeners = Listeners(frontend)
         self._desk_server: asyncio.Server | None = None
         self._admin: web.AppRunner | None = None
+        self._gate: TcpDesk | None = None
+
+    async def admit_from(self, host: str, port: int) -> int:
+        """Let frontends of other machines in; return the port. Raises OSError or ConfigError."""
+        self._gate = TcpDesk(self._setup.secret, self.desk.make_channel)
+        return await self._gate.start(host, port, server_tls(self._setup.settings.fleet))
 
     async def start(self) -> str:
         """Start; return the URL of the admin port, empty if it has none."""
@@ -107,6 +115,8 @@ class SchedulerProcess:
         """Stop everything."""
         if self._desk_server is not None:
             self._desk_server.close()
+        if self._gate is not None:
+            self._gate.close()
         await self.desk.close()
         await self._listeners.close()
         if self._admin is not None:

@@ -11,8 +11,8 @@ from llumnix.frontend.server import FrontendServer
 from llumnix.logs.setup import configure
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from llumnix.scheduler_link.front.link import Dial, FrontLink
-from llumnix.workers.backing import FarBacking
+from llumnix.scheduler_link.front.link import Connect, Dial, FrontLink
+from llumnix.workers.backing import ApartBacking, FarBacking
 from llumnix.workers.parent import Parent
 from llumnix.workers.setup import Setup
 
@@ -20,15 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One frontend of several. Raises ConfigError, OSError or LaunchError."""
+    """One frontend of several. Raises ConfigError, OSError or LaunchError.
 
-    def __init__(self, setup: Setup) -> None:
+    `dial` reaches the scheduler on another machine; without it, that is the supervisor's.
+    """
+
+    def __init__(self, setup: Setup, dial: Connect | None = None) -> None:
         settings = setup.settings
         names = [each.name for each in settings.scheduler.classes]
         self._start_timeout_s = settings.fleet.start_timeout_s
         self._link = FrontLink(
             setup.name,
-            Dial(setup.link_path),
+            Dial(setup.link_path) if dial is None else dial,
             settings.fleet,
             len(names),
             setup.secret,
@@ -36,8 +39,10 @@ class Worker:
             setup.epoch_s,
             settings.frontend.queue_timeout_s,
             settings.frontend.retry_after_s,
+            afar=dial is not None,
         )
-        self._backing = FarBacking(
+        backing = FarBacking if dial is None else ApartBacking
+        self._backing = backing(
             self._link, settings.scheduler, setup.admin_path, shares_port=setup.shares_port
         )
         config = share_of(setup)
@@ -47,7 +52,7 @@ class Worker:
     async def start(self) -> str:
         """Link up with the scheduler, then listen; return the clients' URL."""
         if not await self._link.start(self._start_timeout_s):
-            raise LaunchError("the scheduler's process did not answer")
+            raise LaunchError(f"the scheduler did not answer: {self._link.trouble}")
         return await self.server.start()
 
     def reconfigure(self, setup: Setup) -> None:

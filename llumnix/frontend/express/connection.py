@@ -9,12 +9,14 @@ from aiohttp import HttpVersion, HttpVersion11
 
 from llumnix.frontend.express.head import PlainHead
 from llumnix.frontend.express.journey import Journey
-from llumnix.frontend.express.lane import LARGEST_BODY_BYTES, Lane
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LONGEST_HEAD_BYTES: Final = 16 * 1024
 _PIPELINED_BYTES: Final = 64 * 1024
+_LARGEST_PARTIAL_BYTES: Final = 64 * 1024
+"""How much of a body waits here for its rest; it does not count as held by the intake yet."""
 
 
 class ExpressConnection(GuardedConnection):
@@ -49,7 +51,7 @@ class ExpressConnection(GuardedConnection):
         """Take a plain request, or leave it to aiohttp (called by the event loop)."""
         if not self._express or not self._admitted:
             super().data_received(data)
-        elif self._journey is not None or self._later:
+        elif self._journey is not None or self._later or self._paused:
             self._keep_for_later(data)
         elif self._partial is not None:
             self._more_of_body(data)
@@ -72,9 +74,17 @@ class ExpressConnection(GuardedConnection):
             return
         self._guard.waits(self, waits=True)
         self._keep_alive()
-        if self._later:
+        if self._later and not self._paused:
             # Not from within the end of the request before it, however many there are.
             self._loop.call_soon(self._read_later)
+
+    def resume_writing(self) -> None:
+        """Go on with what a client has sent that had not taken its answers (by the event loop)."""
+        super().resume_writing()
+        if self._is_waiting():
+            self._keep_alive()
+            if self._later:
+                self._loop.call_soon(self._read_later)
 
     def close(self) -> None:
         """Close the connection once the request that is being served has its response."""
@@ -116,7 +126,7 @@ class ExpressConnection(GuardedConnection):
             super().data_received(data)
             return
         path = self._lane.path(head)
-        if path is not None and body_bytes < head.length_bytes <= LARGEST_BODY_BYTES:
+        if path is not None and body_bytes < head.length_bytes <= _LARGEST_PARTIAL_BYTES:
             self._partial, self._partial_bytes = (head, [data]), len(data)
             now_s = time.monotonic()
             self._progress.received(len(data), now_s, in_request=False)
@@ -175,8 +185,10 @@ class ExpressConnection(GuardedConnection):
             self._pause_reading_for_buffer()
 
     def _read_later(self) -> None:
+        if self._journey is not None or self._paused:
+            return
         data, self._later = self._later, b""
-        if self.transport is None:
+        if self.transport is None or not data:
             return
         if self._buffer_paused:
             self._resume_reading_for_buffer()
@@ -191,7 +203,7 @@ class ExpressConnection(GuardedConnection):
             self._keepalive_handle = self._loop.call_at(close_at, self._process_keepalive)
 
     def _process_keepalive(self) -> None:
-        if self._journey is None and self._partial is None:
+        if self._journey is None and self._partial is None and not self._paused:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None

@@ -55,8 +55,9 @@ class ClientRequest:
     Only a `resumable` request (see `_movable`) can be resumed by another instance. `prompt_tokens`
     is exact for token ids, else an estimate. `own_params` are the transfer parameters that the
     client gives. `tenant` is the caller's, empty without API keys; `output_limit_tokens` is what
-    the client set, 0 if nothing. `recipe` says how a server without the plugin can resume it; None
-    if it cannot.
+    the client set, 0 if nothing. `owner` is set if the client may come back for the rest of its
+    answer: a digest of who it is and what it asks. `recipe` says how a server
+    without the plugin can resume it; None if it cannot.
     """
 
     path: str
@@ -75,6 +76,7 @@ class ClientRequest:
     tenant: str = ""
     output_limit_tokens: int = 0
     made_body_ids: bytes = b""
+    owner: str = ""
 
     @property
     def body_ids(self) -> bytes:

@@ -172,7 +172,9 @@ class Desk:
         book = self.fleet.mover.book.destinations
         session.post([Kind.TABLE, self._board.whole(), [], True])
         session.post([Kind.ORDERED, book.all()])
-        session.post([Kind.WELCOME, VERSION, {"now_s": self.fleet.now_s()}])
+        session.post(
+            [Kind.WELCOME, VERSION, {"now_s": self.fleet.now_s(), "monotonic_s": time.monotonic()}]
+        )
         session.welcomed = True
         session.channel.prelude = self._prelude
         log.info("frontend_linked name=%s", session.name)

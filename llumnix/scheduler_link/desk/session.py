@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from llumnix.fleet.recall import to_plain
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
 from llumnix.scheduler_link import messages
@@ -211,6 +212,8 @@ class Session:
                 self.channel.answer(number, self._desk.tolls.enter(self._visits, *arguments))
             case Asked.RESERVE:
                 self.channel.answer(number, self._desk.tolls.reserve(self._visits, *arguments))
+            case Asked.RECALL:
+                self._desk.spawn(self._recall(number, *arguments))
             case Asked.MODELS:
                 self._desk.spawn(self._find_models(number))
             case _:
@@ -231,6 +234,10 @@ class Session:
         self._desk.reserved.add(given)
         self._reserved.add(given)
         return given
+
+    async def _recall(self, number: int, request_id: str, owner: str, timeout_s: float) -> None:
+        found = await self._fleet.recall(request_id, owner, timeout_s)
+        self.channel.answer(number, to_plain(found))
 
     async def _find_models(self, number: int) -> None:
         if self._fleet.models is not None:

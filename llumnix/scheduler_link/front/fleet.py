@@ -11,6 +11,7 @@ from llumnix.fleet import bearings
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.destinations import Destinations
 from llumnix.fleet.placement import PlacementRequest
+from llumnix.fleet.recall import NOTHING, Remembered, of_plain
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Instance
 from llumnix.instances.table import InstanceTable
@@ -57,6 +58,12 @@ class FarFleet:
         """Return the time on the fleet's clock."""
         return self.clock.now_s() - self._epoch_s
 
+    def follow(self, now_s: float) -> None:
+        """Set the fleet's clock by the scheduler's; what requests say of their age stays true."""
+        later_s, self._epoch_s = now_s - self.now_s(), self.clock.now_s() - now_s
+        for each in self.requests.active.values():
+            each.since_s += later_s
+
     async def unique_id(self, wanted: str) -> str:
         """Return the id that a request gets whose client wants this one: other frontends have ids.
 
@@ -99,6 +106,11 @@ class FarFleet:
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
         return bearings.only_model(self.instances)
+
+    async def recall(self, request_id: str, owner: str, timeout_s: float) -> Remembered:
+        """Return what instances remember of a request; nothing if there is no scheduler to ask."""
+        told = await self._ask(Asked.RECALL, [request_id, owner, timeout_s])
+        return NOTHING if told is None else of_plain(told)
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
         """Return where a request is migrating, or has just migrated; None if it is not."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from llumnix.scheduler_link.frames import Message
 from llumnix.scheduler_link.front.fleet import FarFleet
 from llumnix.scheduler_link.front.mirror import Mirror
 from llumnix.scheduler_link.front.queue import FarQueue
+from llumnix.scheduler_link.front.times import Times
 from llumnix.scheduler_link.front.tolls import FarTolls
 from llumnix.scheduler_link.messages import VERSION, Asked, Kind
 from llumnix.tasks import spawn
@@ -47,6 +49,7 @@ class FrontLink:
     """Keeps a frontend linked to its scheduler; `fleet` and `queue` are what its requests use.
 
     `name` says who it is in logs. `epoch_s` is when the fleet's clock began.
+    `afar`: the scheduler may be on another machine, whose clocks are others.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class FrontLink:
         epoch_s: float,
         queue_timeout_s: float,
         retry_after_s: float,
+        *,
+        afar: bool = False,
     ) -> None:
         self.name = f"{name}-{secrets.token_hex(4)}"
         self.served = asyncio.Event()
@@ -77,6 +82,10 @@ class FrontLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._handing: set[asyncio.Task[None]] = set()
         self._said_lost = False
+        self._afar = afar
+        self.trouble = ""
+        """Why the scheduler could not be reached the last time that this failed."""
+        self._times = Times()
 
     async def start(self, timeout_s: float) -> bool:
         """Link up; return whether the scheduler answered in time."""
@@ -104,7 +113,8 @@ class FrontLink:
             try:
                 async with asyncio.timeout(SILENCE_S):
                     await self._dial(self._make)
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError) as error:
+                self.trouble = str(error) or "it did not answer in time"
                 await asyncio.sleep(RECONNECT_S)
                 continue
             await self._lost.wait()
@@ -147,7 +157,7 @@ class FrontLink:
     def _post(self, message: Message) -> None:
         """Send a message if there is a scheduler: another one is told everything anew."""
         if self._channel is not None and self.served.is_set():
-            self._channel.post(message)
+            self._channel.post(self._times.theirs(message))
 
     async def _asked(self, what: Asked, arguments: list[Any]) -> Any:
         """Ask the scheduler; None if there is no answer."""
@@ -174,15 +184,18 @@ class FrontLink:
 
     # --- what the scheduler says ---
 
-    def _welcome(self, version: int, _told: Mapping[str, Any]) -> None:
+    def _welcome(self, version: int, told: Mapping[str, Any]) -> None:
         channel = self._channel
         assert channel is not None, "it was received there"
         if version != VERSION:
             channel.close(f"it speaks version {version} of the link, we {VERSION}")
             return
+        if self._afar:
+            self._times.learn(told["monotonic_s"], time.monotonic())
+            self.fleet.follow(told["now_s"])
         self.served.set()
         requests = self.fleet.requests
-        channel.post([Kind.ADOPT, requests.whole()])
+        channel.post(self._times.theirs([Kind.ADOPT, requests.whole()]))
         channel.post([Kind.VISITING, self.tolls.whole()])
         self.queue.begin()
         if self._said_lost:
@@ -224,10 +237,10 @@ class FrontLink:
 
     def _condemned(self, digests: Mapping[bytes, float]) -> None:
         for digest, at_s in digests.items():
-            self.fleet.health.suspects.told(digest, at_s)
+            self.fleet.health.suspects.told(digest, self._times.ours(at_s))
 
     def _moved(self, moved_at_s: dict[str, float]) -> None:
-        self._mirror.moved(moved_at_s)
+        self._mirror.moved({url: self._times.ours(at) for url, at in moved_at_s.items()})
 
     def _keep_figures(self, keepsake: Keepsake) -> None:
         self._keepsake = keepsake

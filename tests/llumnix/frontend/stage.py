@@ -16,7 +16,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceLink, MigrationOrder
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from migration.llumlet.fleet_messages import EventKind, MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent, Recalled
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
@@ -60,6 +60,9 @@ class StubLink:
 
     async def drain(self, on: bool) -> None:
         self.stub.drained.append(on)
+
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> Recalled | None:
+        return self.stub.remembers.get((request_id, owner)) if timeout_s else None
 
     async def close(self) -> None:
         self.gone.set()
