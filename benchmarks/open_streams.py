@@ -138,7 +138,7 @@ def put(frontend: Target, conns: int, **options: int) -> Held:
 
     def run(share: int) -> Load:
         wanted = {"conns": share, "requests": share, "sources": 8, **options}
-        return load(cores, frontend.port, when_open=sampler.one_open, **wanted)
+        return load(cores, frontend.port, sampler.one_open, **wanted)
 
     with sampler, ThreadPoolExecutor(TOOLS) as pool:
         loads = list(pool.map(run, shares))

@@ -135,9 +135,8 @@ class Still:
     smallest: int
 
 
-def still(fleet: FleetSnapshot, headroom_tokens: IntColumn) -> Still:
-    """Turn what stays of a raw snapshot into plain numbers."""
-    headroom = headroom_tokens.any()
+def still(fleet: FleetSnapshot, headroom_tokens: IntColumn | None) -> Still:
+    """Turn what stays of a raw snapshot into plain numbers; None where no class has headroom."""
     running = over_classes(fleet.class_running).tolist()
     waiting = over_classes(fleet.class_waiting).tolist()
     capacity = fleet.capacity_tokens.tolist()
@@ -147,7 +146,9 @@ def still(fleet: FleetSnapshot, headroom_tokens: IntColumn) -> Still:
         capacity,
         running,
         waiting,
-        headroom_usage(fleet.class_running, headroom_tokens).tolist() if headroom else None,
+        None
+        if headroom_tokens is None
+        else headroom_usage(fleet.class_running, headroom_tokens).tolist(),
         terminating,
         list(map(sum, zip(running, waiting, strict=True))),
         [size - held for size, held in zip(capacity, used, strict=True)],

@@ -131,8 +131,8 @@ def stub(cores: Collection[int], ports: int) -> Iterator[list[int]]:
 def load(
     cores: Collection[int],
     port: int,
-    *,
     when_open: Callable[[], None] | None = None,
+    /,
     **options: int,
 ) -> Load:
     """Run the load tool to its end; `when_open` is called when all connections had a first token.

@@ -77,6 +77,7 @@ class Engine:
 
     def report(self) -> bytes:
         """Return the bytes of a report."""
+        self.steps += 1
         told = StepReport(self.load(), tuple(self.new), self.steps)
         self.new.clear()
         return wire.pack(fleet_messages.encode(told))

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.access.gate import Tolls
 from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.queue import HoldQueue
@@ -23,11 +24,12 @@ from policies.scheduler import SchedulerConfig
 class Backing(Protocol):
     """A fleet and its queue, here or in another process.
 
-    `has_admin_port`: the admin API has a port of its own, which is to be opened here.
-    `shares_port`: it is to be served on the clients' port. `many`: other processes listen on the
-    clients' port too.
+    `tolls` counts what keys use, where there are other frontends. `has_admin_port`: the admin API
+    has a port of its own, which is to be opened here. `shares_port`: it is to be served on the
+    clients' port. `many`: other processes listen on the clients' port too.
     """
 
+    tolls: Tolls | None
     has_admin_port: bool
     shares_port: bool
     many: bool
@@ -58,6 +60,7 @@ class OwnBacking:
     """
 
     many = False
+    tolls: Tolls | None = None
 
     def __init__(
         self,

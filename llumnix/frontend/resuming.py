@@ -113,7 +113,7 @@ async def serve_resumable(
         request = _UNABLE
     if isinstance(request, ClientRequest) and since is not None:
         request = replace(request, owner=await _owner(context, request, http.headers))
-        caller = Caller(http.headers, AiohttpStream(http), arrived_at)
+        caller = Caller(lambda: http.headers, AiohttpStream(http), arrived_at)
         served = await _once(context, caller, request, since)
         if not isinstance(served, Refusal):
             return served
@@ -127,7 +127,7 @@ async def _once(
     context: ServingContext, caller: Caller, request: ClientRequest, since: Position
 ) -> web.StreamResponse | Refusal:
     """Give a request's answer to one connection at a time."""
-    wanted = caller.headers.get(REQUEST_ID)
+    wanted = caller.headers().get(REQUEST_ID)
     if (wanted is None or not is_id(wanted)) and not since.at_start:
         return _NAMELESS
     account = own_account()
@@ -196,7 +196,7 @@ def _goes_on(context: ServingContext, request: ClientRequest, record: DeliveredS
 
 
 def _grafts(context: ServingContext, request: ClientRequest, record: DeliveredStream) -> bool:
-    calls = ServerCalls(context.upstream.session, request.model, {})
+    calls = ServerCalls(context.upstream.session, request.model, dict)
     continuation = Continuation(context.config, request, calls)
     return continuation.by_graft(record.had, record.known_ids())
 
@@ -209,7 +209,7 @@ async def _give(
     prefix = kept.sent.raw() if kept is not None else b""
     stream = NumberedStream(caller.stream, since, prefix)
     record = DeliveredStream() if kept is None else kept.record
-    told = replace(caller, headers=_sent_on(caller.headers), stream=stream, record=record)
+    told = replace(caller, headers=lambda: _sent_on(caller.headers()), stream=stream, record=record)
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         try:

@@ -33,15 +33,22 @@ class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`). Raises ConfigError for unusable files of keys
+    both (`FrontendConfig.shares_port`). Without `express` every request goes the long way, as some
+    do in any case. Raises ConfigError for unusable files of keys
     or certificates.
     """
 
     def __init__(
-        self, config: FrontendConfig, fleet: Fleet | Backing, admin_token: str = ""
+        self,
+        config: FrontendConfig,
+        fleet: Fleet | Backing,
+        admin_token: str = "",
+        *,
+        express: bool = True,
     ) -> None:
         if isinstance(fleet, Fleet):
             fleet = OwnBacking(fleet, config, admin_token)
+        self._express = express
         self.config = config
         self.admin_url = ""
         self._backing = fleet
@@ -65,7 +72,7 @@ class FrontendServer:
                 config.admin_tls_client_ca_file,
             )
         )
-        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
+        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic, fleet.tolls)
         self._context: ServingContext | None = None
         self.lifetime = Lifetime(lambda: bool(self._fleet.instances.up()), config.retry_after_s)
 
@@ -82,7 +89,7 @@ class FrontendServer:
         app = build_app(context, self.lifetime, backing, shared=shared)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        if not self._gate.keyed:
+        if self._express and not self._gate.keyed:
             self._lane = Lane(context, self.lifetime)
         address = Address(config.host, config.port, self._tls, shared=backing.many)
         url = await self.listeners.listen(app, address, self._lane)

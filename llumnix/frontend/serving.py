@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
 from llumnix.frontend import answer as answers
@@ -48,10 +48,11 @@ class Facts:
 class Caller:
     """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall).
 
-    `record` is what the client of a stream has received before, if it comes back for the rest.
+    Headers are asked for only where they are sent on from here. `record` is what the client of a
+    stream has received before, if it comes back for the rest.
     """
 
-    headers: CIMultiDictProxy[str]
+    headers: Callable[[], CIMultiDictProxy[str]]
     stream: ClientStream
     arrived_at: float
     record: DeliveredStream | None = None
@@ -74,7 +75,7 @@ async def serve(context: ServingContext, http: web.Request, path: str) -> web.St
         turned_away(context, request)
         return request.response()
 
-    caller = Caller(http.headers, AiohttpStream(http), arrived_at)
+    caller = Caller(lambda: http.headers, AiohttpStream(http), arrived_at)
 
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
         return await relayed(context, caller, request, active)
@@ -158,7 +159,7 @@ async def inadmissible(
     unknown = await unknown_model(context, model)
     if unknown is not None:
         return unknown
-    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    too_many = await own_visit().reserve(prompt_tokens, output_limit_tokens)
     if too_many is not None:
         context.tally.access_refused(too_many.code or "")
     return too_many
@@ -190,7 +191,10 @@ async def relayed(
     first: Opening = first_leg,
 ) -> tuple[web.StreamResponse, str]:
     """Serve a request that is in the fleet's table; `first` opens its first leg."""
-    headers = to_instance(caller.headers, active.request_id, request.class_name)
+
+    def headers() -> CIMultiDict[str]:
+        return to_instance(caller.headers(), active.request_id, request.class_name)
+
     route = Route(context, request, headers, active)
     claims = Claims(context.config, route, active)
     active.follower = claims

@@ -5,7 +5,7 @@ begins, moves or ends.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from aiohttp import web
@@ -46,7 +46,7 @@ class StreamRelay:
         self,
         context: ServingContext,
         client: ClientStream,
-        headers: Mapping[str, str],
+        headers: Callable[[], Mapping[str, str]],
         request: ClientRequest,
         route: Route,
         active: ActiveRequest,

@@ -33,6 +33,7 @@ class LoadColumns:
         self._block = np.zeros((_FIXED + 2 * n_classes, 0), dtype=np.int64)
         self._reported_at_s = np.zeros(0)
         self._group = np.zeros(0, dtype=np.int64)
+        self._zeros = np.zeros(0, dtype=np.int64)
         self._ids: list[InstanceId] = []
         self._groups: tuple[Group, ...] = ()
         self._selections: dict[bytes | None, InstanceIds] = {}
@@ -117,8 +118,10 @@ class LoadColumns:
         self, ids: tuple[InstanceId, ...], block: IntColumn, group: IntColumn, age_s: FloatColumn
     ) -> FleetSnapshot:
         block.flags.writeable = False
-        zeros = np.zeros(block.shape[1], dtype=np.int64)
-        zeros.flags.writeable = False
+        zeros = self._zeros
+        if len(zeros) != len(ids):
+            zeros = self._zeros = np.zeros(len(ids), dtype=np.int64)
+            zeros.flags.writeable = False
         waiting = _FIXED + self._n_classes
         return FleetSnapshot(
             ids,

@@ -49,6 +49,10 @@ class Kind(enum.IntEnum):
     """by instance, when a stream of it last brought something"""
     ABLE = 14
     """by request, the instances that it can be handed over to"""
+    VISITED = 15
+    """number of an ADMIT whose request is over, the tokens that it has used"""
+    VISITING = 16
+    """all visits under way: the number, hash of the key, its limits, what was set aside for it"""
 
     # From the scheduler.
     WELCOME = 32

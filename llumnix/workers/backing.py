@@ -7,6 +7,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from llumnix.frontend.access.gate import Tolls
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.frontend.slices import in_slices
@@ -30,6 +31,7 @@ class FarBacking:
     def __init__(
         self, link: FrontLink, scheduling: SchedulerConfig, admin_path: str, *, shares_port: bool
     ) -> None:
+        self.tolls: Tolls | None = link.tolls
         self.shares_port = shares_port
         self.scheduling = scheduling
         self._link = link

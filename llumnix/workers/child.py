@@ -3,14 +3,12 @@
 import asyncio
 import json
 import os
-import signal
 import sys
 from contextlib import suppress
 from typing import Any, Final
 
 from llumnix.errors import LaunchError
-from llumnix.processes.launch import stop_process
-from llumnix.workers.setup import Settings, Setup, packed
+from llumnix.workers.setup import STOP, Settings, Setup, packed
 
 _COMMAND: Final = (sys.executable, "-m", "llumnix.workers")
 _RELOAD_TIMEOUT_S: Final = 30.0
@@ -78,16 +76,26 @@ class Child:
         reason = told.get("refused")
         return None if reason is None else str(reason)
 
-    def signal(self) -> None:
+    def ask_to_stop(self) -> None:
         """Ask it to stop; asked twice, it hurries."""
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+        process = self._process
+        if process is not None and process.stdin is not None and process.returncode is None:
+            process.stdin.write(packed(STOP))
 
     async def stop(self, grace_s: float) -> None:
         """End it, by force after the grace period."""
-        if self._process is not None:
-            await stop_process(self._process, grace_s)
+        process = self._process
+        if process is not None:
+            self.ask_to_stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await process.wait()
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
         if self._reading is not None:
             await self._reading
             self._reading = None

@@ -15,7 +15,6 @@ from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.server import build_admin_app
 from llumnix.logs.setup import configure
 from llumnix.metrics.catalogue import FleetMetrics
-from llumnix.processes.signals import Signals
 from llumnix.scheduler_link.desk.counted import shared_tally
 from llumnix.scheduler_link.desk.desk import Desk
 from llumnix.scheduler_link.desk.freshness import Freshness
@@ -133,9 +132,7 @@ class SchedulerProcess:
 
 
 async def run_scheduler(setup: Setup, parent: Parent) -> None:
-    """Run the scheduler's process until a signal ends it."""
-    signals = Signals()
-    signals.listen()
+    """Run the scheduler's process until it is asked to stop."""
     parent.listen()
     process = SchedulerProcess(setup)
     reloading: asyncio.Task[None] | None = None
@@ -144,7 +141,7 @@ async def run_scheduler(setup: Setup, parent: Parent) -> None:
         await process.wait_up()
         parent.tell(ready=os.getpid(), admin_url=admin_url)
         reloading = asyncio.create_task(_reload(process, parent))
-        await signals.stop.wait()
+        await parent.asked.stop.wait()
     finally:
         if reloading is not None:
             reloading.cancel()

@@ -74,6 +74,10 @@ class Setup:
         return replace(self, settings=settings)
 
 
+STOP: Final = "stop"
+"""The message that asks a child to stop; said twice, to hurry."""
+
+
 def packed(message: object) -> bytes:
     """Encode a message to a child."""
     data = pickle.dumps(message)

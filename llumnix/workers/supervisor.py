@@ -29,6 +29,7 @@ _RESTART_MIN_S: Final = 0.05
 _RESTART_MAX_S: Final = 5.0
 _LIVED_S: Final = 10.0
 _STOP_GRACE_S: Final = 10.0
+_LONGEST_FOLDER: Final = 80
 
 
 class Supervisor:
@@ -93,7 +94,7 @@ class Supervisor:
         self._leaving = True
         workers = self._children[1:]
         for each in workers:
-            each.signal()
+            each.ask_to_stop()
         waiting = asyncio.create_task(_ended(workers))
         hurrying = asyncio.create_task(hurry.wait())
         config = self._settings.frontend
@@ -104,7 +105,7 @@ class Supervisor:
             )
             if not waiting.done():
                 for each in workers:
-                    each.signal()
+                    each.ask_to_stop()
                 await asyncio.wait({waiting}, timeout=_STOP_GRACE_S)
         finally:
             hurrying.cancel()
@@ -141,7 +142,7 @@ class Supervisor:
         if not shares_port:
             self._ports.append(HeldPort(frontend.admin_host, frontend.admin_port_wanted()))
             admin_port = self._ports[-1].port
-        self._folder = Path(tempfile.mkdtemp(prefix="llumnix-"))  # only its owner may enter it
+        self._folder = _runtime_folder()
         if config.emulate:
             self._emulators = await launch_emulators(
                 [f"instance-{number}" for number in range(config.emulate)],
@@ -203,6 +204,21 @@ class Supervisor:
 
 async def _ended(children: Sequence[Child]) -> None:
     await asyncio.gather(*(each.wait() for each in children))
+
+
+def _runtime_folder() -> Path:
+    """Make a folder for sockets that only this user may enter. Raises ConfigError."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="llumnix-"))
+    except OSError as error:
+        raise ConfigError(
+            "workers need a folder for their sockets, and none can be written to: give the process "
+            "a /tmp, or name a folder with TMPDIR"
+        ) from error
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        raise ConfigError(f"{folder} is too long a name for sockets; name a folder with TMPDIR")
+    return folder
 
 
 def _effect(setup: Setup) -> str:

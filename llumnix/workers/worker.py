@@ -11,7 +11,6 @@ from llumnix.frontend.server import FrontendServer
 from llumnix.logs.setup import configure
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from llumnix.processes.signals import Signals
 from llumnix.scheduler_link.front.link import Connect, Dial, FrontLink
 from llumnix.workers.backing import ApartBacking, FarBacking
 from llumnix.workers.parent import Parent
@@ -84,9 +83,7 @@ def share_of(setup: Setup) -> FrontendConfig:
 
 
 async def run_worker(setup: Setup, parent: Parent) -> None:
-    """Run a worker until a signal ends it: the first takes leave of the clients."""
-    signals = Signals()
-    signals.listen()
+    """Run a worker until it is asked to stop; it then takes leave of the clients."""
     parent.listen()
     worker = Worker(setup)
     reloading: asyncio.Task[None] | None = None
@@ -94,8 +91,8 @@ async def run_worker(setup: Setup, parent: Parent) -> None:
         url = await worker.start()
         parent.tell(ready=os.getpid(), url=url)
         reloading = asyncio.create_task(_reload(worker, setup, parent))
-        await signals.stop.wait()
-        cut = await worker.server.leave(signals.hurry)
+        await parent.asked.stop.wait()
+        cut = await worker.server.leave(parent.asked.hurry)
         parent.tell(cut=cut)
     finally:
         if reloading is not None:

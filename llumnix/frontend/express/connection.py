@@ -9,12 +9,14 @@ from aiohttp import HttpVersion, HttpVersion11
 
 from llumnix.frontend.express.head import PlainHead
 from llumnix.frontend.express.journey import Journey
-from llumnix.frontend.express.lane import LARGEST_BODY_BYTES, Lane
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LONGEST_HEAD_BYTES: Final = 16 * 1024
 _PIPELINED_BYTES: Final = 64 * 1024
+_LARGEST_PARTIAL_BYTES: Final = 64 * 1024
+"""How much of a body waits here for its rest; it does not count as held by the intake yet."""
 
 
 class ExpressConnection(GuardedConnection):
@@ -30,7 +32,8 @@ class ExpressConnection(GuardedConnection):
         self._journey: Journey | None = None
         self._express = True
         # A request whose head is there, and part of its body.
-        self._partial: tuple[PlainHead, bytes] | None = None
+        self._partial: tuple[PlainHead, list[bytes]] | None = None
+        self._partial_bytes = 0
         self._later = b""
         self._over: asyncio.Future[None] | None = None
         self._closing = False
@@ -48,7 +51,7 @@ class ExpressConnection(GuardedConnection):
         """Take a plain request, or leave it to aiohttp (called by the event loop)."""
         if not self._express or not self._admitted:
             super().data_received(data)
-        elif self._journey is not None or self._later:
+        elif self._journey is not None or self._later or self._paused:
             self._keep_for_later(data)
         elif self._partial is not None:
             self._more_of_body(data)
@@ -71,9 +74,17 @@ class ExpressConnection(GuardedConnection):
             return
         self._guard.waits(self, waits=True)
         self._keep_alive()
-        if self._later:
+        if self._later and not self._paused:
             # Not from within the end of the request before it, however many there are.
             self._loop.call_soon(self._read_later)
+
+    def resume_writing(self) -> None:
+        """Go on with what a client has sent that had not taken its answers (by the event loop)."""
+        super().resume_writing()
+        if self._is_waiting():
+            self._keep_alive()
+            if self._later:
+                self._loop.call_soon(self._read_later)
 
     def close(self) -> None:
         """Close the connection once the request that is being served has its response."""
@@ -96,8 +107,8 @@ class ExpressConnection(GuardedConnection):
     def look(self, now_s: float) -> None:
         """See whether the client takes too long; aiohttp's side knows how to refuse slow bodies."""
         if self._partial is not None:
-            (_, data), self._partial = self._partial, None
-            self._to_aiohttp(data, whole=False)
+            (_, pieces), self._partial = self._partial, None
+            self._to_aiohttp(pieces, whole=False)
         super().look(now_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -115,8 +126,8 @@ class ExpressConnection(GuardedConnection):
             super().data_received(data)
             return
         path = self._lane.path(head)
-        if path is not None and body_bytes < head.length_bytes <= LARGEST_BODY_BYTES:
-            self._partial = head, data
+        if path is not None and body_bytes < head.length_bytes <= _LARGEST_PARTIAL_BYTES:
+            self._partial, self._partial_bytes = (head, [data]), len(data)
             now_s = time.monotonic()
             self._progress.received(len(data), now_s, in_request=False)
             self._progress.began(now_s)
@@ -128,19 +139,20 @@ class ExpressConnection(GuardedConnection):
 
     def _more_of_body(self, data: bytes) -> None:
         assert self._partial is not None, "looked at by the caller"
-        head, before = self._partial
-        data = before + data
-        self._progress.received(len(data) - len(before), 0.0, in_request=True)
-        start = data.find(_HEAD_END) + len(_HEAD_END)
-        missing = start + head.length_bytes - len(data)
-        if missing > 0:
-            self._partial = head, data
+        head, pieces = self._partial
+        pieces.append(data)
+        self._progress.received(len(data), 0.0, in_request=True)
+        start = pieces[0].find(_HEAD_END) + len(_HEAD_END)
+        end = start + head.length_bytes
+        self._partial_bytes += len(data)
+        if self._partial_bytes < end:
             return
-        path = self._lane.path(head)
-        whole = missing == 0 and path is not None
         self._partial = None
-        if not whole or path is None or not self._taken(head, path, data[start:], b""):
-            self._to_aiohttp(data, whole=missing == 0)
+        whole, path = b"".join(pieces), self._lane.path(head)
+        if path is None or not self._taken(head, path, whole[start:end], b""):
+            self._to_aiohttp(pieces, whole=len(whole) == end)
+        elif len(whole) > end:
+            self._keep_for_later(whole[end:])
 
     def _taken(self, head: PlainHead, path: str, body: bytes, fresh: bytes) -> bool:
         """Take a whole request; return whether it is one to be taken.
@@ -161,9 +173,11 @@ class ExpressConnection(GuardedConnection):
         self._journey.begin()
         return True
 
-    def _to_aiohttp(self, data: bytes, *, whole: bool) -> None:
+    def _to_aiohttp(self, pieces: list[bytes], *, whole: bool) -> None:
+        """Leave a request to aiohttp, as it was read."""
         self._express = whole
-        super().data_received(data)
+        for data in pieces:
+            super().data_received(data)
 
     def _keep_for_later(self, data: bytes) -> None:
         self._later += data
@@ -171,8 +185,10 @@ class ExpressConnection(GuardedConnection):
             self._pause_reading_for_buffer()
 
     def _read_later(self) -> None:
+        if self._journey is not None or self._paused:
+            return
         data, self._later = self._later, b""
-        if self.transport is None:
+        if self.transport is None or not data:
             return
         if self._buffer_paused:
             self._resume_reading_for_buffer()
@@ -187,7 +203,7 @@ class ExpressConnection(GuardedConnection):
             self._keepalive_handle = self._loop.call_at(close_at, self._process_keepalive)
 
     def _process_keepalive(self) -> None:
-        if self._journey is None and self._partial is None:
+        if self._journey is None and self._partial is None and not self._paused:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None

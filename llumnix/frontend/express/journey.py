@@ -106,7 +106,11 @@ class Journey:
                 model=request.model or context.fleet.only_model(),
             )
         )
-        target = context.queue.place_now(ask)
+        try:
+            target = context.queue.place_now(ask)
+        except Exception as error:  # of a user's own policy, say: told as any other
+            self._go_on(partial(_crash, error))
+            return
         if target is None:
             self._go_on(first_leg)
             return
@@ -271,7 +275,7 @@ class Journey:
         self._task.add_done_callback(partial(_over, self, unused))
 
     async def _carry_on(self, opening: Opening) -> None:
-        caller = Caller(self._head.headers(), self._stream, self._arrived_at)
+        caller = Caller(self._head.headers, self._stream, self._arrived_at)
         outcome, close = "failed", True
         account = self._active.account
         try:
@@ -319,8 +323,12 @@ class Journey:
         settle(lane.context, active, outcome)
         lane.lifetime.release(self)
         spent_s = time.monotonic() - self._arrived_at
-        write_line("POST", self._request.path, active.account, self._status, spent_s)
+        write_line("POST", self._head.path.decode(), active.account, self._status, spent_s)
         self._client.finished(self, close=close)
+
+
+async def _crash(error: Exception, _route: Route) -> Leg | UpstreamAnswer | Refusal:
+    raise error
 
 
 def _over(journey: Journey, unused: Callable[[], None], _task: "asyncio.Task[None]") -> None:

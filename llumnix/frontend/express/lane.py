@@ -20,7 +20,7 @@ _PATHS: Final = {
     b"/v1/completions": "/v1/completions",
     b"/v1/chat/completions": "/v1/chat/completions",
 }
-LARGEST_BODY_BYTES: Final = 256 * 1024
+_LARGEST_BODY_BYTES: Final = 256 * 1024
 _SLOWEST_LOOK_S: Final = 0.25
 _FASTEST_LOOK_S: Final = 0.02
 
@@ -28,13 +28,14 @@ _FASTEST_LOOK_S: Final = 0.02
 class Lane:
     """Takes the plain requests of one port, where clients need no key.
 
-    One timer looks after all that wait for an instance.
+    One timer looks after all that wait for an instance. `taken` counts the requests.
     """
 
     def __init__(self, context: ServingContext, lifetime: Lifetime) -> None:
         self.context = context
         self.lifetime = lifetime
         self.heads = HeadReader()
+        self.taken = 0
         self._waiting: dict[Journey, None] = {}
         self._looking: asyncio.TimerHandle | None = None
 
@@ -51,18 +52,19 @@ class Lane:
         if (
             not 0
             < head.length_bytes
-            <= min(LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
+            <= min(_LARGEST_BODY_BYTES, self.context.config.body_limit_bytes)
         ):
             return None
         if self.context.fleet.far and head.noted.get(REQUEST_ID) is not None:
             return None  # whether the id is free is to be asked elsewhere
-        return _PATHS.get(head.path)
+        base = self.context.config.base_path.rstrip("/")
+        return _PATHS.get(head.path.removeprefix(base.encode()) if base else head.path)
 
     def parse(self, head: PlainHead, path: str, body: bytes) -> ClientRequest | None:
         """Parse a request; None if it is not plain after all, such as a wrong one."""
         context = self.context
-        if not is_cheap(body):
-            return None
+        if not is_cheap(body) or context.fleet.health.suspects.any_condemned:
+            return None  # whether this is a condemned one is asked on the long way
         request = parse(path, body, head.noted, context.classes)
         if isinstance(request, Refusal) or request.forged:
             return None
@@ -72,6 +74,7 @@ class Lane:
 
     def active(self, head: PlainHead, request: ClientRequest) -> ActiveRequest:
         """Put a request in the fleet's table."""
+        self.taken += 1
         context, wanted = self.context, head.noted.get(REQUEST_ID)
         context.tally.request_arrived()
         own = request_id(wanted, context.fleet.requests.active)

@@ -25,13 +25,14 @@ class Wire(Protocol):
 
 
 class ExpressStream:
-    """See `ClientStream`."""
+    """See `ClientStream`. The head leaves with the first bytes, in one packet."""
 
-    __slots__ = ("_wire", "begun")
+    __slots__ = ("_head", "_wire", "begun")
 
     def __init__(self, wire: Wire) -> None:
         self.begun = False
         self._wire = wire
+        self._head = b""
 
     @property
     def flows(self) -> bool:
@@ -46,11 +47,11 @@ class ExpressStream:
     @property
     def socket(self) -> int | None:
         """The socket, if it may be written to directly."""
-        return plain_socket(self._wire.wire)
+        return None if self._head else plain_socket(self._wire.wire)
 
     async def begin(self, status: int, headers: CIMultiDict[str]) -> None:
-        """Send status and headers."""
-        self._write(beginning(status, headers))
+        """Send status and headers, with the first bytes."""
+        self._head = beginning(status, headers)
         self.begun = True
 
     async def write(self, data: bytes) -> None:
@@ -68,7 +69,7 @@ class ExpressStream:
         """Send bytes that are framed already."""
         transport = self._wire.wire
         if transport is not None:
-            transport.write(data)
+            transport.write(self._with_head(data))
 
     async def end(self) -> web.StreamResponse:
         """End the stream."""
@@ -85,7 +86,13 @@ class ExpressStream:
         transport = self._wire.wire
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("Cannot write to closing transport")
-        transport.write(data)
+        transport.write(self._with_head(data))
+
+    def _with_head(self, data: bytes) -> bytes:
+        if not self._head:
+            return data
+        head, self._head = self._head, b""
+        return head + data
 
 
 ENDED = web.StreamResponse()

@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.idle_since = 0.0
         self.closed = False
+        self.let_go: Callable[[], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = ResponseReader()
         self._body: list[bytes] = []
@@ -80,7 +81,7 @@ class Connection(asyncio.Protocol):
         """Lend the socket to another reader, with what was read of the next chunk, if possible.
 
         It is possible between the chunks of a response without TLS. Until `take_back` nothing is
-        read here.
+        read here; set `let_go` to what makes the other reader leave the socket before it is closed.
         """
         transport, raw = self._transport, self._reader.between_chunks()
         if self._body or self.closed or raw is None or transport is None:
@@ -103,6 +104,7 @@ class Connection(asyncio.Protocol):
 
     def take_back(self, raw: bytes) -> None:
         """Read on here; `raw` is what was read and not used."""
+        self.let_go = None
         if self.closed or self._transport is None:
             return
         if raw:
@@ -126,6 +128,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; a pending read raises an error."""
+        if self.let_go is not None:
+            self.let_go()
         self._break(BadResponse("closed by us"))
         if self._transport is not None:
             self._transport.abort()

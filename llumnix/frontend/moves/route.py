@@ -7,7 +7,7 @@ instance can resume it from the token ids that the client's stream has so far.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from multidict import CIMultiDict
 
@@ -27,13 +27,16 @@ from policies.types import DispatchRequest, MigrationId
 
 
 class Route:
-    """Opens one leg after another. Failures since the last `progressed` are bounded."""
+    """Opens one leg after another. Failures since the last `progressed` are bounded.
+
+    `headers` gives those that instances are sent: a new copy for each.
+    """
 
     def __init__(
         self,
         context: ServingContext,
         request: ClientRequest,
-        headers: CIMultiDict[str],
+        headers: Callable[[], CIMultiDict[str]],
         active: ActiveRequest,
     ) -> None:
         self._context = context
@@ -162,7 +165,7 @@ class Route:
         self._leave("migrated")
         self._claim = None
         if failure.kind is FailureKind.ANSWERED:
-            self._attempts.barred.add(instance.id)
+            self._attempts.barred |= {instance.id}
         elif failure.kind is not FailureKind.REFUSED:
             self._claim = self._context.fleet.claim_at(migration_id)
 
@@ -252,8 +255,8 @@ class Route:
                 self._arrived_at_s,
                 model=model or self._context.fleet.only_model(),
             ),
-            frozenset(self._attempts.avoided),
-            frozenset(self._attempts.barred),
+            self._attempts.avoided,
+            self._attempts.barred,
             plugged_only=begun,
             or_vllm=grafts,
         )
@@ -274,7 +277,7 @@ class Route:
             target,
             self._request.path,
             body,
-            self._headers,
+            self._headers(),
             streams=self._request.streams,
             waiting=waiting,
             patience=late,

@@ -14,6 +14,7 @@ from llumnix.scheduler_link.desk.board import Board
 from llumnix.scheduler_link.desk.counted import Counted
 from llumnix.scheduler_link.desk.requests import DeskRequestTable
 from llumnix.scheduler_link.desk.session import Session
+from llumnix.scheduler_link.desk.tolls import DeskTolls
 from llumnix.scheduler_link.frames import Message
 from llumnix.scheduler_link.messages import VERSION, Asked, Kind
 from llumnix.tasks import spawn
@@ -43,6 +44,7 @@ class Desk:
         self.requests: DeskRequestTable = fleet.requests
         self.reserved: set[str] = set()
         self.joining = 0
+        self.tolls = DeskTolls(time.monotonic)
         self.counted = counted
         self._board = Board(fleet.instances)
         self._sessions: dict[Channel, Session] = {}

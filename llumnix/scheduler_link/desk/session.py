@@ -12,6 +12,7 @@ from llumnix.instances.instance import Instance
 from llumnix.scheduler_link import messages
 from llumnix.scheduler_link.channel import Channel
 from llumnix.scheduler_link.desk.requests import FarFollower, note_state
+from llumnix.scheduler_link.desk.tolls import Visits
 from llumnix.scheduler_link.figures import NOTHING, Figures
 from llumnix.scheduler_link.frames import Message
 from llumnix.scheduler_link.messages import Asked, Kind
@@ -38,6 +39,7 @@ class Session:
         self._fleet = desk.fleet
         self._mine: dict[RequestId, FarFollower] = {}
         self._reserved: set[str] = set()
+        self._visits = Visits()
         self._waits: dict[int, asyncio.Task[None]] = {}
 
     def received(self, message: Message) -> None:
@@ -54,6 +56,7 @@ class Session:
         for request_id in list(self._mine):
             self._closed(request_id, retry=False)
         self._desk.reserved -= self._reserved
+        self._desk.tolls.gone(self._visits)
         self._desk.requests.flowed.pop(self.name, None)
         self._desk.queue.retry()
 
@@ -207,10 +210,24 @@ class Session:
                 self.channel.answer(number, list(convicted))
             case Asked.RECALL:
                 self._desk.spawn(self._recall(number, *arguments))
+            case Asked.ADMIT:
+                self.channel.answer(number, self._desk.tolls.enter(self._visits, *arguments))
+            case Asked.RESERVE:
+                self.channel.answer(number, self._desk.tolls.reserve(self._visits, *arguments))
             case Asked.MODELS:
                 self._desk.spawn(self._find_models(number))
             case _:
                 self.channel.answer(number, None)
+
+    def _visited(self, number: int, tokens: int) -> None:
+        self._desk.tolls.end(self._visits, number, tokens)
+
+    def _visiting(self, visits: list[list[Any]]) -> None:
+        for each in visits:
+            number, key_hash, limits, prompt_tokens, output_tokens = each
+            self._desk.tolls.adopt(
+                self._visits, number, key_hash, limits, prompt_tokens, output_tokens
+            )
 
     def _unique(self, wanted: str) -> str:
         given = self._desk.free_id(wanted)
@@ -251,5 +268,7 @@ _HANDLERS: Final[Mapping[int, Callable[..., None]]] = {
     Kind.CLAIMED: Session._claimed,  # noqa: SLF001
     Kind.FLOWED: Session._flowed,  # noqa: SLF001
     Kind.ABLE: Session._able,  # noqa: SLF001
+    Kind.VISITED: Session._visited,  # noqa: SLF001
+    Kind.VISITING: Session._visiting,  # noqa: SLF001
     Kind.ASK: Session._ask,  # noqa: SLF001
 }

@@ -19,6 +19,7 @@ from llumnix.scheduler_link.front.fleet import FarFleet
 from llumnix.scheduler_link.front.mirror import Mirror
 from llumnix.scheduler_link.front.queue import FarQueue
 from llumnix.scheduler_link.front.times import Times
+from llumnix.scheduler_link.front.tolls import FarTolls
 from llumnix.scheduler_link.messages import VERSION, Asked, Kind
 from llumnix.tasks import spawn
 from policies.types import InstanceId, MigrationId, RequestId
@@ -71,6 +72,7 @@ class FrontLink:
         self.queue = FarQueue(
             queue_timeout_s, retry_after_s, self._post, self._stopgap, self.fleet.instances.get
         )
+        self.tolls = FarTolls(self._post, self._asked)
         self._dial = dial
         self._mirror = Mirror(self.fleet.instances)
         self._channel: Channel | None = None
@@ -194,6 +196,7 @@ class FrontLink:
         self.served.set()
         requests = self.fleet.requests
         channel.post(self._times.theirs([Kind.ADOPT, requests.whole()]))
+        channel.post([Kind.VISITING, self.tolls.whole()])
         self.queue.begin()
         if self._said_lost:
             log.warning("scheduler_back requests=%d", len(requests.active))

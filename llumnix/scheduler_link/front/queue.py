@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from llumnix.scheduler_link.messages import Kind
 HOLD_OFF_S: Final = 0.8
 """How long a request that the scheduler held when it died waits for the next one, before it goes to
 the instance with the fewest: a fleet that was full still is."""
+_UNANSWERED_S: Final = 0.1
+"""A request that was asked for so lately was not held by the scheduler, but died with it."""
 _OVERTIME_S: Final = 5.0
 """The scheduler's process ends waits in time; this is for one that does not."""
 
@@ -27,6 +30,7 @@ def _future() -> "asyncio.Future[Instance | Refusal]":
 @dataclass(slots=True, eq=False)
 class _Wait:
     ask: PlacementRequest
+    asked_at: float
     placed: "asyncio.Future[Instance | Refusal]" = field(default_factory=_future)
 
 
@@ -75,7 +79,7 @@ class FarQueue:
             chosen = self._stopgap(ask)
             if chosen is not None:
                 return chosen
-        number, wait = next(self._numbers), _Wait(ask)
+        number, wait = next(self._numbers), _Wait(ask, time.monotonic())
         self._waits[number] = wait
         if self._served:
             self._post(messages.place(number, ask))
@@ -118,6 +122,8 @@ class FarQueue:
     def lost(self) -> None:
         """Note that there is no scheduler now: those that wait help themselves, but not yet."""
         self._served = False
+        fresh_s = time.monotonic() - _UNANSWERED_S
+        self._help_those([each for each in self._waits.values() if each.asked_at > fresh_s])
         loop = asyncio.get_running_loop()
         if self._help_at is None:
             self._help_at = loop.call_later(HOLD_OFF_S, self._help)
@@ -136,7 +142,10 @@ class FarQueue:
         self._help_at = None
         if self._served:
             return
-        for wait in sorted(self._waits.values(), key=_arrived_at_s):
+        self._help_those(self._waits.values())
+
+    def _help_those(self, waits: Iterable[_Wait]) -> None:
+        for wait in sorted(waits, key=_arrived_at_s):
             chosen = None if wait.placed.done() else self._stopgap(wait.ask)
             if chosen is not None:
                 wait.placed.set_result(chosen)

@@ -95,6 +95,7 @@ class Stage:
         link: bool = True,
         engine: type[StubInstance] = StubInstance,
         models: Mapping[str, str] | None = None,
+        express: bool = True,
         **config: Any,
     ) -> None:
         self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
@@ -109,6 +110,7 @@ class Stage:
         )
         self.metrics = FleetMetrics(CollectorRegistry())
         self._secret = secret
+        self._express = express
         # Untouched instances are linked up with for real: there is nothing to script.
         self._linker = self._link if plugged and link else None
         self.url = ""
@@ -127,7 +129,7 @@ class Stage:
             linker=self._linker,
         )
         await self.fleet.start(tuple(stub.url for stub in self.stubs))
-        self.server = FrontendServer(self.frontend_config, self.fleet)
+        self.server = FrontendServer(self.frontend_config, self.fleet, express=self._express)
         self.url = await self.server.start()
         assert await self.fleet.wait_up(len(self.stubs), 10.0)
         self.session = aiohttp.ClientSession(base_url=self.url)

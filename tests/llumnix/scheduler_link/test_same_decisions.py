@@ -2,61 +2,25 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.fleet import Fleet, PlacementRequest
 from llumnix.fleet.requests import ActiveRequest, RequestTable
-from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.seam import Queue, ServedFleet
-from llumnix.instances.config import FleetConfig
-from llumnix.instances.instance import Identity, Instance, InstanceKind
+from llumnix.instances.instance import Instance
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.scheduler_link.desk.counted import shared_tally
 from llumnix.scheduler_link.desk.desk import Desk
 from llumnix.scheduler_link.desk.requests import DeskRequestTable
-from llumnix.scheduler_link.front.link import Dial, FrontLink
-from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import DispatchRequest, InstanceId, RequestId
-from tests.llumnix.frontend.stage import load
-
-SOON_S = 30.0
-CLASSES = ["high", "normal"]
-CAPACITY = 4_000
+from tests.llumnix.scheduler_link.links import CLASSES, linked, make_fleet, report
 
 Settle = Callable[[], Awaitable[None]]
-
-
-def make_fleet(tally: Tally, table: RequestTable) -> tuple[Fleet, HoldQueue]:
-    config = FleetConfig()
-    fleet = Fleet(
-        config, GlobalScheduler(SchedulerConfig()), b"s", tally, FleetClock(), requests=table
-    )
-    for number in range(4):
-        instance = Instance.at(f"http://127.0.0.1:{number + 1}")
-        fleet.instances.add(instance)
-        link: Any = object()
-        name = InstanceId(f"instance-{number}")
-        instance.become(Identity(name, InstanceKind.PLUGGED, ({"id": "m"},)), link)
-        report(fleet, name, 0, ())
-    queue = HoldQueue(fleet.dispatch, SchedulerConfig().queue, 1000, 600.0, 2.0, spacing_s=0.0)
-    fleet.changed = queue.retry
-    return fleet, queue
-
-
-def report(fleet: Fleet, name: InstanceId, running: int, new: tuple[str, ...]) -> None:
-    instance = fleet.instances.get(name)
-    assert instance is not None
-    said = load("x", capacity_tokens=CAPACITY, physical_tokens=running * 500, running=(0, running))
-    instance.take_load(said, fleet.now_s())
-    fleet.reported(instance, [RequestId(each) for each in new])
 
 
 class Run:
@@ -130,33 +94,6 @@ async def in_one_process(steps: int) -> list[tuple[str, str]]:
     run = Run(fleet, [(fleet, queue)], settle)
     await run.play(steps)
     return run.placed
-
-
-@asynccontextmanager
-async def linked(desk: Desk, folder: Path, count: int) -> AsyncIterator[list[FrontLink]]:
-    path = str(folder / "s")
-    server = await asyncio.get_running_loop().create_unix_server(desk.make_channel, path)
-    desk.start()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(desk.close)
-        stack.callback(server.close)
-        links = []
-        for number in range(count):
-            link = FrontLink(
-                f"front-{number}",
-                Dial(path),
-                FleetConfig(),
-                len(CLASSES),
-                b"s",
-                Tally(FleetMetrics(CollectorRegistry()), CLASSES),
-                0.0,
-                600.0,
-                2.0,
-            )
-            stack.push_async_callback(link.close)
-            assert await link.start(SOON_S)
-            links.append(link)
-        yield links
 
 
 async def over_links(steps: int, folder: Path) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ own format.
 import asyncio
 import re
 import time
+from functools import partial
 from typing import Literal
 
 from aiohttp import web
@@ -62,8 +63,8 @@ class GenerationRelay:
         self._dialect = dialect
         self._stored = stored
         self._arrived_at = arrived_at
-        headers = to_instance(http.headers, active.request_id, request.class_name)
-        self.route = Route(context, request, headers, active)
+        onward = partial(to_instance, http.headers, active.request_id, request.class_name)
+        self.route = Route(context, request, onward, active)
         self._client = AiohttpStream(http)
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._usual_s = context.patience.first_byte_s(
