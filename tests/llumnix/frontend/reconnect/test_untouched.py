@@ -4,8 +4,9 @@ import asyncio
 
 from tests.llumnix.frontend.reconnect.doors import bare, events, read_some
 from tests.llumnix.frontend.splicing.chunks import full_text, text_of
+from tests.llumnix.frontend.splicing.vllm_chunks import PROMPT
 from tests.llumnix.frontend.stage import Stage, until
-from tests.llumnix.frontend.vllm_stub import PROMPT, Stay, VllmInstance
+from tests.llumnix.frontend.vllm_stub import Stay, VllmInstance
 
 
 def stays(stage: Stage) -> list[Stay]:
