@@ -91,6 +91,10 @@ class HoldQueue:
         decision = self._place(ask)
         return None if isinstance(decision, Hold | Reject) else decision
 
+    def place_soon(self, ask: PlacementRequest) -> None:
+        """Return None: there is nobody to be asked, so `place_now` has said all there is."""
+        del ask
+
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal if the queue is full or the wait too long.
 

@@ -4,6 +4,7 @@ In one process these are `Fleet` and `HoldQueue` themselves; in a worker they ar
 to the process that has them (`llumnix/scheduler_link/front`).
 """
 
+import asyncio
 from typing import Protocol
 
 from llumnix.fleet.clock import FleetClock
@@ -137,8 +138,22 @@ class ServedFleet(Protocol):
         """Note that a migrated request has been claimed: its migration no longer locates it."""
 
 
+class Placing(Protocol):
+    """A request that waits for an instance; `leave` once nobody waits for `placed` any more."""
+
+    @property
+    def placed(self) -> "asyncio.Future[Instance | Refusal]":
+        """Where it is placed, once it is."""
+
+    def leave(self) -> None:
+        """Take it out of the queue, if it still is there."""
+
+
 class Queue(Protocol):
     """Where requests wait for an instance; see `llumnix.frontend.queue.HoldQueue`."""
+
+    def place_soon(self, ask: PlacementRequest) -> Placing | None:
+        """Ask for an instance without waiting for it; None: only `place` can."""
 
     def place_now(self, ask: PlacementRequest) -> Instance | None:
         """Place a new request at once, if that is possible; None: ask with `place`."""

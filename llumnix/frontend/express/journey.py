@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -19,21 +19,22 @@ from llumnix.fleet.requests import ActiveRequest, ActiveState, nothing
 from llumnix.frontend import answer as answers
 from llumnix.frontend.bodies.budget import Holding
 from llumnix.frontend.express.head import PlainHead
+from llumnix.frontend.express.message import message
 from llumnix.frontend.express.response import of_aiohttp, whole
-from llumnix.frontend.express.stream import ENDED, ExpressStream, Wire
+from llumnix.frontend.express.stream import ENDED, Client, ExpressStream
 from llumnix.frontend.http.connection import Connection
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg, judged
 from llumnix.frontend.lifetime import Phase
 from llumnix.frontend.moves.attempts import Attempts
-from llumnix.frontend.moves.resume_body import replay_body
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.moves.waits import Waits
-from llumnix.frontend.request.headers import CLASS, REQUEST_ID, to_client
+from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
 from llumnix.frontend.request_log import write_line
+from llumnix.frontend.seam import Placing
 from llumnix.frontend.serving import Caller, Cutoff, Opening, first_leg, relayed, settle
 from llumnix.frontend.splicing import sse
 from llumnix.frontend.splicing.leg_filter import hider
@@ -46,14 +47,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+_OVERTIME_S = 5.0
+"""The scheduler ends waits in time; this is for one that does not."""
 _INTERNAL = Refusal(500, "the frontend has failed", "internal_error")
-
-
-class Client(Wire, Protocol):
-    """The connection that a journey began on."""
-
-    def finished(self, journey: "Journey", *, close: bool) -> None:
-        """Note that the response has been sent; `close` the connection after it."""
 
 
 class Journey:
@@ -61,7 +57,7 @@ class Journey:
 
     __slots__ = (
         *("_active", "_arrived_at", "_asked_at", "_client", "_connection", "_ended", "_head"),
-        *("_holding", "_lane", "_request", "_status", "_stream", "_target", "_task"),
+        *("_holding", "_placing", "_lane", "_request", "_status", "_stream", "_target", "_task"),
     )
 
     def __init__(
@@ -84,6 +80,7 @@ class Journey:
         self._task: asyncio.Task[None] | None = None
         self._holding = holding
         self._ended = False
+        self._placing: Placing | None = None
         self._stream = ExpressStream(client)
         self._status = 0
 
@@ -111,11 +108,40 @@ class Journey:
         except Exception as error:  # of a user's own policy, say: told as any other
             self._go_on(partial(_crash, error))
             return
-        if target is None:
+        if target is not None:
+            self._send_to(target, 0.0)
+            return
+        self._placing = context.queue.place_soon(ask)
+        if self._placing is None:
             self._go_on(first_leg)
             return
-        context.tally.waited(request.class_name, 0.0)
-        active.account.queue_wait_s = 0.0
+        self._asked_at = time.monotonic()
+        self._placing.placed.add_done_callback(self._placed)
+        lane.waits(self)
+
+    def _placed(self, placed: "asyncio.Future[Instance | Refusal]") -> None:
+        """Send the request to where the scheduler placed it (called by the event loop)."""
+        if self._ended or self._placing is None:
+            return
+        self._placing.leave()
+        self._placing = None
+        target = placed.result()
+        if not isinstance(target, Refusal):
+            self._send_to(target, time.monotonic() - self._asked_at)
+            return
+        refusal = target
+
+        async def refused(_route: Route) -> Leg | UpstreamAnswer | Refusal:
+            return refusal
+
+        self._go_on(refused)
+
+    def _send_to(self, target: Instance, queued_s: float) -> None:
+        lane, active, request = self._lane, self._active, self._request
+        context = lane.context
+        waited_s = context.fleet_seconds(queued_s)
+        context.tally.waited(request.class_name, waited_s)
+        active.account.queue_wait_s = waited_s
         active.state = ActiveState.STARTING
         active.goes_to(target.id)
         self._target, self._asked_at = target, time.monotonic()
@@ -126,7 +152,8 @@ class Journey:
         self._connection = connection
         active.cut = self._cut
         connection.tell(self._news)
-        connection.ask(self._message(target))
+        secret = context.fleet.secret
+        connection.ask(message(self._head, request, active.request_id, target, secret))
         lane.waits(self)
 
     def cancel(self) -> None:
@@ -135,12 +162,21 @@ class Journey:
             self._task.cancel()
             return
         self._let_connection_go()
+        self._leave_queue()
         self._end("failed" if self._active.account.cut else "cancelled", close=True)
+
+    def _leave_queue(self) -> None:
+        if self._placing is not None:
+            self._placing.leave()
+            self._placing = None
 
     def look(self, now: float) -> None:
         """See whether the instance takes too long."""
         context, target = self._lane.context, self._target
         silent_s = now - self._asked_at
+        if self._placing is not None and silent_s > context.config.queue_timeout_s + _OVERTIME_S:
+            self._leave_queue()
+            self._go_on(first_leg)
         if target is None or silent_s <= min(context.config.patience_s, self._deadline_s()):
             return
         if silent_s > self._deadline_s():
@@ -157,26 +193,6 @@ class Journey:
     def _deadline_s(self) -> float:
         config = self._lane.context.config
         return config.first_byte_timeout_s if self._request.streams else config.answer_timeout_s
-
-    def _message(self, target: Instance) -> bytes:
-        """Return the request as it is sent, head and body."""
-        secret, request_id = self._lane.context.fleet.secret, self._active.request_id
-        body = replay_body(self._request, request_id, target, secret, None, None)
-        endpoint, head = target.endpoint, self._head
-        address = endpoint.address
-        begin = f"POST {address.path}{self._request.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        own = endpoint.headers({REQUEST_ID: request_id, CLASS: self._request.class_name})
-        ours = "".join(f"{name}: {value}\r\n" for name, value in own.items())
-        onward = head.unsigned if endpoint.key else head.onward
-        return b"".join(
-            (
-                begin.encode(),
-                onward,
-                ours.encode(),
-                b"Content-Length: %d\r\n\r\n" % len(body),
-                body,
-            )
-        )
 
     def _news(self) -> None:
         """See what has come from the instance (called from within the read)."""

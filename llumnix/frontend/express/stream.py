@@ -1,7 +1,7 @@
 """A stream in answer to an express request: written straight to the connection."""
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
@@ -9,6 +9,9 @@ from multidict import CIMultiDict
 
 from llumnix.frontend.express.response import beginning
 from llumnix.frontend.http.client import BACKLOG_BYTES, plain_socket
+
+if TYPE_CHECKING:
+    from llumnix.frontend.express.journey import Journey
 
 _DRAINED_BYTES = 64 * 1024
 
@@ -22,6 +25,13 @@ class Wire(Protocol):
 
     async def drained(self) -> None:
         """Wait until the client has taken most of what was written. Raises ConnectionError."""
+
+
+class Client(Wire, Protocol):
+    """The connection that a journey began on."""
+
+    def finished(self, journey: "Journey", *, close: bool) -> None:
+        """Note that the response has been sent; `close` the connection after it."""
 
 
 class ExpressStream:

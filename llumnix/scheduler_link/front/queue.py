@@ -73,6 +73,21 @@ class FarQueue:
         """Place a request without a scheduler; None: ask with `place`."""
         return None if self._served else self._stopgap(ask)
 
+    def place_soon(self, ask: PlacementRequest) -> "_Placing | None":
+        """Ask the scheduler without waiting; None if there is none."""
+        if not self._served:
+            return None
+        number, wait = next(self._numbers), _Wait(ask, time.monotonic())
+        self._waits[number] = wait
+        self._post(messages.place(number, ask))
+        return _Placing(self, number, wait.placed)
+
+    def leave(self, number: int) -> None:
+        """Wait for a request's place no more."""
+        wait = self._waits.pop(number)
+        if self._served and (not wait.placed.done() or wait.placed.cancelled()):
+            self._post([Kind.LEAVE, number])
+
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal if the queue is full or the wait too long."""
         if not self._served:
@@ -90,9 +105,7 @@ class FarQueue:
             message = f"no instance could start the request within {self._timeout_s:g} s"
             return Refusal(503, message, "overloaded", retry_after_s=self._retry_after_s)
         finally:
-            del self._waits[number]
-            if self._served and (not wait.placed.done() or wait.placed.cancelled()):
-                self._post([Kind.LEAVE, number])
+            self.leave(number)
 
     def placed(self, number: int, instance_id: str | None, told: Mapping[str, Any] | None) -> None:
         """Note where the scheduler sends a request, or why nowhere."""
@@ -153,3 +166,15 @@ class FarQueue:
 
 def _arrived_at_s(wait: _Wait) -> float:
     return wait.ask.request.arrived_at_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """See `seam.Placing`."""
+
+    queue: FarQueue
+    number: int
+    placed: "asyncio.Future[Instance | Refusal]"
+
+    def leave(self) -> None:
+        self.queue.leave(self.number)
