@@ -89,8 +89,8 @@ class FrontendServer:
         app = build_app(context, self.lifetime, backing, shared=shared)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        if self._express and not self._gate.keyed:
-            self._lane = Lane(context, self.lifetime)
+        if self._express:
+            self._lane = Lane(context, self.lifetime, self._gate)
         address = Address(config.host, config.port, self._tls, shared=backing.many)
         url = await self.listeners.listen(app, address, self._lane)
         self.admin_url = url

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from llumnix.frontend.access.caller import Caller
+from llumnix.frontend.access.caller import ANYONE, Caller
 from llumnix.frontend.access.keys import hash_of, read_keys
 from llumnix.frontend.access.limits import Allowance, Dimension, Exceeded, Left, Limits
 from llumnix.frontend.request.headers import KEY_HEADERS
@@ -136,6 +136,14 @@ class Gate:
     def tenants(self) -> list[str]:
         """Return the tenants, in the order of the file."""
         return list(dict.fromkeys(caller.tenant for caller in self._callers.values()))
+
+    def unlimited(self, headers: Mapping[str, str]) -> Caller | None:
+        """Return who asks, if nothing need be counted for that; None: `enter` knows what to do."""
+        if not self.keyed:
+            return ANYONE
+        key = _key_of(headers)
+        caller = None if key is None else self._callers.get(hash_of(key))
+        return caller if caller is not None and caller.limits == _NONE else None
 
     async def enter(self, headers: Mapping[str, str]) -> Visit | Refusal:
         """Let a request in, or say why not; end the visit when the request is over."""

@@ -6,10 +6,12 @@ protocol. Whatever is not exactly so is left to aiohttp's parser, from its first
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from llumnix.frontend.request.headers import KEY_HEADERS
 
 _NAME = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
 _VALUE = rb"([\x21-\x7e\x80-\xff](?:[\x20-\x7e\x80-\xff\t]*[\x21-\x7e\x80-\xff])?)?"
@@ -58,6 +60,18 @@ class PlainHead:
     noted: Mapping[str, str]
     lines: tuple[bytes, ...]
 
+    def without_keys(self) -> "PlainHead":
+        """Return the head of a client whose key is ours, and is not to be sent on."""
+        kept = [line for line in self.lines if not line.lower().startswith(_KEY_LINES)]
+        if len(kept) == len(self.lines):
+            return self
+        rest = b"".join(
+            line
+            for line in self.onward.splitlines(keepends=True)
+            if not line.lower().startswith(_KEY_LINES)
+        )
+        return replace(self, onward=rest, unsigned=rest, lines=tuple(kept))
+
     def headers(self) -> CIMultiDictProxy[str]:
         """Return all headers, as aiohttp would."""
         made: CIMultiDict[str] = CIMultiDict()
@@ -67,7 +81,9 @@ class PlainHead:
         return CIMultiDictProxy(made)
 
 
+_KEY_LINES: Final = tuple(f"{name}:".lower().encode() for name in KEY_HEADERS)
 _NAMES: Final = {
+    **{name.lower().encode(): name for name in KEY_HEADERS},
     b"x-request-id": "X-Request-Id",
     b"x-llumnix-class": "X-Llumnix-Class",
     b"x-request-priority": "X-Request-Priority",

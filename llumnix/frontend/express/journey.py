@@ -70,7 +70,7 @@ class Journey:
     ) -> None:
         self._lane = lane
         self._client = client
-        self._head = head
+        self._head = lane.onward(head)
         self._request = request
         self._arrived_at = time.monotonic()
         self._active: ActiveRequest = lane.active(head, request)
@@ -120,7 +120,7 @@ class Journey:
         lane.waits(self)
 
     def _placed(self, placed: "asyncio.Future[Instance | Refusal]") -> None:
-        """Send the request to where the scheduler placed it (called by the event loop)."""
+        """Send the request to where it was placed (called by the event loop)."""
         if self._ended or self._placing is None:
             return
         self._placing.leave()
@@ -129,12 +129,7 @@ class Journey:
         if not isinstance(target, Refusal):
             self._send_to(target, time.monotonic() - self._asked_at)
             return
-        refusal = target
-
-        async def refused(_route: Route) -> Leg | UpstreamAnswer | Refusal:
-            return refusal
-
-        self._go_on(refused)
+        self._go_on(partial(_refused, target))
 
     def _send_to(self, target: Instance, queued_s: float) -> None:
         lane, active, request = self._lane, self._active, self._request
@@ -338,6 +333,7 @@ class Journey:
         self._holding.give_back()
         settle(lane.context, active, outcome)
         lane.lifetime.release(self)
+        lane.ended(self._request.tenant, self._status)
         spent_s = time.monotonic() - self._arrived_at
         write_line("POST", self._head.path.decode(), active.account, self._status, spent_s)
         self._client.finished(self, close=close)
@@ -350,3 +346,7 @@ async def _crash(error: Exception, _route: Route) -> Leg | UpstreamAnswer | Refu
 def _over(journey: Journey, unused: Callable[[], None], _task: "asyncio.Task[None]") -> None:
     unused()
     journey.gone()
+
+
+async def _refused(refusal: Refusal, _route: Route) -> Leg | UpstreamAnswer | Refusal:
+    return refusal

@@ -6,6 +6,7 @@ from typing import Final
 
 from llumnix.fleet.account import Account
 from llumnix.fleet.requests import ActiveRequest, ActiveState
+from llumnix.frontend.access.gate import Gate
 from llumnix.frontend.bodies.cost import is_cheap
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.express.head import HeadReader, PlainHead
@@ -26,12 +27,13 @@ _FASTEST_LOOK_S: Final = 0.02
 
 
 class Lane:
-    """Takes the plain requests of one port, where clients need no key.
+    """Takes the plain requests of one port, of clients for whose key nothing need be counted.
 
     One timer looks after all that wait for an instance. `taken` counts the requests.
     """
 
-    def __init__(self, context: ServingContext, lifetime: Lifetime) -> None:
+    def __init__(self, context: ServingContext, lifetime: Lifetime, gate: Gate) -> None:
+        self._gate = gate
         self.context = context
         self.lifetime = lifetime
         self.heads = HeadReader()
@@ -65,12 +67,25 @@ class Lane:
         context = self.context
         if not is_cheap(body) or context.fleet.health.suspects.any_condemned:
             return None  # whether this is a condemned one is asked on the long way
-        request = parse(path, body, head.noted, context.classes)
+        caller = self._gate.unlimited(head.noted)
+        if caller is None:
+            return None
+        classes = caller.classes(context.classes) if self._gate.keyed else context.classes
+        request = parse(path, body, head.noted, classes, caller.tenant)
         if isinstance(request, Refusal) or request.forged:
             return None
         if request.model is not None and not context.fleet.serves(request.model):
             return None
         return request
+
+    def onward(self, head: PlainHead) -> PlainHead:
+        """Return the head as it may be sent on: a client's key for us is for nobody else."""
+        return head.without_keys() if self._gate.keyed else head
+
+    def ended(self, tenant: str, status: int) -> None:
+        """Count a request that is over, as the door does."""
+        if self._gate.keyed:
+            self.context.tally.tenant_request(tenant, status)
 
     def active(self, head: PlainHead, request: ClientRequest) -> ActiveRequest:
         """Put a request in the fleet's table."""
@@ -80,6 +95,7 @@ class Lane:
         own = request_id(wanted, context.fleet.requests.active)
         account = Account(
             request_id=own,
+            tenant=request.tenant,
             client_id=wanted if wanted is not None and is_id(wanted) else "",
             class_name=request.class_name,
             model=request.model or "",
