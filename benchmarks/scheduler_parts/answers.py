@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from llumnix.fleet import view
 from llumnix.frontend.backing import metrics_page
+from llumnix.frontend.http.slices import in_slices, json_list, json_object
 from llumnix.frontend.queue import HoldQueue
-from llumnix.frontend.slices import in_slices, json_list, json_object
 from policies.types import RequestId
 from scheduler_parts.fleet import World, build, cpu_s
 

@@ -13,9 +13,9 @@ from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
 from llumnix.fleet.mover import Impossible
 from llumnix.frontend.access.admin_guard import AdminGuard
+from llumnix.frontend.http.slices import json_list, json_object, send_in_slices
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.slices import json_list, json_object, send_in_slices
 from llumnix.instances.instance import Instance
 from policies.types import RequestId
 

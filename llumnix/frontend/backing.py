@@ -14,9 +14,9 @@ from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.access.gate import Tolls
 from llumnix.frontend.admin import Admin
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.http.slices import in_slices
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.seam import Queue, ServedFleet
-from llumnix.frontend.slices import in_slices
 from llumnix.metrics.page import page
 from policies.scheduler import SchedulerConfig
 

@@ -9,7 +9,6 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
-from llumnix.frontend import answer as answers
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
@@ -18,11 +17,12 @@ from llumnix.frontend.http.outcome import UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
+from llumnix.frontend.relay import answer as answers
+from llumnix.frontend.relay.stream import StreamRelay
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal, no_such_model
 from llumnix.frontend.request.request import ClientRequest, is_id, request_id
 from llumnix.frontend.request_log import own_account
-from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
 

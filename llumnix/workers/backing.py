@@ -8,9 +8,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from llumnix.frontend.access.gate import Tolls
+from llumnix.frontend.http.slices import in_slices
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.seam import Queue, ServedFleet
-from llumnix.frontend.slices import in_slices
 from llumnix.metrics.page import page
 from llumnix.scheduler_link.front.link import FrontLink
 from policies.scheduler import SchedulerConfig

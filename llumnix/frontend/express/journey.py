@@ -16,7 +16,6 @@ from aiohttp import web
 
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.fleet.requests import ActiveRequest, ActiveState, nothing
-from llumnix.frontend import answer as answers
 from llumnix.frontend.bodies.budget import Holding
 from llumnix.frontend.express.head import PlainHead
 from llumnix.frontend.express.message import message
@@ -29,6 +28,7 @@ from llumnix.frontend.lifetime import Phase
 from llumnix.frontend.moves.attempts import Attempts
 from llumnix.frontend.moves.route import Route
 from llumnix.frontend.moves.waits import Waits
+from llumnix.frontend.relay import answer as answers
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
@@ -283,7 +283,7 @@ class Journey:
         self._active.cut = nothing
         self._task = asyncio.get_running_loop().create_task(self._carry_on(opening))
         # A task that is cancelled before it has run never gets to close what it was given.
-        self._task.add_done_callback(partial(_over, self, unused))
+        self._task.add_done_callback(partial(self._over, unused))
 
     async def _carry_on(self, opening: Opening) -> None:
         caller = Caller(self._head.headers, self._stream, self._arrived_at)
@@ -320,8 +320,8 @@ class Journey:
         connection.tell(None)
         self._lane.context.upstream.pool.give_back(target.endpoint, connection)
 
-    def gone(self) -> None:
-        """Note that the task is over, if that is not known: one may be cancelled before it runs."""
+    def _over(self, unused: Callable[[], None], _task: "asyncio.Task[None]") -> None:
+        unused()
         self._end("failed" if self._active.account.cut else "cancelled", close=True)
 
     def _end(self, outcome: str, *, close: bool) -> None:
@@ -341,11 +341,6 @@ class Journey:
 
 async def _crash(error: Exception, _route: Route) -> Leg | UpstreamAnswer | Refusal:
     raise error
-
-
-def _over(journey: Journey, unused: Callable[[], None], _task: "asyncio.Task[None]") -> None:
-    unused()
-    journey.gone()
 
 
 async def _refused(refusal: Refusal, _route: Route) -> Leg | UpstreamAnswer | Refusal:

@@ -26,11 +26,11 @@ from llumnix.frontend.paths.dialect import error_event, error_response
 from llumnix.frontend.paths.immovable.preface import Preface
 from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.table import Dialect
+from llumnix.frontend.relay.timing import Timing
 from llumnix.frontend.request.headers import to_client, to_instance
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
-from llumnix.frontend.timing import Timing
 
 _HOLD_S = 15.0
 """How long the beginning of a stream that says nothing is held back, at most."""

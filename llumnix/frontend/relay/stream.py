@@ -16,7 +16,6 @@ from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
-from llumnix.frontend.leg_watch import LegWatch
 from llumnix.frontend.moves.claim import Claims, Impatient
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -24,6 +23,8 @@ from llumnix.frontend.moves.route import Route
 from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.pump.pump import Flow
 from llumnix.frontend.pump.stint import carried
+from llumnix.frontend.relay.leg_watch import LegWatch
+from llumnix.frontend.relay.timing import Timing
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
@@ -32,7 +33,6 @@ from llumnix.frontend.splicing.leg_filter import LegFilter, Overlong
 from llumnix.frontend.splicing.splice import Diverged
 from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.frontend.splicing.transcript import Transcript, says_something
-from llumnix.frontend.timing import Timing
 from llumnix.instances.instance import Instance
 
 Outcome = Literal["finished", "failed", "rejected"]
