@@ -21,8 +21,8 @@ from llumnix.fleet.faults.trouble_log import TroubleLog
 from llumnix.fleet.held import HeldRequests
 from llumnix.fleet.links import Links
 from llumnix.fleet.members import CONFIGURATION, Members
+from llumnix.fleet.migrations.mover import Mover
 from llumnix.fleet.model_catalog import ModelCatalog
-from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
 from llumnix.fleet.recall import Remembered, recall

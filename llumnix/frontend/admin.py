@@ -11,7 +11,7 @@ from llumnix.admin.schema import DrainStatus, MemberStatus, News, RequestDecisio
 from llumnix.errors import ConfigError
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
-from llumnix.fleet.mover import Impossible
+from llumnix.fleet.migrations.mover import Impossible
 from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.http.slices import json_list, json_object, send_in_slices
 from llumnix.frontend.queue import HoldQueue

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llumnix.fleet import bearings
 from llumnix.fleet.clock import FleetClock
-from llumnix.fleet.destinations import Destinations
+from llumnix.fleet.migrations.destinations import Destinations
 from llumnix.fleet.placement import PlacementRequest
 from llumnix.fleet.recall import NOTHING, Remembered, of_plain
 from llumnix.instances.config import FleetConfig

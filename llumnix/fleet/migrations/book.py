@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llumnix.admin.schema import MigrationStatus
-from llumnix.fleet.destinations import Destinations
+from llumnix.fleet.migrations.destinations import Destinations
 from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
