@@ -37,7 +37,7 @@ def main() -> int:
         "--targets", default=",".join(NAMES), help="what to measure (default: %(default)s)"
     )
     args = parser.parse_args()
-    rounds, scale = args.rounds or (2 if args.quick else 7), 0.4 if args.quick else 1.0
+    rounds, scale = args.rounds or (2 if args.quick else 7), 0.3 if args.quick else 1.0
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("frontend.py needs two cores: one for the router alone", file=sys.stderr)
@@ -85,7 +85,10 @@ def measured(
             )
         workers = None
         if US in found and has_workers():
-            workers = capacity_ratio(ups, cores, Path(folder), rounds, scale)
+            try:
+                workers = capacity_ratio(ups, cores, Path(folder), rounds, scale)
+            except (ToolError, NotStartedError) as error:
+                results.broken.append(f"{US} with {WORKERS} workers: {error}")
     return results, workers
 
 

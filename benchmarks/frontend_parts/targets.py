@@ -43,7 +43,8 @@ def commands(names: Sequence[str], folder: Path, workers: int = 1) -> dict[str, 
 
     "{port}", "{other_port}" and "{urls}" stand for what is known only then.
     """
-    serve = [sys.executable, "-m", "llumnix", "serve", "--exit-with-parent", "--port={port}"]
+    serve = [sys.executable, "-m", "llumnix", "serve", "--exit-with-parent"]
+    serve += ["--port={port}", "--admin-port={other_port}"]
     found: dict[str, list[str]] = {}
     for name in names:
         if name == "llumnix":

@@ -3,8 +3,9 @@
 On two cores, two busy workers, the servers and the client cannot all run at once, so requests per
 second would measure the load tools. What bounds a frontend of several processes is the busiest of
 them, once each has a core: so this is the CPU time per request of the only process of one worker,
-divided by that of the busiest process (a worker, or the scheduler) of two under the same load.
-An uneven split between workers counts against it, as it should.
+divided by that of the busiest process (a worker, or the scheduler) of two that are given twice as
+much: a process with less to do wakes more often for each token. An uneven split between workers
+counts against it, as it should.
 """
 
 import statistics
@@ -17,28 +18,17 @@ from frontend_parts.targets import commands, running
 from frontend_parts.tools import say
 
 WORKERS = 2
-_CONNS = 512
+_CONNS = 256
 
 
-def _stages(scale: float) -> tuple[Stage, ...]:
+def _stages(scale: float, times: int) -> tuple[Stage, ...]:
+    conns = _CONNS * times
+    ask = {"conns": conns, "requests": int(4000 * scale) * times}
+    paced = {"conns": conns, "requests": conns, "gap_us": 3 * GAP_US, "ramp_us": 25 * GAP_US}
     return (
-        Stage(
-            "requests",
-            "not streamed",
-            {"stream": 0, "conns": _CONNS, "requests": int(8000 * scale)},
-        ),
-        Stage("streams of 16 tokens", "", {"conns": _CONNS, "requests": int(4000 * scale)}),
-        Stage(
-            "paced tokens",
-            "",
-            {
-                "conns": _CONNS,
-                "requests": _CONNS,
-                "gap_us": 3 * GAP_US,
-                "ramp_us": 25 * GAP_US,
-                "tokens": int(60 * scale) + 10,
-            },
-        ),
+        Stage("requests", "not streamed, flat out", {**ask, "stream": 0}),
+        Stage("streams", "of 16 tokens, flat out", ask),
+        Stage("tokens", "one each 60 ms a stream", {**paced, "tokens": int(60 * scale) + 10}),
     )
 
 
@@ -54,9 +44,9 @@ def capacity_ratio(
             )[0]
             for name in ("llumnix", "llumnix-workers")
         )
-        for _ in range(max(2, rounds // 2)):
-            for stage in _stages(scale):
-                alone, shared = measure(one, stage, cores), measure(two, stage, cores)
+        for _ in range(max(1, rounds // 2)):
+            for stage, more in zip(_stages(scale, 1), _stages(scale, WORKERS), strict=True):
+                alone, shared = measure(one, stage, cores), measure(two, more, cores)
                 seen.setdefault(stage.name, []).append(_busiest_us(alone) / _busiest_us(shared))
                 busy = sorted(1e6 * each / shared.load.requests for each in shared.cpu_s.values())
                 say(
