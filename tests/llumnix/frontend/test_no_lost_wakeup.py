@@ -40,20 +40,22 @@ class Waiting:
 
     def change(self, what: str, one: int, other: int) -> None:
         if what == "arrive":
-            self.clients.append(asyncio.create_task(self.client(one, other)))
+            number = len(self.clients)  # two clients never have the same id
+            self.clients.append(asyncio.create_task(self.client(number, one, other)))
         elif what == "report":
             self.door.report(one, physical_tokens=1_000 * other, running=(0, other))
         elif what == "leave" and self.clients:
             self.clients[one % len(self.clients)].cancel()
 
-    async def client(self, tokens: int, class_index: int) -> Instance | Refusal:
-        number = len(self.clients)
+    async def client(self, number: int, tokens: int, class_index: int) -> Instance | Refusal:
         name, model = RequestId(f"r{number}"), ("m", "n", None)[number % 3]
         request = DispatchRequest(name, class_index, tokens, float(number), model)
         try:
             return await self.queue.place(PlacementRequest(request))
-        finally:
+        except asyncio.CancelledError:
             self.door.fleet.forget(name)
+            self.queue.retry()  # as whoever ends a request does
+            raise
 
     async def settle(self) -> None:
         """Let everything run that was begun or is due now."""
