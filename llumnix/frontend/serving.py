@@ -217,20 +217,21 @@ async def _answer(
     opened = await first(route)
     if isinstance(opened, Leg):
         context.tally.stream_opened()
+        relay = StreamRelay(
+            context,
+            caller.stream,
+            caller.headers,
+            request,
+            route,
+            active,
+            claims,
+            caller.arrived_at,
+            caller.record,
+        )
         try:
-            relay = StreamRelay(
-                context,
-                caller.stream,
-                caller.headers,
-                request,
-                route,
-                active,
-                claims,
-                caller.arrived_at,
-                caller.record,
-            )
             return await relay.run(opened)
         finally:
+            relay.close()
             opened.close()
             context.tally.stream_closed()
     if not isinstance(opened, Refusal):

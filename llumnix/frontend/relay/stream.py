@@ -10,7 +10,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from llumnix.fleet.requests import ActiveRequest
+from llumnix.fleet.requests import ActiveRequest, nothing
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
@@ -83,6 +83,17 @@ class StreamRelay:
         self._idle.refresh = self._heard_at
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._recompute_move)
+
+    def close(self) -> None:
+        """Let go of all that refers back here, once the stream is over.
+
+        Streams last long enough for their objects to count as old: in a circle, they would stay
+        until the collector looks at everything there is, which it is kept from doing often.
+        """
+        active = self._active
+        active.tokens, active.heard_at_s, active.cut = int, float, nothing
+        self._watch.close()
+        self._recompute_move.close()
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
         """Relay from the first leg to the end of the stream."""
