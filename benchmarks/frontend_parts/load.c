@@ -1,13 +1,14 @@
 /* Load on an OpenAI server: one thread, one epoll, keep-alive connections.
  *
  *   load port=P [conns=64] [requests=1000] [tokens=16] [gap_us=0] [stream=1] [chat=0] [ids=0]
- *        [burst=0] [ramp_us=0] [prompt=900] [sources=1] [timeout_s=60]
+ *        [burst=0] [ramp_us=0] [prompt=900] [sources=1] [timeout_s=60] [words=0]
  *
  * Each connection asks again as soon as it has its answer, until `requests` were sent; with
  * `burst`, all ask at the same moment and wait for each other before they ask again. `ramp_us`
  * spreads the first requests evenly over that time. Connections come from 127.0.0.1 to
  * 127.0.0.`sources`. Streams must come from `stub`: the text of a token says when it was written
- * and which it is, so every token is checked and timed. Prints "open" once every connection has
+ * and which it is, so every token is checked and timed; with `words` it is a word (`words.h`), checked
+ * but not timed. Prints "open" once every connection has
  * had its first token, and one JSON object at the end: "first" is the time to the first token,
  * "forward" from a token's writing to its reading, "steady" the same of tokens after "open". */
 #define _GNU_SOURCE
@@ -27,7 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 512, READ = 1 << 16, HEAD_LIMIT = 4096 };
+#include "words.h"
+
+enum { FIRST_SEED = 1000000, EVENTS = 512, READ = 1 << 16, HEAD_LIMIT = 4096 };
 typedef enum { HEAD, BY_LENGTH, SIZE, DATA, DATA_END, TRAILER } State;
 
 typedef struct {
@@ -42,15 +45,15 @@ typedef struct {
 typedef struct { int64_t *at; size_t n, room; } Series;
 
 static long conns = 64, requests = 1000, tokens = 16, gap_us, stream = 1, chat, ids, burst, ramp_us,
-            prompt = 900, sources = 1, timeout_s = 60, port;
+            prompt = 900, sources = 1, timeout_s = 60, words, port;
 static struct { const char *name; long *value; } OPTIONS[] = {
     {"conns", &conns}, {"requests", &requests}, {"tokens", &tokens}, {"gap_us", &gap_us}, {"stream", &stream},
     {"chat", &chat}, {"ids", &ids}, {"burst", &burst}, {"ramp_us", &ramp_us}, {"prompt", &prompt},
-    {"sources", &sources}, {"timeout_s", &timeout_s}, {"port", &port}};
+    {"sources", &sources}, {"timeout_s", &timeout_s}, {"words", &words}, {"port", &port}};
 
 static Series first_ns, forward_ns, steady_ns, whole_ns;
 static Conn *all;
-static char *request, buffer[READ], failure[300];
+static char *request, *seed, buffer[READ], failure[300];
 static size_t n_request;
 static int epfd;
 static long started, ended, failed, n_first, in_flight, n_tokens;
@@ -122,6 +125,7 @@ static void ask(Conn *c) {
     *c = (Conn){.fd = c->fd, .kept = c->kept, .room = c->room, .busy = 1, .had_first = c->had_first};
     started++;
     in_flight++;
+    for (long left = FIRST_SEED + (c - all), i = 6; seed && i >= 0; left /= 10) seed[i--] = '0' + left % 10;
     c->sent_ns = now_ns();
     if (send(c->fd, request, n_request, MSG_NOSIGNAL) != (ssize_t)n_request) note("cannot send", "", 0);
 }
@@ -154,8 +158,17 @@ static int line(Conn *c, const char *at, size_t n, int64_t now) {
     if (n < 6 || memcmp(at, "data: ", 6)) return n <= 1 || at[0] == ':' || fail(c, "odd line:", at, n);
     if (n >= 12 && !memcmp(at + 6, "[DONE]", 6)) { c->done = 1; return 1; }
     static const char TEXT[] = "\"text\":\" ", CONTENT[] = "\"content\":\" ";
+    char expected[32];
     const char *text = chat ? memmem(at, n, CONTENT, sizeof CONTENT - 1) : memmem(at, n, TEXT, sizeof TEXT - 1);
     if (!text) return !memmem(at, n, "\"error\"", 7) || fail(c, "an error:", at, n);
+    if (words) {
+        text += (chat ? sizeof CONTENT : sizeof TEXT) - 2;
+        int long_ = write_word(expected, sizeof expected, word_number(FIRST_SEED + (c - all), c->tokens));
+        if (memcmp(text, expected, long_) || text[long_] != '"') return fail(c, "lost or doubled token:", at, n);
+        if (!c->tokens++) had_first(c, now);
+        n_tokens++;
+        return 1;
+    }
     char *end;
     int64_t sent = strtoll(text + (chat ? sizeof CONTENT : sizeof TEXT) - 1, &end, 10);
     if (*end != '.' || atoi(end + 1) != c->tokens) return fail(c, "lost or doubled token:", at, n);
@@ -278,17 +291,19 @@ static void read_it(Conn *c) {
 }
 
 static void compose(void) {
-    char *text = malloc(prompt + 600), *words = malloc(prompt + 7);
-    words[0] = 0;
-    for (long i = 0; i + 6 <= prompt; i += 6) memcpy(words + i, "Hello ", 7);
+    char *text = malloc(prompt + 600), *hello = malloc(prompt + 7);
+    hello[0] = 0;
+    for (long i = 0; i + 6 <= prompt; i += 6) memcpy(hello + i, "Hello ", 7);
     int n = snprintf(text, prompt + 600, chat ? "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],"
         "\"max_tokens\":%ld,\"temperature\":0%s%s" : "{\"model\":\"m\",\"prompt\":\"%s\",\"max_tokens\":%ld,\"temperature\":0%s%s",
-        words, tokens, stream ? ",\"stream\":true" : "", ids ? ",\"return_token_ids\":true" : "");
+        hello, tokens, stream ? ",\"stream\":true" : "", ids ? ",\"return_token_ids\":true" : "");
     if (gap_us) n += sprintf(text + n, ",\"gap_us\":%ld", gap_us);
+    if (words) n += sprintf(text + n, ",\"words\":%d", FIRST_SEED);
     n += sprintf(text + n, "}");
     request = malloc(n + 400);
     n_request = sprintf(request, "POST /v1/%s HTTP/1.1\r\nHost: 127.0.0.1:%ld\r\nContent-Type: application/json\r\nAccept: */*\r\n"
         "User-Agent: load\r\nContent-Length: %d\r\n\r\n%s", chat ? "chat/completions" : "completions", port, n, text);
+    if (words) seed = request + n_request - 8;
 }
 
 int main(int argc, char **argv) {

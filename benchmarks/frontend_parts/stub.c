@@ -5,7 +5,8 @@
  * It answers as an untouched vLLM server does, token ids included where a request asks for them
  * (`return_token_ids`). A stream's tokens come `gap_us` microseconds apart, a member of the
  * request's body; without it, one each turn of the loop. The text of a token is the time at which
- * it was written (CLOCK_MONOTONIC, ns) and its position: " 123456789.0". */
+ * it was written (CLOCK_MONOTONIC, ns) and its position: " 123456789.0"; with a `words` in the
+ * request's body, a seed, it is a word (`words.h`). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -22,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "words.h"
+
 enum { IN_LIMIT = 1 << 20, OUT_LIMIT = 1 << 22, EVENTS = 1024, MAX_PORTS = 64 };
 
 typedef struct {
@@ -32,7 +35,7 @@ typedef struct {
     /* the stream that is being written, if `left` > 0 */
     int left, sent, ids, chat, usage;
     int64_t gap_ns, due_ns;
-    long number;
+    long number, words;
     int at; /* where it stands in the heap or the list, -1: in neither */
 } Conn;
 
@@ -149,18 +152,21 @@ static void answer(Conn *c, const char *type, const char *body) {
 static int event(Conn *c, char *to, size_t room) {
     int last = c->left == 1, i = c->sent, n;
     const char *finish = last ? "\"length\"" : "null";
-    char ids[64] = "null";
-    if (c->ids) snprintf(ids, sizeof ids, "[%d]", 1000 + i);
+    char ids[64] = "null", text[64];
+    int word = c->words ? word_number(c->words, i) : i;
+    if (c->ids) snprintf(ids, sizeof ids, "[%d]", 1000 + word);
+    if (c->words) write_word(text, sizeof text, word);
+    else snprintf(text, sizeof text, " %lld.%d", (long long)now_ns(), i);
     if (c->chat)
         n = snprintf(to, room, "data: {\"id\":\"chatcmpl-%ld\",\"object\":\"chat.completion.chunk\",\"created\":1,"
-            "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" %lld.%d\"},\"logprobs\":null,"
-            "\"finish_reason\":%s%s,\"token_ids\":%s}]}\n\n", c->number, (long long)now_ns(), i, finish,
+            "\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%s\"},\"logprobs\":null,"
+            "\"finish_reason\":%s%s,\"token_ids\":%s}]}\n\n", c->number, text, finish,
             last ? ",\"stop_reason\":null" : "", ids);
     else
         n = snprintf(to, room, "data: {\"id\":\"cmpl-%ld\",\"object\":\"text_completion\",\"created\":1,"
-            "\"model\":\"m\",\"choices\":[{\"index\":0,\"text\":\" %lld.%d\",\"logprobs\":null,"
+            "\"model\":\"m\",\"choices\":[{\"index\":0,\"text\":\"%s\",\"logprobs\":null,"
             "\"finish_reason\":%s,\"stop_reason\":null,\"prompt_token_ids\":%s,\"token_ids\":%s}]}\n\n",
-            c->number, (long long)now_ns(), i, finish, c->ids && !i ? "[1,2]" : "null", ids);
+            c->number, text, finish, c->ids && !i ? "[1,2]" : "null", ids);
     return n;
 }
 
@@ -247,6 +253,7 @@ static void complete(Conn *c, const char *body, int chat) {
     c->chat = chat;
     c->ids = is_true(body, "return_token_ids");
     c->usage = is_true(body, "include_usage");
+    c->words = count(body, "words", 0);
     c->gap_ns = count(body, "gap_us", 0) * 1000;
     c->due_ns = now_ns();
     c->number = ++number;

@@ -53,7 +53,8 @@ def built(name: str) -> Path:
     folder = cache_folder()
     if folder is None:
         raise ToolError("no folder for caches can be written; set XDG_CACHE_HOME")
-    digest = hashlib.sha256(source.read_bytes() + platform.machine().encode()).hexdigest()[:16]
+    text = b"".join(each.read_bytes() for each in (source, HERE / "words.h"))
+    digest = hashlib.sha256(text + platform.machine().encode()).hexdigest()[:16]
     program = folder / f"benchmark-{name}-{digest}"
     if not program.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:

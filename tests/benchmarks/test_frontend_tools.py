@@ -44,6 +44,16 @@ def test_every_token_of_the_stub_is_counted_and_timed(port: int, options: dict[s
     assert 0 < seen.forward_ms["p50"] <= seen.forward_ms["p99"]
 
 
+def test_words_are_checked_too(port: int) -> None:
+    options = {"conns": 5, "requests": 20, "tokens": TOKENS_SENT, "words": 1, "ids": 1}
+    seen = tools.load(CORES, port, **options)
+
+    assert (seen.failed, seen.tokens, seen.failure) == (0, 140, "")
+    with tampering(port, lambda answer: answer.replace(chunk_of(answer, 3), b"")) as between:
+        seen = tools.load(CORES, between, **{**options, "conns": 1, "requests": 1})
+    assert seen.failed == 1
+
+
 async def test_the_stub_is_taken_for_a_vllm_that_returns_ids_when_asked(port: int) -> None:
     url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession() as session:
