@@ -13,6 +13,8 @@ from policies.types import BoolColumn, FloatColumn, InstanceId, InstanceIds
 _BYTES_PER_SCORE = 8
 _BYTES_PER_VETO = 100
 """About what an entry of a dict takes, key and value shared."""
+_BYTES_PER_ID = 120
+"""About what an id takes in `InstanceIds`, with the row it is found by."""
 
 
 class Scores(Mapping[InstanceId, float]):
@@ -35,6 +37,11 @@ class Scores(Mapping[InstanceId, float]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+    @property
+    def ids(self) -> InstanceIds:
+        """The ids of the snapshot's rows, which other scores share."""
+        return self._ids
 
 
 class Vetoes(Mapping[InstanceId, str]):
@@ -81,3 +88,8 @@ def nbytes(part: Mapping[InstanceId, object]) -> int:
     if isinstance(part, Scores):
         return _BYTES_PER_SCORE * len(part)
     return part.nbytes if isinstance(part, Vetoes) else _BYTES_PER_VETO * len(part)
+
+
+def ids_nbytes(ids: InstanceIds) -> int:
+    """Estimate the memory that the ids of a snapshot take, which its scores share, in bytes."""
+    return _BYTES_PER_ID * len(ids)

@@ -150,11 +150,35 @@ class FrontQueue(Generic[Item, Decision]):
         here; `settle` carries the decision out once the request has left the queue, and may join,
         leave and offer again.
         """
+        for _ in self.offering(decide, settle):
+            pass
+
+    def offering(
+        self,
+        decide: Callable[[Item], Decision | None],
+        settle: Callable[[Item, Decision], None],
+    ) -> Iterator[None]:
+        """Do what `offer` does, and pause after each decision: others may join and leave then."""
         for ticket in list(self._beside):
             self._try(ticket, decide, settle)
+            yield
         for line in sorted(self._lines.values(), key=_head_order):
             while line and self._try(line.head(), decide, settle):
-                pass
+                yield
+            yield
+
+    def offer_line(
+        self,
+        ticket: Ticket[Item],
+        decide: Callable[[Item], Decision | None],
+        settle: Callable[[Item, Decision], None],
+    ) -> None:
+        """Offer a newcomer that may be served before any other of its line has been.
+
+        That is enough where those that were there before were offered, and nothing has changed.
+        """
+        if ticket.beside or self._lines[ticket.line].head() is ticket:
+            self._try(ticket, decide, settle)
 
     def first(self, count: int) -> list[Ticket[Item]] | None:
         """List the next so many to be served; None unless all wait in one line."""

@@ -177,8 +177,7 @@ class GlobalScheduler:
         Hold means: ask again when something has changed (a report, an end, a new instance).
         """
         self.ledger.expire(now_s)
-        small = self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS
-        choice = (self._by_rows if small else self._by_columns)(request, snapshot)
+        choice = self._choose(request, snapshot)
         why = Explanation(self.config.dispatch.name, choice.scores, choice.vetoed, choice.note)
         if choice.row == columns.HOLD:
             if choice.late_bound:
@@ -189,6 +188,18 @@ class GlobalScheduler:
         self._release_held(request.request_id)
         self.ledger.enter(request.request_id, chosen, request.prompt_tokens, now_s)
         return Dispatch(chosen, why)
+
+    def could_start(self, request: DispatchRequest, snapshot: FleetSnapshot) -> bool:
+        """Return whether a request would not be held if these were all instances.
+
+        Nothing is noted: it is for finding out which changes are worth a `dispatch`.
+        """
+        return self._choose(request, snapshot).row != columns.HOLD
+
+    def _choose(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
+        if self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS:
+            return self._by_rows(request, snapshot)
+        return self._by_columns(request, snapshot)
 
     def _by_rows(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
         """Decide in plain numbers; the same decision as by columns, sooner in a small fleet."""

@@ -76,7 +76,9 @@ class Proposal:
 
     The scheduler breaks ties (fewest pending requests, then in rotation), so a policy need not.
     `ready`, when given, marks where the request could start soon: the scheduler sends it to one of
-    those, and holds it back while there is none.
+    those, and holds it back while there is none. It should depend on the instance alone, and not
+    turn true because of more load: held requests are offered again at once when an instance by
+    itself could start them, and now and then in any case.
     """
 
     scores: FloatColumn | Sequence[float]

@@ -13,16 +13,18 @@ from dataclasses import replace
 import aiohttp
 
 from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.decisions.decision import Decision, DecisionKind
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.faults.health import FleetHealth
 from llumnix.fleet.faults.trouble_log import TroubleLog
+from llumnix.fleet.held import HeldRequests
 from llumnix.fleet.links import Links
 from llumnix.fleet.members import CONFIGURATION, Members
 from llumnix.fleet.model_catalog import ModelCatalog
 from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
-from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
+from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.condition.breaker import BreakerLimits
 from llumnix.instances.condition.standstill import Motion
@@ -36,6 +38,7 @@ from llumnix.tasks import spawn
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import (
     Dispatch,
+    DispatchRequest,
     Hold,
     MigrationId,
     Reject,
@@ -56,7 +59,8 @@ class Fleet:
     """Instances, scheduler, and the loop between them. Its clock starts at 0 with it.
 
     The scheduler is given to it, and used by nothing else. `changed` is called whenever a queued
-    request might now be placed. `linker` opens links to instances; only tests give one.
+    request might now be placed, but for what time alone changes. `linker` opens links to instances;
+    only tests give one.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Fleet:
         self.instances = InstanceTable(len(classes), self.now_s, limits)
         self.requests = RequestTable()
         self.events = EventRing()
+        self._held = HeldRequests(self._could_start)
         self.health = FleetHealth(
             config.max_poisoned, self.requests, self.events, self.now_s, lambda: self.changed()
         )
@@ -118,7 +123,7 @@ class Fleet:
             self.secret,
             self,
             self.now_s,
-            lambda instance_id: len(self.requests.at(instance_id)),
+            self.requests.count_at,
             self.requests.flowed_at_s,
             self._default_class,
         )
@@ -179,8 +184,11 @@ class Fleet:
         self.requests.decided(request_id, Decision(now_s, _KINDS[type(decision)], target, why))
         if target is None:
             assert not isinstance(decision, Dispatch)
+            if isinstance(decision, Hold):
+                self._held.hold(ask)
             return replace(decision, explanation=why) if found.left_out else decision
         self.tally.dispatched(why.policy, target)
+        self._held.drop(request_id)
         instance = self.instances.get(target)
         assert instance is not None, "the scheduler chose from our own snapshot"
         self.health.sent(instance, request_id)
@@ -188,6 +196,7 @@ class Fleet:
 
     def forget(self, request_id: RequestId) -> None:
         """Note that a request is over, or will be dispatched again."""
+        self._held.drop(request_id)
         self.scheduler.forget(request_id)
 
     def suspect(self, instance: Instance, reason: str) -> None:
@@ -242,6 +251,7 @@ class Fleet:
         log.warning("instance_down instance=%s reason=%s", instance.id, reason)
         self.events.add(self.now_s(), "instance_down", f"{instance.id} is down: {reason}")
         self.mover.instance_gone(instance.id)
+        self._held.forget(instance)
         for request in self.requests.at(instance.id):
             request.cut()
         self.changed()
@@ -258,7 +268,10 @@ class Fleet:
         elif instance.load is not None:
             self.scheduler.confirm_until(instance.id, instance.load.reported_at_s)
         self._news.set()
-        self.changed()
+        if self._held.ended_by(
+            instance, confirmed=new_request_ids is None or bool(new_request_ids)
+        ):
+            self.changed()
 
     def engine_seen(self, instance: Instance, motion: Motion) -> None:
         """Suspect an instance whose engine makes no step, and carry its streams on elsewhere."""
@@ -282,6 +295,9 @@ class Fleet:
         last_s = max(flowed_at_s, instance.fitness.moved_at_s)
         return self.health.now_s() - last_s < lately_s
 
+    def _could_start(self, request: DispatchRequest, instance: Instance) -> bool:
+        return self.scheduler.could_start(request, self.instances.alone(instance))
+
     def _others_can_serve(self, instance: Instance) -> bool:
         return any(
             each is not instance and each.group.recomputes_for(instance.group)
@@ -294,4 +310,5 @@ class Fleet:
 
     def _left(self, instance: Instance) -> None:
         self._troubles.forget(instance)
+        self._held.forget(instance)
         self.changed()

@@ -270,7 +270,7 @@ class Members:
     def _busy(self, instance: Instance) -> bool:
         """Whether a request is on an instance, or on its way from or to it."""
         moving = any(self._mover.book.of_instance(instance.id))
-        return moving or bool(self._requests.at(instance.id))
+        return moving or bool(self._requests.count_at(instance.id))
 
 
 def _spec(url: str) -> InstanceSpec:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.clock import FleetClock
+from llumnix.fleet.decisions.decision import Decision, DecisionKind
 from llumnix.fleet.events import EventRing
 from llumnix.fleet.recompute_moves import RecomputeMoves
-from llumnix.fleet.requests import Decision, DecisionKind, RequestTable
+from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.instance import Instance, InstanceState, MigrationOrder
 from llumnix.instances.table import InstanceTable
@@ -67,12 +68,16 @@ class Mover:
         """Rebalance at every interval, until cancelled."""
         while True:
             await clock.sleep_s(self._scheduler.config.rebalance.interval_s)
-            self._drop_overdue()
-            self._hand_overs.empty(self._freest_but)
-            rows = [each for each in self._instances.alive() if each.plugged]
-            snapshot = self._instances.snapshot(rows)
-            for order in self._scheduler.rebalance(snapshot, self._now_s()):
-                await self._order(order, None)
+            await self.round()
+
+    async def round(self) -> None:
+        """Rebalance once: send what the scheduler orders now."""
+        self._drop_overdue()
+        self._hand_overs.empty(self._freest_but)
+        rows = [each for each in self._instances.alive() if each.plugged]
+        snapshot = self._instances.snapshot(rows)
+        for order in self._scheduler.rebalance(snapshot, self._now_s()):
+            await self._order(order, None)
 
     async def move_by_hand(
         self, request_id: str | None, source: str | None, destination: str | None

@@ -1,19 +1,20 @@
-"""The requests that the frontend is serving, and why each went where it went."""
+"""The requests that the frontend is serving, and where each is."""
 
 import enum
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llumnix.admin.schema import DecisionRecord
 from llumnix.fleet.account import Account
+from llumnix.fleet.decisions.decision import Decision
+from llumnix.fleet.decisions.memory import DecisionMemory
 from llumnix.instances.instance import Instance
-from policies.types import Explanation, InstanceId, MigrationId, RequestId
+from policies.types import InstanceId, MigrationId, RequestId
 
-_REQUESTS_EXPLAINED = 4096
-_DECISIONS_KEPT = 16
+_SENT_KEPT_S = 5.0
+"""For how long it is remembered that a request was sent somewhere."""
 
 
 def nothing() -> None:
@@ -91,7 +92,6 @@ class ActiveRequest:
     class_name: str
     since_s: float
     state: ActiveState = ActiveState.QUEUED
-    instance_id: InstanceId | None = None
     tokens: Callable[[], int] = int
     cut: Callable[[], None] = nothing
     follower: Follower = NOBODY
@@ -100,6 +100,19 @@ class ActiveRequest:
     heard_at_s: Callable[[], float] = float
     account: Account = field(default_factory=Account)
     immovable: str = ""
+    places: "Places" = field(default_factory=lambda: NOWHERE)
+    _instance_id: InstanceId | None = None
+
+    @property
+    def instance_id(self) -> InstanceId | None:
+        """Where it is; None while it is nowhere."""
+        return self._instance_id
+
+    @instance_id.setter
+    def instance_id(self, instance_id: InstanceId | None) -> None:
+        before, self._instance_id = self._instance_id, instance_id
+        if instance_id != before:
+            self.places.moved(self, before, instance_id)
 
     @property
     def shown_id(self) -> str:
@@ -111,6 +124,7 @@ class ActiveRequest:
         self.instance_id = instance_id
         self.flows_since_s = None
         self.placed_at_s = time.monotonic()
+        self.places.sent(self)
         self.account.sent_to(instance_id)
 
     def cut_by(self, cut: Callable[[], None]) -> None:
@@ -118,77 +132,99 @@ class ActiveRequest:
         self.cut = cut
 
 
-class DecisionKind(enum.StrEnum):
-    """The kind of a decision about a request."""
+class Places:
+    """Which requests are where, kept up to date by the requests themselves."""
 
-    DISPATCH = "dispatch"
-    HOLD = "hold"
-    REJECT = "reject"
-    MIGRATE = "migrate"
+    def __init__(self) -> None:
+        self._at: dict[InstanceId, dict[ActiveRequest, None]] = {}
+        # Ids only: a request that has ended must not keep its stream in memory.
+        self._sent: deque[tuple[float, RequestId]] = deque()
+
+    def moved(
+        self, request: ActiveRequest, before: InstanceId | None, now: InstanceId | None
+    ) -> None:
+        """Note that a request has left an instance, or come to one."""
+        if before is not None:
+            there = self._at[before]
+            del there[request]
+            if not there:
+                del self._at[before]
+        if now is not None:
+            self._at.setdefault(now, {})[request] = None
+
+    def sent(self, request: ActiveRequest) -> None:
+        """Note that a request has just been sent to where it is."""
+        now_s, sent = request.placed_at_s, self._sent
+        sent.append((now_s, request.request_id))
+        while now_s - sent[0][0] > _SENT_KEPT_S:
+            sent.popleft()
+
+    def at(self, instance_id: InstanceId) -> Collection[ActiveRequest]:
+        """Return the requests at an instance."""
+        return self._at.get(instance_id, ())
+
+    def sent_since(self, since_s: float) -> set[RequestId]:
+        """Return those that were sent somewhere since then: wall seconds, a few at most."""
+        return {request_id for at_s, request_id in self._sent if at_s >= since_s}
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """One decision about a request. `at_s` is fleet time."""
+class _Nowhere(Places):
+    """Where requests are that are in no table: nothing is kept of them."""
 
-    at_s: float
-    kind: DecisionKind
-    instance_id: InstanceId | None
-    explanation: Explanation
+    def moved(
+        self, request: ActiveRequest, before: InstanceId | None, now: InstanceId | None
+    ) -> None:
+        """Do nothing."""
 
-    def record(self) -> DecisionRecord:
-        """Return this as the admin API reports it."""
-        why = self.explanation
-        return DecisionRecord(
-            at_s=round(self.at_s, 6),
-            kind=self.kind,
-            instance_id=self.instance_id,
-            policy=why.policy,
-            scores={name: _finite(score) for name, score in why.scores.items()},
-            vetoed=dict[str, str](why.vetoed.items()),
-            note=why.note,
-        )
+    def sent(self, request: ActiveRequest) -> None:
+        """Do nothing."""
+
+
+NOWHERE: Places = _Nowhere()
 
 
 class RequestTable:
-    """Active requests by id, and the decisions about these and about some that have ended."""
+    """Active requests by id and by instance, and the decisions about these and some that ended."""
 
     def __init__(self) -> None:
         self.active: dict[RequestId, ActiveRequest] = {}
-        self._decisions: OrderedDict[RequestId, list[Decision]] = OrderedDict()
+        self._places = Places()
+        self._decisions = DecisionMemory()
 
     def open(self, request: ActiveRequest) -> None:
         """Add a request. Its id must not be in use."""
         assert request.request_id not in self.active, request.request_id
         self.active[request.request_id] = request
+        request.places = self._places
+        self._places.moved(request, None, request.instance_id)
 
     def close(self, request_id: RequestId) -> None:
         """Remove a request that has ended; the decisions about it are kept for a while."""
-        del self.active[request_id]
+        request = self.active.pop(request_id)
+        self._places.moved(request, request.instance_id, None)
+        request.places = NOWHERE
 
     def at(self, instance_id: InstanceId) -> list[ActiveRequest]:
-        """Return the active requests on an instance."""
-        return [each for each in self.active.values() if each.instance_id == instance_id]
+        """Return the active requests on an instance, in the order in which they came there."""
+        return list(self._places.at(instance_id))
+
+    def count_at(self, instance_id: InstanceId) -> int:
+        """Count the active requests on an instance."""
+        return len(self._places.at(instance_id))
+
+    def placed_since(self, since_s: float) -> list[ActiveRequest]:
+        """Return the active requests sent to an instance since then: a few wall seconds ago."""
+        ids = self._places.sent_since(since_s)
+        return [self.active[each] for each in ids if each in self.active]
 
     def flowed_at_s(self, instance_id: InstanceId) -> float:
         """Return when a stream of an instance last brought something, in wall seconds; 0: never."""
-        return max((each.heard_at_s() for each in self.at(instance_id)), default=0.0)
+        return max((each.heard_at_s() for each in self._places.at(instance_id)), default=0.0)
 
     def decided(self, request_id: RequestId, decision: Decision) -> None:
         """Record a decision; repeated holds count once, with the latest reason."""
-        known = self._decisions.setdefault(request_id, [])
-        if known and known[-1].kind is decision.kind is DecisionKind.HOLD:
-            known.pop()
-        known.append(decision)
-        del known[:-_DECISIONS_KEPT]
-        while len(self._decisions) > _REQUESTS_EXPLAINED:
-            self._decisions.popitem(last=False)
+        self._decisions.add(request_id, decision)
 
     def explain(self, request_id: RequestId) -> list[Decision] | None:
         """Return the decisions about a request; None if it is not known (any more)."""
-        return self._decisions.get(request_id)
-
-
-def _finite(score: float) -> float | None:
-    """Drop infinite scores, which JSON lacks: an instance that may not be chosen has no score."""
-    return score if abs(score) != float("inf") else None
+        return self._decisions.about(request_id)

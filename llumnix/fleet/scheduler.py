@@ -35,6 +35,9 @@ class FleetScheduler(Protocol):
     ) -> DispatchDecision:
         """Decide where a request goes."""
 
+    def could_start(self, request: DispatchRequest, snapshot: FleetSnapshot) -> bool:
+        """Return whether a request would not be held if these were all instances."""
+
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
         """Note that the instance's report has seen these requests."""
 

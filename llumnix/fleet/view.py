@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 from llumnix.admin.schema import (
     FleetStatus,
@@ -11,16 +13,23 @@ from llumnix.admin.schema import (
     SourceStatus,
 )
 from llumnix.fleet.fleet import Fleet
+from llumnix.fleet.requests import ActiveRequest
 from llumnix.instances.instance import Instance
-from llumnix.metrics.catalogue import FleetMetrics
+from llumnix.metrics.catalogue import InstanceGauges
+from policies.types import InstanceLoad
 
 
 def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStatus:
     """Return the status of the whole fleet; times are fleet seconds."""
+    instances = tuple(instance_statuses(fleet))
+    return replace(fleet_summary(fleet, queue_length, queue_limit), instances=instances)
+
+
+def fleet_summary(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStatus:
+    """Return the status of the fleet as a whole, without its instances."""
     config = fleet.scheduler.config
-    freeness = _freeness(fleet)
     return FleetStatus(
-        instances=tuple(_instance_status(fleet, each, freeness) for each in fleet.instances),
+        instances=(),
         policy=config.dispatch.name,
         migration=config.migration,
         speed=fleet.clock.speed,
@@ -35,26 +44,39 @@ def fleet_status(fleet: Fleet, queue_length: int, queue_limit: int) -> FleetStat
     )
 
 
-def request_statuses(fleet: Fleet) -> list[RequestStatus]:
-    """Return the status of the requests being served."""
+def instance_statuses(fleet: Fleet) -> Iterator[InstanceStatus]:
+    """Return the status of one instance after the other; they are asked one by one."""
+    freeness = _freeness(fleet)
+    return (_instance_status(fleet, each, freeness) for each in list(fleet.instances))
+
+
+def request_statuses(fleet: Fleet) -> Iterator[RequestStatus]:
+    """Return the status of the requests being served, one after the other."""
     now_s = fleet.now_s()
-    return [
-        RequestStatus(
-            request_id=each.request_id,
-            instance_id=each.instance_id,
-            class_name=each.class_name,
-            state=each.state,
-            age_s=round(now_s - each.since_s, 6),
-            tokens=each.tokens(),
-            movable=not each.immovable,
-            why=each.immovable,
-        )
-        for each in fleet.requests.active.values()
-    ]
+    return (_request_status(each, now_s) for each in list(fleet.requests.active.values()))
+
+
+def _request_status(active: ActiveRequest, now_s: float) -> RequestStatus:
+    return RequestStatus(
+        request_id=active.request_id,
+        instance_id=active.instance_id,
+        class_name=active.class_name,
+        state=active.state,
+        age_s=round(now_s - active.since_s, 6),
+        tokens=active.tokens(),
+        movable=not active.immovable,
+        why=active.immovable,
+    )
 
 
 def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
     """Update the gauges; called when they are scraped."""
+    for _ in setting_gauges(fleet, queued, queue_limit):
+        pass
+
+
+def setting_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> Iterator[None]:
+    """Do what `set_gauges` does, and pause after each instance."""
     metrics = fleet.tally.metrics
     metrics.queue_limit.set(queue_limit)
     for known, length in zip(fleet.scheduler.config.classes, queued, strict=True):
@@ -65,37 +87,34 @@ def set_gauges(fleet: Fleet, queued: list[int], queue_limit: int) -> None:
         known={each.id for each in fleet.instances},
         reporting={each.id for each in fleet.instances.alive()},
     )
-    metrics.instance_not_up.clear()
-    for each in fleet.instances:
-        _set_instance_gauges(metrics, each, freeness.get(each.id), fleet.now_s())
+    yield
+    not_up: set[tuple[str, str]] = set()
+    for each in list(fleet.instances):
+        cause, _ = _why_not(each)
+        if cause:
+            not_up.add((each.id, cause))
+        metrics.instance_up.labels(instance_id=each.id).set(each.alive)
+        if each.load is not None:
+            _set_reported(metrics.of_instance(each.id), each.load, freeness.get(each.id), fleet)
+        yield
+    metrics.instance_not_up.retain_rows(not_up)
+    for instance_id, cause in sorted(not_up):
+        metrics.instance_not_up.labels(instance_id=instance_id, cause=cause).set(1)
+    yield
 
 
-def _set_instance_gauges(
-    metrics: FleetMetrics, instance: Instance, freeness: float | None, now_s: float
+def _set_reported(
+    gauges: InstanceGauges, load: InstanceLoad, freeness: float | None, fleet: Fleet
 ) -> None:
-    name, load = instance.id, instance.load
-    metrics.instance_up.labels(instance_id=name).set(instance.alive)
-    cause, _ = _why_not(instance)
-    if cause:
-        metrics.instance_not_up.labels(instance_id=name, cause=cause).set(1)
-    if load is None:
-        return
     # An instance being drained has a freeness of minus infinity, which JSON cannot express.
-    metrics.instance_freeness.labels(instance_id=name).set(
-        -math.inf if freeness is None else freeness
-    )
-    metrics.instance_running.labels(instance_id=name).set(sum(load.running))
-    metrics.instance_waiting.labels(instance_id=name).set(sum(load.waiting))
-    metrics.snapshot_age_seconds.labels(instance_id=name).set(now_s - load.reported_at_s)
-    metrics.instance_prefill_backlog_tokens.labels(instance_id=name).set(
-        load.prefill_backlog_tokens
-    )
-    for kind, tokens in (
-        ("physical", load.physical_tokens),
-        ("reserved", load.reserved_tokens),
-        ("capacity", load.capacity_tokens),
-    ):
-        metrics.instance_kv_tokens.labels(instance_id=name, kind=kind).set(tokens)
+    gauges.freeness.set(-math.inf if freeness is None else freeness)
+    gauges.running.set(sum(load.running))
+    gauges.waiting.set(sum(load.waiting))
+    gauges.age.set(fleet.now_s() - load.reported_at_s)
+    gauges.backlog.set(load.prefill_backlog_tokens)
+    gauges.kv["physical"].set(load.physical_tokens)
+    gauges.kv["reserved"].set(load.reserved_tokens)
+    gauges.kv["capacity"].set(load.capacity_tokens)
 
 
 def _why_not(instance: Instance) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from llumnix.fleet.mover import Impossible
 from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.slices import json_list, json_object, send_in_slices
 from llumnix.instances.instance import Instance
 from policies.types import RequestId
 
@@ -53,29 +54,33 @@ class Admin:
 
         return guarded
 
-    async def _get_fleet(self, _http: web.Request) -> web.Response:
+    async def _get_fleet(self, http: web.Request) -> web.StreamResponse:
         queue = self._context.queue
-        return _json(fleet_view.fleet_status(self._fleet, len(queue), queue.limit).to_json())
+        summary = fleet_view.fleet_summary(self._fleet, len(queue), queue.limit).to_json()
+        rows = (each.to_json() for each in fleet_view.instance_statuses(self._fleet))
+        return await send_in_slices(http, json_object(summary, "instances", rows))
 
-    async def _get_events(self, http: web.Request) -> web.Response:
+    async def _get_events(self, http: web.Request) -> web.StreamResponse:
         try:
             after = int(http.query.get("after", "0"))
         except ValueError:
             return Refusal(400, "after must be a number", "invalid_value", "after").response()
         ring = self._fleet.events
-        return _json(News(ring.seq, tuple(ring.after(after))).to_json())
+        news = (each.to_json() for each in ring.after(after))
+        return await send_in_slices(http, json_object(News(ring.seq, ()).to_json(), "events", news))
 
-    async def _get_requests(self, _http: web.Request) -> web.Response:
-        return _json([each.to_json() for each in fleet_view.request_statuses(self._fleet)])
+    async def _get_requests(self, http: web.Request) -> web.StreamResponse:
+        rows = (each.to_json() for each in fleet_view.request_statuses(self._fleet))
+        return await send_in_slices(http, json_list(rows))
 
-    async def _explain(self, http: web.Request) -> web.Response:
+    async def _explain(self, http: web.Request) -> web.StreamResponse:
         request_id = RequestId(http.match_info["request_id"])
         decisions = self._fleet.requests.explain(request_id)
         if decisions is None:
             return Refusal(404, f"request {request_id!r} is not known").response()
-        return _json(
-            RequestDecisions(request_id, tuple(each.record() for each in decisions)).to_json()
-        )
+        rows = (each.record().to_json() for each in decisions)
+        whole = RequestDecisions(request_id).to_json()
+        return await send_in_slices(http, json_object(whole, "decisions", rows))
 
     async def _openapi(self, _http: web.Request) -> web.Response:
         return _json(openapi.document())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from llumnix.fleet.fleet import PlacementRequest
 from llumnix.frontend.request.refusal import Refusal
+from llumnix.frontend.rounds import SPACING_S, Rounds
 from llumnix.instances.instance import Instance
 from policies.queue import FrontQueue, Ticket
 from policies.registry import PolicySpec
@@ -38,8 +39,8 @@ class HoldQueue:
     """A bounded queue in front of the fleet; call `retry` whenever something has changed.
 
     `place` finds an instance for a request, or holds it. Requests being resumed are not rejected at
-    `limit`: they were admitted before. Times are wall seconds. Raises PolicyError for an unknown
-    discipline.
+    `limit`: they were admitted before. The fleet is asked again at most every `spacing_s`. Times
+    are wall seconds. Raises PolicyError for an unknown discipline.
     """
 
     def __init__(
@@ -49,12 +50,18 @@ class HoldQueue:
         limit: int,
         timeout_s: float,
         retry_after_s: float,
+        spacing_s: float = SPACING_S,
     ) -> None:
         self._place = place
         self._queue: FrontQueue[_Held, Instance | Reject] = FrontQueue(discipline, limit)
         self._timeout_s = timeout_s
         self._retry_after_s = retry_after_s
         self._arrivals = 0
+        self._rounds = Rounds(
+            lambda: self._queue.offering(self._decide, self._settle),
+            lambda: len(self._queue) > 0,
+            spacing_s,
+        )
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -84,12 +91,16 @@ class HoldQueue:
         ticket = self._queue.join(
             held, ask.request, self._arrivals, line=ask.model, beside=held.carried_on
         )
+        one_too_many = self._queue.turns_away(ticket)
         try:
-            self.retry()
+            await self._rounds.end()  # something may have changed, and others come first
+            if not self._rounds.due and ticket.queued:
+                self._queue.offer_line(ticket, self._decide, self._settle)
             if held.placed.done():
                 return held.placed.result()
-            if self._queue.turns_away(ticket):
+            if one_too_many and self._queue.turns_away(ticket):
                 return self._refusal(f"the queue is full ({self.limit} requests); try again later")
+            self._rounds.keep_on()
             async with asyncio.timeout(self._timeout_s):
                 return await held.placed
         except TimeoutError:
@@ -100,8 +111,11 @@ class HoldQueue:
             self._leave(ticket)
 
     def retry(self) -> None:
-        """Place the requests that can be placed now, in order."""
-        self._queue.offer(self._decide, self._settle)
+        """Place the requests that can be placed, in order: in this turn of the event loop or soon.
+
+        However often this is called, the fleet is asked a bounded share of the time.
+        """
+        self._rounds.ask()
 
     def _decide(self, held: _Held) -> Instance | Reject | None:
         if held.placed.done():  # its client has left, and it is about to leave the queue

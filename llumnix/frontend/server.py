@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
@@ -27,6 +27,8 @@ from llumnix.frontend.pump.pump import Pump, make_pump
 from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
+from llumnix.frontend.slices import in_slices
+from llumnix.metrics.page import page
 
 log = logging.getLogger(__name__)
 
@@ -183,14 +185,24 @@ def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -
     return app
 
 
+def metrics_page(context: ServingContext) -> Iterator[str]:
+    """Bring the gauges up to date, and write the metrics page, in pieces."""
+    queue = context.queue
+    lengths = queue.lengths(len(context.classes.names))
+    for _ in fleet_view.setting_gauges(context.fleet, lengths, queue.limit):
+        yield ""
+    yield from page(context.tally.metrics.registry)
+
+
 def _own_pages(context: ServingContext, lifetime: Lifetime, *, clients: bool) -> list[web.RouteDef]:
     """List what both ports serve to anyone: the probes, and the metrics."""
 
+    writing = asyncio.Lock()  # two at once would set and drop rows under each other's hands
+
     async def metrics(_http: web.Request) -> web.Response:
-        n_classes = len(context.classes.names)
-        fleet_view.set_gauges(context.fleet, context.queue.lengths(n_classes), context.queue.limit)
-        page = generate_latest(context.tally.metrics.registry)
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        async with writing:
+            text = "".join(await in_slices(metrics_page(context)))
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     hidden = clients and not context.config.metrics_on_clients_port
     return [

@@ -104,6 +104,12 @@ class LoadColumns:
             last.groups,
         )
 
+    def alone(self, row: int, now_s: float) -> FleetSnapshot:
+        """Return one row at this moment."""
+        ids = InstanceIds(self._ids[row : row + 1])
+        age_s = now_s - self._reported_at_s[row : row + 1]
+        return self._written(ids, self._block[:, row : row + 1].copy(), age_s)
+
     def _written(
         self, ids: tuple[InstanceId, ...], block: IntColumn, age_s: FloatColumn
     ) -> FleetSnapshot:

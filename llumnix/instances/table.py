@@ -137,6 +137,11 @@ class InstanceTable:
         rows = [self._rows[each].number for each in instances if each.load is not None]
         return self.snapshot_of(np.array(rows, dtype=np.int64))
 
+    def alone(self, instance: Instance) -> FleetSnapshot:
+        """Return a snapshot of one instance, which must have reported."""
+        self._settle()
+        return self._columns.alone(self._rows[instance].number, self._now_s())
+
     def snapshot_of(self, rows: IntColumn | None) -> FleetSnapshot:
         """Return a snapshot of the instances in these rows, all alive; None for every instance."""
         self._settle()

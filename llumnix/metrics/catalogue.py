@@ -16,6 +16,7 @@ from typing import Final, Literal
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from llumnix import __version__
+from llumnix.metrics.gauge_table import GaugeTable
 from migration.llumlet.fleet_messages import EventKind
 from policies.types import MigrateReason
 
@@ -186,6 +187,8 @@ class FleetMetrics:
         self.queue_limit = self._gauge("queue_limit")
         self.dispatch_total = self._counter("dispatch_total")
         self._dispatched: dict[tuple[str, str], Counter] = {}
+        self._of_instance: dict[str, InstanceGauges] = {}
+        self._retained: tuple[frozenset[str], frozenset[str]] | None = None
         self.streams_open = self._gauge("streams_open")
         self.migrations_total = self._counter("migrations_total")
         self.migration_downtime_seconds = self._histogram("migration_downtime_seconds")
@@ -193,14 +196,16 @@ class FleetMetrics:
         self.migration_copied_bytes_total = self._counter("migration_copied_bytes_total")
         self.resumes_total = self._counter("resumes_total")
         self.stream_mismatch_total = self._counter("stream_mismatch_total")
-        self.instance_up = self._gauge("instance_up")
-        self.instance_not_up = self._gauge("instance_not_up")
-        self.instance_freeness = self._gauge("instance_freeness")
-        self.instance_running = self._gauge("instance_running")
-        self.instance_waiting = self._gauge("instance_waiting")
-        self.instance_prefill_backlog_tokens = self._gauge("instance_prefill_backlog_tokens")
-        self.instance_kv_tokens = self._gauge("instance_kv_tokens")
-        self.snapshot_age_seconds = self._gauge("snapshot_age_seconds")
+        self.instance_up = self._instance_gauge("instance_up")
+        self.instance_not_up = self._instance_gauge("instance_not_up")
+        self.instance_freeness = self._instance_gauge("instance_freeness")
+        self.instance_running = self._instance_gauge("instance_running")
+        self.instance_waiting = self._instance_gauge("instance_waiting")
+        self.instance_prefill_backlog_tokens = self._instance_gauge(
+            "instance_prefill_backlog_tokens"
+        )
+        self.instance_kv_tokens = self._instance_gauge("instance_kv_tokens")
+        self.snapshot_age_seconds = self._instance_gauge("snapshot_age_seconds")
         self.control_frames_refused_total = self._counter("control_frames_refused_total")
         self.tenant_requests_total = self._counter("tenant_requests_total")
         self.access_refused_total = self._counter("access_refused_total")
@@ -238,27 +243,51 @@ class FleetMetrics:
             self._dispatched[policy, instance_id] = known
         return known
 
+    def of_instance(self, instance_id: str) -> "InstanceGauges":
+        """Return the gauges of what an instance reports, kept at hand."""
+        known = self._of_instance.get(instance_id)
+        if known is None:
+            known = self._of_instance[instance_id] = InstanceGauges(self, instance_id)
+        return known
+
     def retain_instances(self, known: Collection[str], reporting: Collection[str]) -> None:
         """Drop the series of instances that are gone, so that none keeps an old value.
 
         Counters and `instance_up` stay for the `known` instances, which are in the fleet whether up
         or not; figures from reports stay only for those that are `reporting`.
         """
+        kept = frozenset(known), frozenset(reporting)
+        if kept == self._retained:
+            return
+        self._retained = kept
         for metric in CATALOGUE:
             if "instance_id" not in metric.labels:
                 continue
             reported = metric.kind == "gauge" and metric.name != UP
-            kept = reporting if reported else known
-            collector: Counter | Gauge = getattr(self, metric.name.removeprefix(PREFIX))
-            rows = {
-                tuple(sample.labels[label] for label in metric.labels)
-                for family in collector.collect()
-                for sample in family.samples
-                if sample.labels["instance_id"] not in kept
-            }
-            for row in rows:
-                collector.remove(*row)
-                self._dispatched.pop((row[0], row[-1]), None)
+            ids, at = kept[reported], metric.labels.index("instance_id")
+            collector: Counter | GaugeTable = getattr(self, metric.name.removeprefix(PREFIX))
+            if isinstance(collector, GaugeTable):
+                collector.retain(at, ids)
+            else:
+                self._drop(collector, metric, ids)
+        self._dispatched.clear()
+        self._of_instance.clear()
+
+    @staticmethod
+    def _drop(collector: Counter, metric: Metric, kept: frozenset[str]) -> None:
+        """Drop the rows of a counter whose instance is not kept."""
+        rows = {
+            tuple(sample.labels[label] for label in metric.labels)
+            for family in collector.collect()
+            for sample in family.samples
+            if sample.labels["instance_id"] not in kept
+        }
+        for row in rows:
+            collector.remove(*row)
+
+    def _instance_gauge(self, name: str) -> GaugeTable:
+        metric = _BY_NAME[PREFIX + name]
+        return GaugeTable(metric.name, metric.help, metric.labels, self.registry)
 
     def _counter(self, name: str) -> Counter:
         metric = _BY_NAME[PREFIX + name]
@@ -277,3 +306,18 @@ class FleetMetrics:
             registry=self.registry,
             buckets=metric.buckets,
         )
+
+
+class InstanceGauges:
+    """The gauges of one instance that reports, looked up once."""
+
+    def __init__(self, metrics: FleetMetrics, instance_id: str) -> None:
+        self.freeness = metrics.instance_freeness.labels(instance_id=instance_id)
+        self.running = metrics.instance_running.labels(instance_id=instance_id)
+        self.waiting = metrics.instance_waiting.labels(instance_id=instance_id)
+        self.age = metrics.snapshot_age_seconds.labels(instance_id=instance_id)
+        self.backlog = metrics.instance_prefill_backlog_tokens.labels(instance_id=instance_id)
+        self.kv = {
+            kind: metrics.instance_kv_tokens.labels(instance_id=instance_id, kind=kind)
+            for kind in KV_KINDS
+        }

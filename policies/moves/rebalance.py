@@ -34,28 +34,40 @@ def propose_relief(view: MovesView) -> list[MigrateOrder]:
         return orders
     plan = Plan(view)
     full = np.flatnonzero(plan.is_source & ~view.snapshot.terminating)
+    groups = view.snapshot.group.tolist()
+    # By group, until the next order: what no order has touched has not changed.
+    freest: dict[int, int | None] = {}
     for row in sorted(full.tolist(), key=lambda row: (plan.source_freeness[row], row)):
-        may_begin = len(orders) < view.slots and view.slots_out[row] > 0
-        order = _relieve(plan, row) if may_begin and plan.running[row] > 0 else None
+        if len(orders) >= view.slots:
+            break
+        if view.slots_out[row] <= 0 or plan.running[row] <= 0:
+            continue
+        if groups[row] not in freest:
+            freest[groups[row]] = _freest(plan, row)
+        destination = freest[groups[row]]
+        order = None if destination is None else _relieve(plan, row, destination)
         if order is not None:
             orders.append(order)
+            freest.clear()
     return orders
 
 
-def _relieve(plan: Plan, source: int) -> MigrateOrder | None:
-    """Order one move away from this source, if one is worth making."""
-    view = plan.view
-    taking = columns.takes_moves(plan.room, plan.batch, plan.is_source, view.config.high_steps)
-    destination = plan.freest(source, taking)
-    if destination is None:
-        return None
+def _freest(plan: Plan, source: int) -> int | None:
+    """Find the freest instance that takes moves from this source's group."""
+    high_steps = plan.view.config.high_steps
+    taking = columns.takes_moves(plan.room, plan.batch, plan.is_source, high_steps)
+    return plan.freest(source, taking)
+
+
+def _relieve(plan: Plan, source: int, destination: int) -> MigrateOrder | None:
+    """Order one move away from this source, if it is worth making."""
     bound = _bound(plan, source, destination)
     mean = plan.mean_context[source]
     # A source knows only its mean, taken as the size of a single request.
     if bound < (mean if plan.running[source] == 1 else 1):
         return None
     gain = _gain(plan, source, destination, min(bound, mean))
-    if gain < view.config.min_gain_steps:
+    if gain < plan.view.config.min_gain_steps:
         return None
     note = f"should make it {gain:.0f} steps freer"
     return plan.order(source, destination, bound, bound, MigrateReason.REBALANCE, note)

@@ -55,6 +55,7 @@ class FleetHealth:
             log.warning("breaker_closed instance=%s", instance.id)
             self._event("breaker_closed", f"{instance.id} answers again")
             self._moves(instance)
+            self._changed()
 
     def failed(self, instance: Instance, request_id: RequestId, kind: str, detail: str) -> None:
         """Note that an instance failed a request, of its own fault."""
@@ -138,7 +139,7 @@ class FleetHealth:
         now_s = self.now_s()
         unsettled = [
             each
-            for each in self._requests.active.values()
+            for each in self._requests.placed_since(now_s - _NEW_S)
             if each.instance_id is not None
             and each.request_id != request_id
             and self._standing(each) is Standing.NEW

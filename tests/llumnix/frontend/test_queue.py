@@ -47,8 +47,12 @@ def ask(
     return PlacementRequest(request, **more)  # type: ignore[arg-type]
 
 
-def queue(fleet: Fleet, limit: int = 100, timeout_s: float = 30.0) -> HoldQueue:
-    return HoldQueue(fleet.place, DISCIPLINE, limit, timeout_s, retry_after_s=2.0)
+def queue(
+    fleet: Fleet, limit: int = 100, timeout_s: float = 30.0, spacing_s: float = 0.01
+) -> HoldQueue:
+    return HoldQueue(
+        fleet.place, DISCIPLINE, limit, timeout_s, retry_after_s=2.0, spacing_s=spacing_s
+    )
 
 
 async def enter(
@@ -82,6 +86,7 @@ async def test_a_newcomer_never_overtakes() -> None:
     line = queue(fleet)
     first = await enter(line, ask("first"))
     fleet.room = 1
+    line.retry()
     later = await enter(line, ask("later"))
 
     assert await first[0] is SOMEWHERE
@@ -121,7 +126,7 @@ def test_whatever_happens_the_most_urgent_and_oldest_goes_first(
 
     async def run() -> None:
         fleet = Fleet()
-        line = queue(fleet)
+        line = queue(fleet, spacing_s=0.0)
         waiting: dict[str, tuple[int, int]] = {}
         tasks: dict[str, asyncio.Task[Instance | Refusal]] = {}
         for number, (what, value) in enumerate(steps):
@@ -132,10 +137,12 @@ def test_whatever_happens_the_most_urgent_and_oldest_goes_first(
             elif what == "room":
                 fleet.room += value
                 line.retry()
+                await line._rounds.end()
             elif waiting:
                 name = sorted(waiting)[value % len(waiting)]
                 tasks[name].cancel()
                 await asyncio.gather(tasks[name], return_exceptions=True)
+                await line._rounds.end()
                 del waiting[name]
             for name in fleet.placed:
                 assert name == min(waiting, key=lambda each: waiting[each])
@@ -201,3 +208,78 @@ async def test_lengths_are_counted_by_class(avoided: frozenset[InstanceId]) -> N
     assert line.lengths(3) == [1, 0, 2]
     for task in held:
         task.cancel()
+
+
+async def test_a_newcomer_to_a_full_queue_is_judged_after_what_has_just_changed() -> None:
+    """Room has appeared and nobody has been asked yet: the queue is full only if it still is."""
+    fleet = Fleet()
+    line = queue(fleet, limit=1)
+    held = await enter(line, ask("x"))
+    fleet.room = 1
+    line.retry()
+    later = await enter(line, ask("y"))
+    await asyncio.gather(*held)
+    fleet.room = 1
+    line.retry()
+
+    assert await asyncio.gather(*later) == [SOMEWHERE]
+    assert fleet.placed == ["x", "y"]
+
+
+async def test_a_storm_of_changes_asks_the_fleet_now_and_then() -> None:
+    """However many changes there are in a moment, the head of the line is offered once."""
+    fleet = Fleet()
+    asked: list[str] = []
+
+    def place(each: PlacementRequest) -> Instance | Hold | Reject:
+        asked.append(each.request.request_id)
+        return fleet.place(each)
+
+    line = HoldQueue(place, DISCIPLINE, 100, 30.0, 2.0)
+    held = await enter(line, ask("x"), ask("y"))
+    asked.clear()
+    for _ in range(3):
+        for _ in range(1000):
+            line.retry()
+        await line._rounds.end()
+
+    assert asked == ["x"] * 3
+    fleet.room = 2
+    line.retry()
+    assert await asyncio.gather(*held) == [SOMEWHERE] * 2
+
+
+async def test_what_nobody_told_is_found_out_before_long() -> None:
+    """Time alone can make room: those that wait are offered now and then, unasked."""
+    fleet = Fleet()
+    line = queue(fleet)
+    held = await enter(line, ask("x"))
+    fleet.room = 1
+    async with asyncio.timeout(20.0):
+        assert await held[0] is SOMEWHERE
+
+
+async def test_nobody_is_asked_while_nobody_waits() -> None:
+    line = queue(Fleet(room=1))
+    line.retry()
+
+    assert not line._rounds.due
+    assert await line.place(ask("x")) is SOMEWHERE
+    line.retry()
+    assert not line._rounds.due
+
+
+async def test_whoever_leaves_the_head_of_a_line_lets_the_next_be_asked() -> None:
+    """The head was too large; the one behind it is not."""
+    line = HoldQueue(
+        lambda each: NOWHERE if each.request.request_id == "large" else SOMEWHERE,
+        DISCIPLINE,
+        100,
+        30.0,
+        2.0,
+    )
+    large, small = await enter(line, ask("large"), ask("small"))
+    assert len(line) == 2
+    large.cancel()
+
+    assert await small is SOMEWHERE

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from policies import columns
+from policies.groups import Group
 from policies.moves.config import RebalanceConfig
-from policies.moves.rebalance import find_sources
+from policies.moves.plan import Plan
+from policies.moves.rebalance import _relieve, find_sources, propose_relief
 from policies.moves.view import MovesView
 from policies.types import FleetSnapshot, InstanceId, InstanceLoad, MigrateOrder
 from policies.usage import freeness
@@ -216,3 +219,35 @@ def test_a_fleet_that_does_not_change_comes_to_rest(toy: ToyFleet) -> None:
     while carried_out := [order for order in toy.plan() if toy.carry_out(order)]:
         moves += len(carried_out)
         assert moves <= 25 * len(toy.instances)
+
+
+def each_source_for_itself(view: MovesView) -> list[MigrateOrder]:
+    """Look for the freest destination anew for every source, whatever was found before."""
+    made: list[MigrateOrder] = []
+    plan = Plan(view)
+    rows = [row for row in range(len(view.snapshot.ids)) if plan.is_source[row]]
+    for row in sorted(rows, key=lambda row: (plan.source_freeness[row], row)):
+        able = view.slots_out[row] > 0 and plan.running[row] > 0
+        if view.snapshot.terminating[row] or not able or len(made) >= view.slots:
+            continue
+        taking = columns.takes_moves(plan.room, plan.batch, plan.is_source, CONFIG.high_steps)
+        destination = plan.freest(row, taking)
+        order = None if destination is None else _relieve(plan, row, destination)
+        made += [] if order is None else [order]
+    return made
+
+
+@law
+@given(
+    loads=load_lists(min_size=2),
+    numbers=st.lists(st.integers(0, 1), min_size=6, max_size=6),
+    slots=st.integers(0, 4),
+)
+def test_what_is_remembered_of_one_source_is_right_for_the_next(
+    loads: list[InstanceLoad], numbers: list[int], slots: int
+) -> None:
+    groups = [Group(frozenset({f"m{number}"})) for number in numbers[: len(loads)]]
+    view = view_of(FleetSnapshot.of(loads, 0.0, 2, groups), slots=slots, slots_in=1)
+    view = replace(view, sources=find_sources(view))
+
+    assert propose_relief(view) == each_source_for_itself(view)
