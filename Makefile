@@ -15,7 +15,7 @@ ifndef SEED
 SEED := $(shell date +%s)
 endif
 
-.PHONY: demo test audit test-random test-vllm lint types layers unit dashboards bench soak clean
+.PHONY: demo test audit test-random test-vllm lint types layers unit dashboards bench bench-scale soak clean
 
 demo: $(STAMP)
 	$(BIN)/llumnix demo --report report.html --json out.json
@@ -57,6 +57,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/migration_downtime.py --quick
 	$(BIN)/python benchmarks/kill_instances.py --quick
 	$(BIN)/python benchmarks/adversarial.py --quick
+
+# What docs/scale.md rests on: a quarter of an hour on a machine with nothing else to do. The JSON lines go to out/.
+bench-scale: $(STAMP)
+	mkdir -p out
+	failed=0; for each in frontend scheduler_scale workers open_streams; do \
+	  $(BIN)/python benchmarks/$$each.py > out/$$each.json 2> out/$$each.txt || failed=1; cat out/$$each.txt; done; \
+	exit $$failed
 
 # Half an hour of joins, leaves, kills and drains under load; MINUTES=3 is what CI does.
 MINUTES ?= 30

@@ -71,6 +71,8 @@ class Stream:
     token_ids: list[int] = field(default_factory=list)
     error: str = ""
     done: bool = False
+    local_port: int = 0
+    """Of the connection, once the answer begins: it tells which process serves the stream."""
 
     async def run(
         self, session: aiohttp.ClientSession, url: str, extra: dict[str, Any] | None = None
@@ -87,6 +89,8 @@ class Stream:
         headers = {"X-Request-Id": self.request_id}
         try:
             async with session.post(f"{url}/v1/completions", json=body, headers=headers) as answer:
+                if answer.connection is not None and answer.connection.transport is not None:
+                    self.local_port = answer.connection.transport.get_extra_info("sockname")[1]
                 if answer.status != 200:
                     self.error = f"HTTP {answer.status}: {(await answer.text())[:200]}"
                     return self

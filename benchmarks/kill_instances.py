@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three kills, < 60 s")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="frontend processes (default: 1)")
     return parser.parse_args()
 
 
@@ -186,6 +187,7 @@ async def measure(kills: int, seed: int) -> tuple[list[dict[str, Any]], dict[str
 def main() -> int:
     args = arguments()
     os.environ.setdefault("LLUMNIX_SECRET", secrets.token_hex(16))
+    SERVE.append(f"--workers={args.workers}")
     rounds, drain = uvloop.run(measure(3 if args.quick else args.kills, args.seed))
     total = {key: sum(one[key] for one in rounds) for key in rounds[0]}
     bars = [

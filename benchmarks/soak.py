@@ -93,8 +93,9 @@ class Seen:
 class Soak:
     """A frontend over instances of our own, clients that never stop, and a troublemaker."""
 
-    def __init__(self, session: aiohttp.ClientSession, rng: random.Random) -> None:
+    def __init__(self, session: aiohttp.ClientSession, rng: random.Random, workers: int) -> None:
         self.seen = Seen()
+        self.workers = workers
         self.session, self.rng = session, rng
         self.url, self.pid = "", 0
         self.running: list[Emulator] = []
@@ -109,7 +110,7 @@ class Soak:
         environment = {"LLUMNIX_SECRET": self.secret.decode()}
         child = await start_child(
             "frontend",
-            [*COMMAND, "--port=0", *members],
+            [*COMMAND, "--port=0", f"--workers={self.workers}", *members],
             START_TIMEOUT_S,
             Path(os.environ.get("TMPDIR", "/tmp")),
             environment,
@@ -239,16 +240,19 @@ class Soak:
 
 
 def taken_by(pid: int) -> tuple[float, int]:
-    """Return a process's memory in MB and its open files."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    """Return the memory in MB and the open files of a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    folders = [Path(f"/proc/{each}") for each in (pid, *children)]
+    pages = sum(int((each / "statm").read_text().split()[1]) for each in folders)
+    files = sum(len(list((each / "fd").iterdir())) for each in folders)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files
 
 
-async def measure(plan: Plan, seed: int) -> Seen:
+async def measure(plan: Plan, seed: int, workers: int) -> Seen:
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        soak = Soak(session, random.Random(seed))
+        soak = Soak(session, random.Random(seed), workers)
         await soak.run(plan)
     return soak.seen
 
@@ -287,10 +291,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="half a minute, < 60 s in all")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="frontend processes (default: 1)")
     parser.add_argument("--samples", type=Path, help="write memory and open files over time there")
     args = parser.parse_args()
     plan = plan_of(args)
-    seen = uvloop.run(measure(plan, args.seed))
+    seen = uvloop.run(measure(plan, args.seed, args.workers))
     if args.samples:
         args.samples.write_text(json.dumps(seen.samples))
     bars, figures = bars_of(seen, plan)

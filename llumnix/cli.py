@@ -17,6 +17,7 @@ from llumnix.logs.setup import configure
 
 COMMANDS = {
     "serve": "commands.serve",
+    "scheduler": "commands.scheduler",
     "vllm": "commands.vllm",
     "demo": "commands.demo",
     "replay": "commands.replay",

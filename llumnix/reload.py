@@ -7,14 +7,16 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from llumnix.config import HOMES, Config
 from llumnix.errors import ConfigError
+from llumnix.frontend.config import FrontendConfig
 from llumnix.instances.config import FleetConfig
+from llumnix.logs.config import LogConfig
 from llumnix.logs.setup import configure
-from llumnix.service import Service
 from policies.registry import PolicyError
+from policies.scheduler import SchedulerConfig
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +66,22 @@ def change(old: Config, new: Config) -> Change:
     return Change(combined, tuple(_different(old, combined)), tuple(_different(combined, new)))
 
 
+class Reconfigurable(Protocol):
+    """A service whose settings can change while it serves."""
+
+    async def reconfigure(
+        self, fleet: FleetConfig, scheduler: SchedulerConfig, frontend: FrontendConfig
+    ) -> None:
+        """Apply changed settings; raises an error, before anything has changed, if it cannot."""
+
+    async def log_as(self, logs: LogConfig) -> None:
+        """Have all other processes of the service write their log in this way."""
+
+
 class Reloader:
     """Reads the configuration again and carries out what has changed."""
 
-    def __init__(self, read: Callable[[], Config], config: Config, service: Service) -> None:
+    def __init__(self, read: Callable[[], Config], config: Config, service: Reconfigurable) -> None:
         self.config = config
         self._read = read
         self._service = service
@@ -83,6 +97,7 @@ class Reloader:
             return
         self.config = told.config
         configure(told.config.logs, background=True)
+        await self._service.log_as(told.config.logs)
         level = logging.WARNING if told.restart else logging.INFO
         log.log(level, "reloaded changed=%s needs_restart=%s", list(told.live), list(told.restart))
 

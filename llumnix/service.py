@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from llumnix.admin import credentials
+from llumnix.admin.own_token import OwnToken
 from llumnix.errors import ConfigError, LaunchError
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.fleet import Fleet
@@ -19,6 +19,7 @@ from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.server import FrontendServer
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.plugged import control_config
+from llumnix.logs.config import LogConfig
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
 from llumnix.processes.launch import Emulator, launch_emulators, stop_emulators
@@ -45,6 +46,22 @@ def fleet_secret(config: FleetConfig) -> bytes:
         return secret
     secret = os.environ.get("LLUMNIX_SECRET", "").encode()
     return secret or (secrets.token_hex(32).encode() if config.emulate else b"")
+
+
+class Running(Protocol):
+    """A service, in one process or several, as whoever runs it sees it."""
+
+    url: str
+    admin_url: str
+
+    async def start(self) -> str:
+        """Start everything; return the clients' URL."""
+
+    async def leave(self, hurry: asyncio.Event) -> int:
+        """Take leave of the clients: return how many requests were cut; `hurry` ends the waits."""
+
+    async def close(self) -> None:
+        """Stop everything."""
 
 
 class Service:
@@ -80,11 +97,8 @@ class Service:
         clock = FleetClock(fleet.speed)
         brain = make_scheduler(scheduler, seed)
         self.fleet = Fleet(fleet, brain, self._secret, tally, clock)
-        token = credentials.given_token(frontend.admin_token_file)
-        self._publishes = not token and not frontend.shares_port(token)
-        self._admin_token = credentials.new_token() if self._publishes else token
-        self._published: Path | None = None
-        self._server = FrontendServer(frontend, self.fleet, self._admin_token)
+        self._token = OwnToken(frontend.admin_token_file, frontend.shares_port)
+        self._server = FrontendServer(frontend, self.fleet, self._token.token)
 
     async def start(self) -> str:
         """Start everything; return the frontend's URL once its own instances take requests."""
@@ -96,7 +110,7 @@ class Service:
             await self.fleet.set_members(urls, "emulated")
             self.url = await self._server.start()
             self.admin_url = self._server.admin_url
-            self._publish()
+            self._token.publish(self.admin_url, self.url)
             if not await self.fleet.wait_up(len(urls), self._config.start_timeout_s):
                 raise LaunchError(
                     "emulated instances started, but the frontend could not connect to them"
@@ -126,15 +140,16 @@ class Service:
         self._server.reconfigure(frontend)
         use_files()
 
+    async def log_as(self, logs: LogConfig) -> None:
+        """Do nothing: there is no other process that writes a log."""
+
     async def leave(self, hurry: asyncio.Event) -> int:
         """Take leave of the clients: return how many requests were cut; `hurry` ends the waits."""
         return await self._server.leave(hurry)
 
     async def close(self) -> None:
         """Stop everything: first the frontend, which lets open streams finish."""
-        if self._published is not None:
-            credentials.withdraw(self._published, os.getpid())
-            self._published = None
+        self._token.withdraw()
         await self._server.close()
         await self.fleet.close()
         await stop_emulators(self.emulators)
@@ -152,22 +167,6 @@ class Service:
     ) -> None:
         await self.close()
 
-    def _publish(self) -> None:
-        """Leave the token that was made here where this user's commands find it."""
-        if not self._publishes:
-            return
-        try:
-            self._published = credentials.publish(
-                credentials.Published(self.admin_url, self.url, self._admin_token, os.getpid())
-            )
-        except OSError as error:
-            log.warning(
-                "admin_token_not_published reason=%s effect=%s hint=%s",
-                str(error),
-                "nobody can use the admin API",
-                f"give a token with --admin-token-file or {credentials.TOKEN_VARIABLE}",
-            )
-
     async def _launch(self) -> list[Emulator]:
         return await launch_emulators(
             [f"instance-{number}" for number in range(self._config.emulate)],
@@ -178,7 +177,7 @@ class Service:
 
 
 async def run_frontend(
-    service: Service, ready: Callable[[str, str], None], reload: Callable[[], Awaitable[None]]
+    service: Running, ready: Callable[[str, str], None], reload: Callable[[], Awaitable[None]]
 ) -> None:
     """Run a service until a signal ends it; `reload` is called on SIGHUP.
 
@@ -201,7 +200,7 @@ async def run_frontend(
         await service.close()
 
 
-async def _started(service: Service, stop: asyncio.Event) -> bool:
+async def _started(service: Running, stop: asyncio.Event) -> bool:
     """Start a service, unless it is to stop before it has; return whether it runs."""
     starting = asyncio.create_task(service.start())
     stopping = asyncio.create_task(stop.wait())

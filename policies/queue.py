@@ -135,6 +135,11 @@ class FrontQueue(Generic[Item, Decision]):
         if not line:
             del self._lines[ticket.line]
 
+    def leads(self, ticket: Ticket[Item]) -> bool:
+        """Whether a request is the first of its line, so that all others of it are behind."""
+        home = self._lines.get(ticket.line)
+        return bool(ticket.queued and not ticket.beside and home and home.head() is ticket)
+
     def turns_away(self, ticket: Ticket[Item]) -> bool:
         """Whether a new request that was offered to the fleet and still waits is one too many."""
         return ticket.queued and not ticket.beside and self._waiting > self.limit
@@ -177,7 +182,7 @@ class FrontQueue(Generic[Item, Decision]):
 
         That is enough where those that were there before were offered, and nothing has changed.
         """
-        if ticket.beside or self._lines[ticket.line].head() is ticket:
+        if ticket.beside or self.leads(ticket):
             self._try(ticket, decide, settle)
 
     def first(self, count: int) -> list[Ticket[Item]] | None:

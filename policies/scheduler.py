@@ -5,14 +5,12 @@ in flight, which migrations are under way, which instances were sources, and how
 made. That state is soft: a restarted scheduler rebuilds it from the next reports.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from policies import columns, small_fleets
-from policies.dispatch import dispatch_policies
-from policies.explained import Scores
+from policies.choice import HOLD, Choice, Chooser
 from policies.ledger import InFlightLedger
 from policies.moves.config import RebalanceConfig
 from policies.moves.order_book import OrderBook
@@ -34,9 +32,8 @@ from policies.types import (
     PriorityClass,
     RequestId,
 )
-from policies.usage import Queue, batch_size, freeness, startable_tokens
-from policies.vetoes import candidates, in_fitting_group, order_veto
-from policies.view import DispatchView, Proposal
+from policies.usage import Queue, freeness, startable_tokens
+from policies.vetoes import in_fitting_group, order_veto
 
 # Without headroom: how much of it a class needs depends on the model and the GPU.
 DEFAULT_CLASSES = (PriorityClass("high"), PriorityClass("normal"))
@@ -111,20 +108,6 @@ class VetoedOrder:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """The row a request goes to, or HOLD, and why; `late_bound`: held until there is room."""
-
-    row: int
-    scores: Mapping[InstanceId, float]
-    vetoed: Mapping[InstanceId, str]
-    note: str = ""
-    late_bound: bool = False
-
-
-_NOBODY = "no instance accepts requests"
-
-
 class GlobalScheduler:
     """Decides where requests go, and which instances hand requests to others.
 
@@ -139,12 +122,11 @@ class GlobalScheduler:
         self.ledger = InFlightLedger(config.ledger_timeout_s)
         self.orders = OrderBook(config.rebalance)
         self.vetoed: tuple[VetoedOrder, ...] = ()
-        self._policy = dispatch_policies.build(config.dispatch)
-        self._small_policy = _small_policy(config.dispatch)
         self._proposers = [move_policies.build(spec) for spec in config.moves]
         self._headroom_tokens: IntColumn = np.array(
             [known.headroom_tokens for known in config.classes], dtype=np.int64
         )
+        self._chooser = Chooser(config.dispatch, self._headroom_tokens, seed)
         self._sources: frozenset[InstanceId] = frozenset()
         self._held: tuple[DispatchRequest, float] | None = None
         self._turn = 0
@@ -158,10 +140,9 @@ class GlobalScheduler:
         for name in ("classes", "default_class", "queue"):
             if getattr(config, name) != getattr(self.config, name):
                 raise ValueError(f"{name} cannot change while serving")
-        policy = dispatch_policies.build(config.dispatch)
+        chooser = Chooser(config.dispatch, self._headroom_tokens, self.seed)
         proposers = [move_policies.build(spec) for spec in config.moves]
-        self.config, self._policy, self._proposers = config, policy, proposers
-        self._small_policy = _small_policy(config.dispatch)
+        self.config, self._chooser, self._proposers = config, chooser, proposers
         self.ledger.timeout_s = config.ledger_timeout_s
         self.orders.config = config.rebalance
 
@@ -179,7 +160,7 @@ class GlobalScheduler:
         self.ledger.expire(now_s)
         choice = self._choose(request, snapshot)
         why = Explanation(self.config.dispatch.name, choice.scores, choice.vetoed, choice.note)
-        if choice.row == columns.HOLD:
+        if choice.row == HOLD:
             if choice.late_bound:
                 self._held = (request, now_s)
             return Hold(why)
@@ -194,47 +175,18 @@ class GlobalScheduler:
 
         Nothing is noted: it is for finding out which changes are worth a `dispatch`.
         """
-        return self._choose(request, snapshot).row != columns.HOLD
+        return self._choose(request, snapshot).row != HOLD
 
-    def _choose(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
-        if self._small_policy is not None and len(snapshot.ids) <= small_fleets.MOST_ROWS:
-            return self._by_rows(request, snapshot)
-        return self._by_columns(request, snapshot)
-
-    def _by_rows(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
-        """Decide in plain numbers; the same decision as by columns, sooner in a small fleet."""
-        assert self._small_policy is not None, "looked at by the caller"
-        in_flight = self.ledger.rows(snapshot)
-        rows = small_fleets.read(
-            request, snapshot, in_flight, self._headroom_tokens, self._turn, self.seed
+    def _choose(self, request: DispatchRequest, snapshot: FleetSnapshot) -> Choice:
+        return self._chooser.choose(
+            request, snapshot, self.ledger, self.config.max_age_s, self._turn
         )
-        vetoed = small_fleets.exclude(rows, snapshot, self.config.max_age_s)
-        if not rows.candidates:
-            return _Choice(columns.HOLD, {}, vetoed, _NOBODY)
-        answer = self._small_policy(rows)
-        scores = dict(zip(snapshot.ids, answer[0], strict=True))
-        row = small_fleets.choose(rows, answer)
-        if row == columns.HOLD:
-            most = max(rows.startable[each] for each in rows.candidates)
-            return _Choice(row, scores, vetoed, _no_room(request, most), late_bound=True)
-        return _Choice(row, scores, vetoed)
 
-    def _by_columns(self, request: DispatchRequest, snapshot: FleetSnapshot) -> _Choice:
-        fleet = self.ledger.fill_in(snapshot)
-        rows, vetoed = candidates(request, fleet, self.config.max_age_s)
-        if len(rows) == 0:
-            return _Choice(columns.HOLD, {}, vetoed, _NOBODY)
-        view = DispatchView(
-            request, fleet, rows, self._headroom_tokens, turn=self._turn, seed=self.seed
-        )
-        proposal = self._policy(view)
-        scores = _scores_of(proposal, fleet, self.config.dispatch.name)
-        named = Scores(fleet.ids, scores)
-        row = _choose(proposal, scores, view)
-        if row == columns.HOLD:
-            most = int(startable_tokens(fleet)[rows].max())
-            return _Choice(row, named, vetoed, _no_room(request, most), late_bound=True)
-        return _Choice(row, named, vetoed)
+    def sent(
+        self, request_id: RequestId, instance_id: InstanceId, tokens: int, now_s: float
+    ) -> None:
+        """Count a request that others sent to an instance as in flight, until a report has it."""
+        self.ledger.enter(request_id, instance_id, tokens, now_s)
 
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
         """Note that the instance has reported these requests: they are no longer in flight."""
@@ -344,39 +296,3 @@ class GlobalScheduler:
         demand = fleet.head_demand_tokens.copy()
         demand[np.argmax(room)] += self._held[0].prompt_tokens
         return replace(fleet, head_demand_tokens=demand)
-
-
-def _no_room(request: DispatchRequest, most: int) -> str:
-    return f"no instance has room for {request.prompt_tokens} tokens; the most is {most}"
-
-
-def _small_policy(
-    spec: PolicySpec,
-) -> Callable[[small_fleets.Rows], small_fleets.Answer] | None:
-    known = spec.name in small_fleets.small_policies.names()
-    return small_fleets.small_policies.build(spec) if known else None
-
-
-def _scores_of(proposal: Proposal, fleet: FleetSnapshot, name: str) -> FloatColumn:
-    scores = np.asarray(proposal.scores, dtype=np.float64)
-    if scores.shape != (len(fleet.ids),) or np.isnan(scores).any():
-        raise ValueError(f"dispatch policy {name!r} must give one number per instance: {scores}")
-    return scores
-
-
-def _choose(proposal: Proposal, scores: FloatColumn, view: DispatchView) -> int:
-    """Choose a row among the candidates, or HOLD; without `ready`, all are ready."""
-    fleet = view.snapshot
-    everywhere = np.ones(len(fleet.ids), dtype=np.bool_)
-    allowed = ~everywhere
-    allowed[view.candidates] = True
-    ready = everywhere if proposal.ready is None else np.asarray(proposal.ready, dtype=np.bool_)
-    return columns.choose(
-        scores,
-        allowed,
-        ready,
-        batch_size(fleet, "whole") == 0,
-        fleet.capacity_tokens >= view.request.prompt_tokens,
-        fleet.in_flight_requests + fleet.class_waiting.sum(axis=1),
-        view.turn,
-    )

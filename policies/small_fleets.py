@@ -14,7 +14,7 @@ from policies.columns import HOLD
 from policies.dispatch import FreenessParams
 from policies.registry import NoParams, Registry
 from policies.types import DispatchRequest, FleetSnapshot, InstanceId, IntColumn
-from policies.usage import headroom_usage
+from policies.usage import headroom_usage, over_classes
 
 MOST_ROWS = 32
 """Up to how many instances rows are faster than columns."""
@@ -117,41 +117,92 @@ def _only(rows: Rows, choices: Sequence[int]) -> list[float]:
     return scores
 
 
+@dataclass(frozen=True, slots=True)
+class Still:
+    """What of a snapshot stays as it is until an instance reports, in plain numbers.
+
+    `shared` counts the requests that run or wait, `room` the tokens not used or asked for.
+    """
+
+    capacity: list[int]
+    running: list[int]
+    waiting: list[int]
+    headroom: list[int] | None
+    terminating: list[bool]
+    shared: list[int]
+    room: list[int]
+    any_terminating: bool
+    smallest: int
+
+
+def still(fleet: FleetSnapshot, headroom_tokens: IntColumn | None) -> Still:
+    """Turn what stays of a raw snapshot into plain numbers; None where no class has headroom."""
+    running = over_classes(fleet.class_running).tolist()
+    waiting = over_classes(fleet.class_waiting).tolist()
+    capacity = fleet.capacity_tokens.tolist()
+    used = (fleet.physical_tokens + fleet.reserved_tokens + fleet.queued_demand_tokens).tolist()
+    terminating = fleet.terminating.tolist()
+    return Still(
+        capacity,
+        running,
+        waiting,
+        None
+        if headroom_tokens is None
+        else headroom_usage(fleet.class_running, headroom_tokens).tolist(),
+        terminating,
+        list(map(sum, zip(running, waiting, strict=True))),
+        [size - held for size, held in zip(capacity, used, strict=True)],
+        any(terminating),
+        min(capacity, default=0),
+    )
+
+
+def is_still(before: FleetSnapshot, now: FleetSnapshot) -> bool:
+    """Whether `still` has the same to say of two snapshots: they share columns for good."""
+    return (
+        before.class_running is now.class_running
+        and before.class_waiting is now.class_waiting
+        and before.capacity_tokens is now.capacity_tokens
+        and before.physical_tokens is now.physical_tokens
+        and before.reserved_tokens is now.reserved_tokens
+        and before.queued_demand_tokens is now.queued_demand_tokens
+        and before.terminating is now.terminating
+        and not now.class_running.flags.writeable
+        and not now.capacity_tokens.flags.writeable
+    )
+
+
 def read(
     request: DispatchRequest,
-    fleet: FleetSnapshot,
+    rests: Still,
     in_flight: tuple[list[int], list[int]],
-    headroom_tokens: IntColumn,
     turn: int,
     seed: int,
 ) -> Rows:
-    """Turn a raw snapshot into rows; `in_flight` is what is on its way: requests, and tokens.
+    """Make rows of what stays and of what is on its way: requests, and tokens.
 
     Without candidates: `exclude` finds those.
     """
     requests, tokens = in_flight
-    headroom = headroom_tokens.any()
-    running = fleet.class_running.sum(axis=1).tolist()
-    waiting = fleet.class_waiting.sum(axis=1).tolist()
-    capacity = fleet.capacity_tokens.tolist()
-    used = (fleet.physical_tokens + fleet.reserved_tokens + fleet.queued_demand_tokens).tolist()
     return Rows(
         request,
         turn,
         seed,
-        capacity,
-        running,
-        waiting,
-        headroom_usage(fleet.class_running, headroom_tokens).tolist() if headroom else None,
-        fleet.terminating.tolist(),
+        rests.capacity,
+        rests.running,
+        rests.waiting,
+        rests.headroom,
+        rests.terminating,
         requests,
-        list(map(sum, zip(running, waiting, requests, strict=True))),
-        [size - held - flies for size, held, flies in zip(capacity, used, tokens, strict=True)],
+        [here + flies for here, flies in zip(rests.shared, requests, strict=True)],
+        [room - flies for room, flies in zip(rests.room, tokens, strict=True)],
         [],
     )
 
 
-def exclude(rows: Rows, fleet: FleetSnapshot, max_age_s: float) -> dict[InstanceId, str]:
+def exclude(
+    rows: Rows, rests: Still, fleet: FleetSnapshot, max_age_s: float
+) -> dict[InstanceId, str]:
     """Find the rows the request may be dispatched to, and say why each other row is excluded.
 
     The rules, their order and their words are those of `policies.vetoes.candidates`.
@@ -159,7 +210,7 @@ def exclude(rows: Rows, fleet: FleetSnapshot, max_age_s: float) -> dict[Instance
     ids, request = fleet.ids, rows.request
     vetoed: dict[InstanceId, str] = {}
     allowed = list(range(len(ids)))
-    if any(rows.terminating):
+    if rests.any_terminating:
         vetoed = {ids[row]: "terminating" for row in allowed if rows.terminating[row]}
         allowed = [row for row in allowed if not rows.terminating[row]]
     model = request.model
@@ -175,7 +226,7 @@ def exclude(rows: Rows, fleet: FleetSnapshot, max_age_s: float) -> dict[Instance
         spared = [row for row in allowed if not ages[row] > max_age_s]
         reason = f"its report is older than {max_age_s:g} s"
         allowed = _spare(allowed, spared, reason, ids, vetoed)
-    if rows.capacity and min(rows.capacity) < prompt:
+    if rests.smallest < prompt and ids:
         spared = [row for row in allowed if not rows.capacity[row] < prompt]
         allowed = _spare(allowed, spared, f"smaller than {prompt} tokens", ids, vetoed)
     rows.candidates = allowed

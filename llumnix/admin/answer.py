@@ -14,6 +14,8 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
+_SCALARS = frozenset({str, int, float, bool, NoneType})
+
 
 class SchemaError(ValueError):
     """A response does not fit the schema; the message names the field."""
@@ -40,10 +42,7 @@ def key(name: str) -> dict[str, str]:
 
 def write_answer(answer: Answer) -> dict[str, Any]:
     """Return an object as JSON, field by field."""
-    return {
-        item.metadata.get("key", item.name): _plain(getattr(answer, item.name))
-        for item in dataclasses.fields(answer)
-    }
+    return {key: _plain(getattr(answer, name)) for key, name in _keys(type(answer))}  # type: ignore[arg-type]
 
 
 def read_answer(cls: type[T], plain: object) -> T:
@@ -87,11 +86,20 @@ def read_value(hint: Any, plain: object, where: str) -> Any:
 
 
 @functools.cache
+def _keys(cls: type[object]) -> tuple[tuple[str, str], ...]:
+    """Return the JSON key and the name of each field."""
+    items = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return tuple((item.metadata.get("key", item.name), item.name) for item in items)
+
+
+@functools.cache
 def _hints(cls: type[object]) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _SCALARS:
+        return value
     if isinstance(value, Answer):
         return value.to_json()
     if isinstance(value, tuple):

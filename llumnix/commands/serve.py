@@ -1,4 +1,4 @@
-"""`llumnix serve`: the frontend and the fleet behind it, in one process."""
+"""`llumnix serve`: the frontend and the fleet behind it, in one process or in several."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,10 @@ from llumnix.processes.event_loop import run_async
 from llumnix.processes.exit_with_parent import exit_with_parent
 from llumnix.processes.open_files import raise_limit
 from llumnix.reload import Reloader
-from llumnix.service import Service, run_frontend
+from llumnix.service import Service, fleet_secret, run_frontend
+from llumnix.workers.apart import ApartFrontend
+from llumnix.workers.setup import Settings
+from llumnix.workers.supervisor import Supervisor
 from policies.dispatch import dispatch_policies
 from policies.registry import PolicyError, PolicySpec
 from policies.scheduler import SchedulerConfig
@@ -37,7 +40,7 @@ FLEET_GROUPS = {
     "faults": ("step_timeout_s", "breaker_failures", "breaker_open_s", "max_poisoned"),
 }
 FRONTEND_GROUPS = {
-    "address": ("host", "port", "backlog"),
+    "address": ("host", "port", "workers", "scheduler", "backlog"),
     "TLS": (
         *("tls_cert_file", "tls_key_file", "tls_client_ca_file"),
         *("admin_tls_cert_file", "admin_tls_key_file", "admin_tls_client_ca_file"),
@@ -74,6 +77,15 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "llumlet, and keep every stream whole. Flags override --set, which overrides --config; "
         "`llumnix config` prints all settings.",
     )
+    add_fleet(parser)
+    add_flag_groups(parser, FrontendConfig, FRONTEND_GROUPS)
+    add_config(parser)
+    add_launchers(parser)
+    parser.set_defaults(run=run)
+
+
+def add_fleet(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which instances there are, and how they are scheduled."""
     group_of(parser, "fleet").add_argument(
         "--instance",
         action="append",
@@ -84,8 +96,10 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     add_flag_groups(parser, FleetConfig, FLEET_GROUPS)
     _add_scheduling(parser)
-    add_flag_groups(parser, FrontendConfig, FRONTEND_GROUPS)
-    add_config(parser)
+
+
+def add_launchers(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of whoever starts this command for its own purposes."""
     launchers = group_of(parser, "launchers")
     launchers.add_argument(
         "--announce", action="store_true", help="print one line of JSON when ready"
@@ -93,7 +107,6 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     launchers.add_argument(
         "--exit-with-parent", action="store_true", help="exit when standard input closes"
     )
-    parser.set_defaults(run=run)
 
 
 def _add_scheduling(parser: argparse.ArgumentParser) -> None:
@@ -118,17 +131,13 @@ def run(args: argparse.Namespace) -> int:
     raise_limit()
     if args.exit_with_parent:
         exit_with_parent()
-    if not (config.fleet.emulate or config.fleet.instances or config.fleet.instances_file):
+    if not config.frontend.scheduler:
+        insist_on_instances(config)
+    elif has_instances(config):
         raise ConfigError(
-            "there is nothing to serve: name running servers with --instance URL, or start "
-            "emulated ones with --emulate 4"
+            "--scheduler and instances exclude each other: give the instances to the scheduler"
         )
-    try:
-        service = Service(
-            config.fleet, config.scheduler, config.frontend, emulator_args=child_arguments(config)
-        )
-    except (PolicyError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+    service = _service(config)
     reloader = Reloader(lambda: settings(args), config, service)
     try:
         return run_async(
@@ -143,6 +152,34 @@ def run(args: argparse.Namespace) -> int:
             f"cannot listen: {error.strerror or error}; choose another port with --port or "
             "--admin-port"
         ) from error
+
+
+def has_instances(config: Config) -> bool:
+    """Whether a configuration names instances, or where to learn of them."""
+    fleet = config.fleet
+    return bool(fleet.emulate or fleet.instances or fleet.instances_file)
+
+
+def insist_on_instances(config: Config) -> None:
+    """Refuse a fleet that can have no instances. Raises ConfigError."""
+    if not has_instances(config):
+        raise ConfigError(
+            "there is nothing to serve: name running servers with --instance URL, or start "
+            "emulated ones with --emulate 4"
+        )
+
+
+def _service(config: Config) -> Service | Supervisor | ApartFrontend:
+    arguments = child_arguments(config)
+    sections = (config.fleet, config.scheduler, config.frontend, config.logs)
+    try:
+        if config.frontend.scheduler:
+            return ApartFrontend(Settings(*sections), fleet_secret(config.fleet))
+        if config.frontend.workers > 1:
+            return Supervisor(Settings(*sections), fleet_secret(config.fleet), arguments)
+        return Service(config.fleet, config.scheduler, config.frontend, emulator_args=arguments)
+    except (PolicyError, ValueError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def settings(args: argparse.Namespace) -> Config:
@@ -189,6 +226,10 @@ def _instance(url: str) -> InstanceSpec:
 def _ready(url: str, admin_url: str, config: Config, announce: bool) -> None:
     if announce:
         sys.stdout.write(json.dumps({"url": url, "admin_url": admin_url}) + "\n")
+        sys.stdout.flush()
+        return
+    if config.frontend.scheduler:
+        sys.stdout.write(f"serving at {url}, scheduled by {config.frontend.scheduler}\n")
         sys.stdout.flush()
         return
     moving = "with" if config.scheduler.migration else "without"

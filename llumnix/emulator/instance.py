@@ -8,6 +8,7 @@ from llumnix.emulator.config import EmulatorConfig
 from llumnix.emulator.model.kv import KvPool
 from llumnix.emulator.requests import EmulatedRequest, FinishReason, Sampling
 from migration.engine import EngineListener, Gone, RequestState
+from migration.llumlet.memory import Ended
 from policies.types import MigrationId, RequestId
 from simulator.engine.batch import EngineRequest, Place
 from simulator.engine.engine import Engine, EngineLimits
@@ -47,6 +48,7 @@ class EmulatedInstance:
         self.on_change: Callable[[], None] = lambda: None
         """Called when there may be something new to compute."""
         self.on_arrived: Callable[[RequestId], None] = lambda _: None
+        self.on_ended: Callable[[RequestId, Ended], None] = lambda _id, _ended: None
         self._unclaimed: dict[MigrationId, tuple[EmulatedRequest, asyncio.TimerHandle]] = {}
 
     # --- requests in and out ---------------------------------------------------------------
@@ -70,6 +72,7 @@ class EmulatedInstance:
         if self.requests.get(request.request_id) is not request:
             return
         self._drop(request, FinishReason("abort"))
+        self._remember(request, complete=False)
         self._tell_gone(request.request_id, Gone.CANCELLED)
 
     @property
@@ -193,7 +196,9 @@ class EmulatedInstance:
         """Process the end of a step."""
         self.steps += 1
         for request in finished:
-            self._forget(self.requests[request.request_id])
+            mine = self.requests[request.request_id]
+            self._forget(mine)
+            self._remember(mine, complete=True)
             self._tell_gone(request.request_id, Gone.FINISHED)
         if self.listener is not None:
             self.listener.stepped()
@@ -209,6 +214,11 @@ class EmulatedInstance:
             kv_tokens=request.kv_tokens,
             params=mine.sampling.to_params(),
         )
+
+    def _remember(self, request: EmulatedRequest, *, complete: bool) -> None:
+        if request.owner:
+            ended = Ended(request.owner, tuple(request.outputs), complete)
+            self.on_ended(request.request_id, ended)
 
     def _tell_gone(self, request_id: RequestId, why: Gone) -> None:
         if self.listener is not None:

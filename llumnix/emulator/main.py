@@ -113,5 +113,5 @@ def _agent(instance: EmulatedInstance, secret: bytes, base: MigrationConfig) -> 
         speed=config.speed,
     )
     hooks.set_listener(agent)
-    instance.on_arrived = agent.request_arrived
+    instance.on_arrived, instance.on_ended = agent.request_arrived, agent.remember
     return agent

@@ -11,6 +11,7 @@ from llumnix.emulator.model.vocabulary import VOCABULARY, chat_prompt, encode
 from llumnix.emulator.requests import Sampling, valid_tokens
 
 _DEFAULT_COMPLETION_TOKENS = 16
+_LONGEST_OWNER = 64
 
 Body = Mapping[str, object]
 
@@ -48,6 +49,8 @@ class Call:
     include_usage: bool
     return_token_ids: bool
     resume: ResumeField | None
+    owner: str = ""
+    """Whose the request is, if its output is to be remembered after its end."""
 
 
 def read_call(kind: CallKind, raw: bytes, model: str, max_model_len: int) -> Call:
@@ -78,6 +81,7 @@ def read_call(kind: CallKind, raw: bytes, model: str, max_model_len: int) -> Cal
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         return_token_ids=_boolean(body, "return_token_ids"),
         resume=_resume(body),
+        owner=_owner(body),
     )
 
 
@@ -181,6 +185,13 @@ def _resume(body: Body) -> ResumeField | None:
                 early=fields.get("early") is True,
             )
     raise ApiError(400, "the resume field is malformed", param="kv_transfer_params")
+
+
+def _owner(body: Body) -> str:
+    params = body.get("kv_transfer_params")
+    tag = params.get("llumnix_request") if isinstance(params, dict) else None
+    owner = tag.get("owner") if isinstance(tag, dict) else None
+    return owner if isinstance(owner, str) and len(owner) <= _LONGEST_OWNER else ""
 
 
 def _integer(body: Body, key: str, default: int, least: int) -> int:

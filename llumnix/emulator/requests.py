@@ -68,6 +68,8 @@ class EmulatedRequest:
         self.table = table
         self.prompt_tokens = len(prompt_token_ids)
         self.tokens = [*prompt_token_ids]
+        self.owner = ""
+        """Whose it is, if its output is to be remembered after its end."""
         self.text = ""  # kept only if there are stop strings to look for
         self.finish: FinishReason | None = None
         self.next_token = END_ID

@@ -75,6 +75,7 @@ class EmulatorServer:
         call = read_call(kind, raw, self._config.model, self._instance.sizes.max_model_len)
         request_id = _request_id(http.headers, call.resume)
         request = self._start(call, request_id, self._class_index(http.headers))
+        request.owner = call.owner
         response_id = prefix + request_id
         try:
             if call.stream:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import aiohttp
 
+from llumnix.fleet import bearings
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.decisions.decision import Decision, DecisionKind
 from llumnix.fleet.events import EventRing
@@ -20,10 +21,11 @@ from llumnix.fleet.faults.trouble_log import TroubleLog
 from llumnix.fleet.held import HeldRequests
 from llumnix.fleet.links import Links
 from llumnix.fleet.members import CONFIGURATION, Members
+from llumnix.fleet.migrations.mover import Mover
 from llumnix.fleet.model_catalog import ModelCatalog
-from llumnix.fleet.mover import Mover
 from llumnix.fleet.placement import PlacementRequest as PlacementRequest
 from llumnix.fleet.placement import candidates
+from llumnix.fleet.recall import Remembered, recall
 from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.condition.breaker import BreakerLimits
@@ -47,7 +49,6 @@ from policies.types import (
 
 log = logging.getLogger(__name__)
 
-_LATELY_S = 1.5
 _KINDS = {
     Dispatch: DecisionKind.DISPATCH,
     Hold: DecisionKind.HOLD,
@@ -60,8 +61,11 @@ class Fleet:
 
     The scheduler is given to it, and used by nothing else. `changed` is called whenever a queued
     request might now be placed, but for what time alone changes. `linker` opens links to instances;
-    only tests give one.
+    only tests give one. `requests` is the table of those being served, `epoch_s` when the fleet's
+    clock began, by `clock`, where others share either.
     """
+
+    far = False
 
     def __init__(
         self,
@@ -71,6 +75,9 @@ class Fleet:
         tally: Tally,
         clock: FleetClock,
         linker: Linker | None = None,
+        *,
+        requests: RequestTable | None = None,
+        epoch_s: float | None = None,
     ) -> None:
         self.config = config
         self.secret = secret
@@ -80,7 +87,7 @@ class Fleet:
         classes = scheduler.config.classes
         limits = BreakerLimits(config.breaker_failures, open_s=config.breaker_open_s)
         self.instances = InstanceTable(len(classes), self.now_s, limits)
-        self.requests = RequestTable()
+        self.requests = RequestTable() if requests is None else requests
         self.events = EventRing()
         self._held = HeldRequests(self._could_start)
         self.health = FleetHealth(
@@ -99,7 +106,7 @@ class Fleet:
         )
         names = [known.name for known in classes]
         self._default_class = names.index(scheduler.config.default_class)
-        self._started_at_s = clock.now_s()
+        self._started_at_s = clock.now_s() if epoch_s is None else epoch_s
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
         self._linker = linker
@@ -194,6 +201,10 @@ class Fleet:
         self.health.sent(instance, request_id)
         return instance
 
+    async def unique_id(self, wanted: str) -> str:
+        """Return the id that a request gets whose client wants this one: it is free here."""
+        return wanted
+
     def forget(self, request_id: RequestId) -> None:
         """Note that a request is over, or will be dispatched again."""
         self._held.drop(request_id)
@@ -208,8 +219,7 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Return whether a model may be served: an instance has it, or none is there to ask."""
-        known = any(group.serves(model) for group in self.instances.groups())
-        return known or not self.instances.alive()
+        return bearings.serves(self.instances, model)
 
     async def finds(self, model: str) -> bool:
         """Return whether a model may be served, after asking the instances again if none has it."""
@@ -219,8 +229,12 @@ class Fleet:
 
     def only_model(self) -> str | None:
         """Return the fleet's only model, for requests that name none; None if there are several."""
-        models = {model for group in self.instances.groups() for model in group.models}
-        return next(iter(models)) if len(models) == 1 else None
+        return bearings.only_model(self.instances)
+
+    async def recall(self, request_id: str, owner: str, timeout_s: float) -> Remembered:
+        """Return what plugged instances remember of a request whose client has come back."""
+        plugged = [each for each in self.instances.alive() if each.plugged]
+        return await recall(plugged, RequestId(request_id), owner, timeout_s)
 
     def claim_of(self, request_id: RequestId) -> tuple[MigrationId, Instance] | None:
         """Return where a request is migrating, or has just migrated; None if it is not."""
@@ -231,6 +245,10 @@ class Fleet:
         """Return the destination of a migration; None if it is unknown or not alive."""
         instance = self.instances.get(self.mover.book.destination_of(migration_id))
         return (migration_id, instance) if instance is not None and instance.alive else None
+
+    def claimed(self, request_id: RequestId, migration_id: MigrationId) -> None:
+        """Note that a migrated request has been claimed: its migration no longer locates it."""
+        self.mover.book.claimed(request_id, migration_id)
 
     def came_up(self, instance: Instance) -> None:
         """Note that an instance is up."""
@@ -286,14 +304,11 @@ class Fleet:
         self.mover.heard(event)
 
     def works(self, instance: Instance) -> bool:
-        """Return whether an instance was just seen to work: a step ended, or a stream got output.
-
-        What servers without the plugin do is only known from poll to poll.
-        """
-        lately_s = _LATELY_S + (0.0 if instance.plugged else self.config.poll_interval_s)
+        """Return whether an instance was just seen to work: it stepped, or a stream flowed."""
         flowed_at_s = self.requests.flowed_at_s(instance.id)
-        last_s = max(flowed_at_s, instance.fitness.moved_at_s)
-        return self.health.now_s() - last_s < lately_s
+        return bearings.works(
+            instance, flowed_at_s, self.config.poll_interval_s, self.health.now_s()
+        )
 
     def _could_start(self, request: DispatchRequest, instance: Instance) -> bool:
         return self.scheduler.could_start(request, self.instances.alone(instance))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from llumnix.errors import ConfigError
-from llumnix.fleet.mover import Mover
+from llumnix.fleet.migrations.mover import Mover
 from llumnix.fleet.requests import RequestTable
 from llumnix.instances.config import FleetConfig, InstanceSpec
 from llumnix.instances.credentials import endpoint_of

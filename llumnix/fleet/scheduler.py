@@ -38,6 +38,11 @@ class FleetScheduler(Protocol):
     def could_start(self, request: DispatchRequest, snapshot: FleetSnapshot) -> bool:
         """Return whether a request would not be held if these were all instances."""
 
+    def sent(
+        self, request_id: RequestId, instance_id: InstanceId, tokens: int, now_s: float
+    ) -> None:
+        """Count a request that others sent to an instance as on its way there."""
+
     def confirm(self, instance_id: InstanceId, request_ids: list[RequestId]) -> None:
         """Note that the instance's report has seen these requests."""
 

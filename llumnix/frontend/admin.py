@@ -10,11 +10,12 @@ from llumnix.admin import openapi
 from llumnix.admin.schema import DrainStatus, MemberStatus, News, RequestDecisions
 from llumnix.errors import ConfigError
 from llumnix.fleet import view as fleet_view
-from llumnix.fleet.mover import Impossible
+from llumnix.fleet.fleet import Fleet
+from llumnix.fleet.migrations.mover import Impossible
 from llumnix.frontend.access.admin_guard import AdminGuard
-from llumnix.frontend.context import ServingContext
+from llumnix.frontend.http.slices import json_list, json_object, send_in_slices
+from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.refusal import Refusal
-from llumnix.frontend.slices import json_list, json_object, send_in_slices
 from llumnix.instances.instance import Instance
 from policies.types import RequestId
 
@@ -26,10 +27,10 @@ _BODY_LIMIT_BYTES = 64 * 1024
 class Admin:
     """Handlers under /llumnix/. All respond with JSON, errors in OpenAI's format."""
 
-    def __init__(self, context: ServingContext, guard: AdminGuard) -> None:
-        self._context = context
+    def __init__(self, fleet: Fleet, queue: HoldQueue, guard: AdminGuard) -> None:
+        self._queue = queue
         self._guard = guard
-        self._fleet = context.fleet
+        self._fleet = fleet
 
     def routes(self) -> list[web.RouteDef]:
         """List the routes; any other path under /llumnix/ is unknown."""
@@ -55,7 +56,7 @@ class Admin:
         return guarded
 
     async def _get_fleet(self, http: web.Request) -> web.StreamResponse:
-        queue = self._context.queue
+        queue = self._queue
         summary = fleet_view.fleet_summary(self._fleet, len(queue), queue.limit).to_json()
         rows = (each.to_json() for each in fleet_view.instance_statuses(self._fleet))
         return await send_in_slices(http, json_object(summary, "instances", rows))
@@ -111,7 +112,7 @@ class Admin:
             await self._fleet.mover.drain(instance, on=asked.get("on", True))
         except OSError as error:
             return Refusal(502, f"cannot send the order to {instance.id}: {error}").response()
-        self._context.queue.retry()
+        self._queue.retry()
         return _json(DrainStatus(instance.id, instance.state).to_json())
 
     async def _add(self, http: web.Request) -> web.Response:
@@ -129,7 +130,7 @@ class Admin:
         if isinstance(instance, Refusal):
             return instance.response()
         await self._fleet.members.remove(instance, now="now" in http.query)
-        self._context.queue.retry()
+        self._queue.retry()
         there = instance in self._fleet.instances
         state = str(instance.state) if there else "removed"
         return _json(MemberStatus(instance.id, instance.url, state).to_json())

@@ -31,6 +31,18 @@ class FrontendConfig:
 
     host: str = _text("127.0.0.1", "address to listen on", "HOST")
     port: int = _count(8000, "port to listen on; 0 picks a free one", metavar="PORT")
+    workers: int = _count(
+        1,
+        "frontend processes that share the port; with more than one, the scheduler has a process "
+        "of its own",
+        "processes",
+    )
+    scheduler: str = _text(
+        "",
+        "address of the scheduler that this frontend shares with others (`llumnix scheduler`), "
+        "which knows the instances",
+        "HOST:PORT",
+    )
     backlog: int = _count(
         4096, "listen backlog; connections beyond it wait for a SYN retransmit", "connections"
     )
@@ -209,6 +221,7 @@ class FrontendConfig:
         if self.port and self.port == self.admin_port:
             raise ValueError("admin_port must differ from port")
         for name in (
+            "workers",
             "backlog",
             "body_limit_bytes",
             "queue_limit_bytes",

@@ -1,15 +1,16 @@
 """The context shared by all requests being served."""
 
+import time
 from dataclasses import dataclass, field
 
-from llumnix.fleet.fleet import Fleet
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.patience import Patience
 from llumnix.frontend.pump.pump import Pump
-from llumnix.frontend.queue import HoldQueue
+from llumnix.frontend.reconnect.kept import KeptStreams
 from llumnix.frontend.request.request import Classes
+from llumnix.frontend.seam import Queue, ServedFleet
 from llumnix.metrics.tally import Tally
 
 
@@ -22,13 +23,14 @@ class ServingContext:
     """
 
     config: FrontendConfig
-    fleet: Fleet
-    queue: HoldQueue
+    fleet: ServedFleet
+    queue: Queue
     upstream: Upstream
     classes: Classes
     intake: Intake
     patience: Patience = field(default_factory=Patience)
     pump: Pump | None = None
+    kept: KeptStreams = field(default_factory=lambda: KeptStreams(time.monotonic))
 
     @property
     def tally(self) -> Tally:

@@ -8,7 +8,7 @@ frontend, and the streams that are open run to their end.
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -18,6 +18,13 @@ from llumnix.frontend.request_log import OWN_PATHS, own_account
 
 Middleware = Any  # aiohttp has had no public name for its type until recently
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Cancellable(Protocol):
+    """A request that is being served."""
+
+    def cancel(self) -> object:
+        """End it."""
 
 
 class Phase(enum.StrEnum):
@@ -38,7 +45,7 @@ class Lifetime:
         self.phase = Phase.SERVING
         self._up = up
         self._retry_after_s = retry_after_s
-        self._open: dict[asyncio.Task[Any], Account] = {}
+        self._open: dict[Cancellable, Account] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -64,6 +71,17 @@ class Lifetime:
         await _first((self._quiet, hurry), grace_s)
         return self._cut()
 
+    def admit(self, request: Cancellable, account: Account) -> None:
+        """Count a request as open; it is cancelled if it does not end in time."""
+        self._open[request] = account
+        self._quiet.clear()
+
+    def release(self, request: Cancellable) -> None:
+        """Note that an open request has ended."""
+        del self._open[request]
+        if not self._open:
+            self._quiet.set()
+
     async def ready(self, _http: web.Request) -> web.Response:
         """Answer a readiness probe: 200 if a new request would be served, else 503 and why."""
         why = self.obstacle()
@@ -87,14 +105,11 @@ class Lifetime:
                 return self._turned_away()
             task = asyncio.current_task()
             assert task is not None
-            self._open[task] = own_account()
-            self._quiet.clear()
+            self.admit(task, own_account())
             try:
                 response = await handler(request)
             finally:
-                del self._open[task]
-                if not self._open:
-                    self._quiet.set()
+                self.release(task)
             if self.phase is not Phase.SERVING and not response.prepared:
                 response.force_close()  # the client's next request belongs to another frontend
             return response

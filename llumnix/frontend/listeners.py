@@ -10,6 +10,8 @@ from aiohttp import web
 
 from llumnix.errors import ConfigError
 from llumnix.frontend.config import FrontendConfig
+from llumnix.frontend.express.connection import ExpressConnection
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.expect import install_expect
 from llumnix.frontend.http.guarded import Guard, GuardedConnection
 from llumnix.frontend.http.patience import Patience
@@ -27,11 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an application listens, and with which TLS settings, if any."""
+    """Where an application listens, and with which TLS settings, if any.
+
+    `shared`: other processes listen there too, and the system spreads connections over them.
+    """
 
     host: str
     port: int
     tls: ServerTls | None = None
+    shared: bool = False
 
     @property
     def scheme(self) -> str:
@@ -48,8 +54,11 @@ class Listeners:
         self._watching: list[asyncio.Task[None]] = []
         self.guards: list[Guard] = []
 
-    async def listen(self, app: web.Application, address: Address) -> str:
-        """Serve an application; return its URL. Raises OSError if the address is in use."""
+    async def listen(self, app: web.Application, address: Address, lane: Lane | None = None) -> str:
+        """Serve an application; return its URL. Raises OSError if the address is in use.
+
+        Plain requests take the short way of `lane`, past the application.
+        """
         config = self._config
         runner = web.AppRunner(
             app,
@@ -62,12 +71,12 @@ class Listeners:
         await runner.setup()
         guard = Guard(_patience(config), config.max_connections or connections_allowed())
         self.guards.append(guard)
-        site = _GuardedSite(runner, guard, address, config)
+        site = _GuardedSite(runner, guard, address, config, lane)
         await site.start()
         guard.watch()
         if address.tls is not None:
             self._watching.append(asyncio.create_task(_watch(address.tls)))
-        return f"{address.scheme}://{_reachable(address.host)}:{_bound_port(runner.addresses)}"
+        return f"{address.scheme}://{reachable(address.host)}:{_bound_port(runner.addresses)}"
 
     async def close(self) -> None:
         """Stop accepting requests, let open ones finish in the grace period, then cut them."""
@@ -87,10 +96,16 @@ class _GuardedSite(web.BaseSite):
     """A TCP address whose connections are guarded; aiohttp's own site makes its own kind."""
 
     def __init__(
-        self, runner: web.AppRunner, guard: Guard, address: Address, config: FrontendConfig
+        self,
+        runner: web.AppRunner,
+        guard: Guard,
+        address: Address,
+        config: FrontendConfig,
+        lane: Lane | None,
     ) -> None:
         super().__init__(runner, backlog=config.backlog)
         self._guard = guard
+        self._lane = lane
         self._address = address
         self._keepalive_timeout_s = config.keepalive_timeout_s
 
@@ -103,24 +118,27 @@ class _GuardedSite(web.BaseSite):
         """Listen. Raises OSError."""
         await super().start()
         loop = asyncio.get_running_loop()
+        settings = {
+            "loop": loop,
+            "keepalive_timeout": self._keepalive_timeout_s,
+            "access_log": None,
+            "auto_decompress": False,  # it would unpack on the event loop; `bodies` does it
+            "max_line_size": _LINE_BYTES,
+            "max_field_size": _LINE_BYTES,
+        }
 
         def connection() -> GuardedConnection:
-            return GuardedConnection(
-                self._guard,
-                self._runner.server,
-                loop=loop,
-                keepalive_timeout=self._keepalive_timeout_s,
-                access_log=None,
-                auto_decompress=False,  # it would unpack on the event loop; `bodies` does it
-                max_line_size=_LINE_BYTES,
-                max_field_size=_LINE_BYTES,
-            )
+            server = self._runner.server
+            if self._lane is not None:
+                return ExpressConnection(self._guard, self._lane, server, **settings)
+            return GuardedConnection(self._guard, server, **settings)
 
         self._server = await loop.create_server(
             connection,
             self._address.host,
             self._address.port,
             backlog=self._backlog,
+            reuse_port=self._address.shared or None,
             **_tls_settings(self._address.tls),
         )
 
@@ -165,7 +183,7 @@ def _bound_port(addresses: Sequence[tuple[object, ...]]) -> int:
     return port
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """Return a name under which this machine reaches an address that is listened on."""
     if host in ("0.0.0.0", ""):  # noqa: S104 - it is compared, not bound
         return "127.0.0.1"

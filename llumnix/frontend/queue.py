@@ -81,6 +81,20 @@ class HoldQueue:
         counts = Counter(ticket.request.class_index for ticket in self._queue)
         return [counts[index] for index in range(n_classes)]
 
+    def place_now(self, ask: PlacementRequest) -> Instance | None:
+        """Place a new request at once, if nobody waits and an instance has room.
+
+        None: ask with `place`, which may find the same.
+        """
+        if len(self._queue):
+            return None
+        decision = self._place(ask)
+        return None if isinstance(decision, Hold | Reject) else decision
+
+    def place_soon(self, ask: PlacementRequest) -> None:
+        """Return None: there is nobody to be asked, so `place_now` has said all there is."""
+        del ask
+
     async def place(self, ask: PlacementRequest) -> Instance | Refusal:
         """Wait for an instance; a Refusal if the queue is full or the wait too long.
 
@@ -93,9 +107,12 @@ class HoldQueue:
         )
         one_too_many = self._queue.turns_away(ticket)
         try:
-            await self._rounds.end()  # something may have changed, and others come first
-            if not self._rounds.due and ticket.queued:
+            if self._rounds.due:  # something has changed, and others come first
+                self._rounds.ask()
+            else:
                 self._queue.offer_line(ticket, self._decide, self._settle)
+            if one_too_many and not held.placed.done():
+                await self._rounds.end(held.placed)
             if held.placed.done():
                 return held.placed.result()
             if one_too_many and self._queue.turns_away(ticket):
@@ -131,8 +148,9 @@ class HoldQueue:
         )
 
     def _leave(self, ticket: Ticket[_Held]) -> None:
-        if ticket.queued:
-            self._queue.leave(ticket)
+        led = self._queue.leads(ticket)
+        self._queue.leave(ticket)
+        if led:  # the next of its line has not been offered yet
             self.retry()
 
     def _refusal(self, reason: str) -> Refusal:

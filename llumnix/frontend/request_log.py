@@ -50,7 +50,7 @@ async def log_requests(request: web.Request, handler: Handler) -> web.StreamResp
         account.cause = f"internal: {type(error).__name__}"
         raise
     finally:
-        _write(request, account, status, time.monotonic() - began_at)
+        write_line(request.method, request.path, account, status, time.monotonic() - began_at)
     return response
 
 
@@ -101,10 +101,11 @@ def fields(
     return {**kept, "spent_s": spent_s}
 
 
-def _write(http: web.Request, account: Account, status: int, spent_s: float) -> None:
+def write_line(method: str, path: str, account: Account, status: int, spent_s: float) -> None:
+    """Write the line of a request that has ended, if the log's level asks for it."""
     ended = outcome(account, status)
-    loud = level(ended, status, http.path)
+    loud = level(ended, status, path)
     if not log.isEnabledFor(loud):
         return
-    told = fields(account, method=http.method, path=http.path, status=status, spent_s=spent_s)
+    told = fields(account, method=method, path=path, status=status, spent_s=spent_s)
     log.log(loud, f"request_{ended}", extra={"fields": told})

@@ -8,6 +8,7 @@ bounded share of the time however slow one is.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 _SLICE_S = 0.004
 """How long a round may hold the event loop before it lets others run."""
@@ -61,13 +62,14 @@ class Rounds:
         if self._timer is None and self._running is None:
             self._set_timer(asyncio.get_running_loop().time() + _AT_LEAST_EVERY_S)
 
-    async def end(self) -> None:
-        """Wait until the round that is due, if one is, has ended."""
+    async def end(self, sooner: "asyncio.Future[Any] | None" = None) -> None:
+        """Wait until the round that is due, if one is, has ended, or until something `sooner`."""
         if not self.due:
             return
         if self._ends is None:
             self._ends = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._ends)
+        ends = {self._ends} if sooner is None else {self._ends, sooner}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
     def _set_timer(self, at_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -3,20 +3,19 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 
-from llumnix.fleet import view as fleet_view
 from llumnix.fleet.fleet import Fleet
-from llumnix.frontend.access.admin_guard import AdminGuard
 from llumnix.frontend.access.door import Door
 from llumnix.frontend.access.gate import Gate
-from llumnix.frontend.admin import Admin, unknown
+from llumnix.frontend.admin import unknown
+from llumnix.frontend.backing import Backing, OwnBacking
 from llumnix.frontend.bodies.intake import Intake
 from llumnix.frontend.config import FrontendConfig, is_loopback
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.express.lane import Lane
 from llumnix.frontend.http.tls import ServerTls, TlsFiles
 from llumnix.frontend.http.upstream import Upstream
 from llumnix.frontend.lifetime import Lifetime
@@ -24,11 +23,8 @@ from llumnix.frontend.listeners import Address, Listeners
 from llumnix.frontend.paths.cors import Cors
 from llumnix.frontend.paths.router import Router
 from llumnix.frontend.pump.pump import Pump, make_pump
-from llumnix.frontend.queue import HoldQueue
 from llumnix.frontend.request.request import Classes
 from llumnix.frontend.request_log import log_requests, own_account
-from llumnix.frontend.slices import in_slices
-from llumnix.metrics.page import page
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +33,32 @@ class FrontendServer:
     """Serves one fleet; start it within a running event loop.
 
     `admin_token` must be sent with every admin request; it may be empty only where one port carries
-    both (`FrontendConfig.shares_port`). Raises ConfigError for unusable files of keys
+    both (`FrontendConfig.shares_port`). Without `express` every request goes the long way, as some
+    do in any case. Raises ConfigError for unusable files of keys
     or certificates.
     """
 
-    def __init__(self, config: FrontendConfig, fleet: Fleet, admin_token: str = "") -> None:
+    def __init__(
+        self,
+        config: FrontendConfig,
+        fleet: Fleet | Backing,
+        admin_token: str = "",
+        *,
+        express: bool = True,
+    ) -> None:
+        if isinstance(fleet, Fleet):
+            fleet = OwnBacking(fleet, config, admin_token)
+        self._express = express
         self.config = config
         self.admin_url = ""
-        self._fleet = fleet
-        self._admin_token = admin_token
+        self._backing = fleet
+        self._fleet = fleet.fleet
         self.listeners = Listeners(config)
         self._upstream: Upstream | None = None
         self._pump: Pump | None = None
+        self._lane: Lane | None = None
         self.intake = Intake(config)
-        scheduler = fleet.scheduler.config
+        scheduler = fleet.scheduling
         self._classes = Classes(
             tuple(each.name for each in scheduler.classes), scheduler.default_class
         )
@@ -64,43 +72,42 @@ class FrontendServer:
                 config.admin_tls_client_ca_file,
             )
         )
-        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic)
+        self._gate = Gate(config.api_keys_file, self._classes.names, time.monotonic, fleet.tolls)
         self._context: ServingContext | None = None
-        self.lifetime = Lifetime(lambda: bool(fleet.instances.up()), config.retry_after_s)
+        self.lifetime = Lifetime(lambda: bool(self._fleet.instances.up()), config.retry_after_s)
 
     async def start(self) -> str:
         """Listen; return the clients' URL. Raises OSError if an address is in use."""
-        config, fleet = self.config, self._fleet
-        queue = HoldQueue(
-            fleet.dispatch,
-            fleet.scheduler.config.queue,
-            config.queue_limit,
-            config.queue_timeout_s,
-            config.retry_after_s,
-        )
-        fleet.changed = queue.retry
+        config, fleet, backing = self.config, self._fleet, self._backing
         self._upstream = Upstream(config)
-        context = ServingContext(config, fleet, queue, self._upstream, self._classes, self.intake)
+        context = ServingContext(
+            config, fleet, backing.queue, self._upstream, self._classes, self.intake
+        )
         context.pump = self._pump = make_pump(config.pump)
         self._context = context
-        admin = Admin(context, AdminGuard(self._admin_token))
-        shared = config.shares_port(self._admin_token)
-        assert shared or self._admin_token, "an admin port of its own needs a token"
-        app = build_app(context, self.lifetime, admin if shared else None)
+        shared = backing.shares_port
+        app = build_app(context, self.lifetime, backing, shared=shared)
         Door(self._gate, fleet.tally, own_account).install(app)
         self.intake.install(app)
-        url = await self.listeners.listen(app, Address(config.host, config.port, self._tls))
+        if self._express:
+            self._lane = Lane(context, self.lifetime, self._gate)
+        address = Address(config.host, config.port, self._tls, shared=backing.many)
+        url = await self.listeners.listen(app, address, self._lane)
         self.admin_url = url
-        self._warn_of_open_doors(shared=shared)
-        if not shared:
+        self._warn_of_open_doors()
+        if backing.has_admin_port:
             address = Address(config.admin_host, config.admin_port_wanted(), self._admin_tls)
-            admin_app = build_admin_app(context, self.lifetime, admin)
+            admin_app = build_admin_app(self.lifetime, backing)
             self.admin_url = await self.listeners.listen(admin_app, address)
         return url
 
-    def _warn_of_open_doors(self, *, shared: bool) -> None:
+    def _warn_of_open_doors(self) -> None:
         config = self.config
-        if not shared and not is_loopback(config.admin_host) and self._admin_tls is None:
+        if (
+            self._backing.has_admin_port
+            and not is_loopback(config.admin_host)
+            and self._admin_tls is None
+        ):
             log.warning(
                 "admin_port_in_plain_text host=%s: who can listen there learns the token",
                 config.admin_host,
@@ -151,6 +158,8 @@ class FrontendServer:
         Nothing is open any more after `leave`.
         """
         await self.listeners.close()
+        if self._lane is not None:
+            self._lane.close()
         if self._pump is not None:
             self._pump.close()
         if self._upstream is not None:
@@ -158,8 +167,10 @@ class FrontendServer:
         await self.intake.close()
 
 
-def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) -> web.Application:
-    """Build the clients' application; `admin` is served there too if it has no port of its own."""
+def build_app(
+    context: ServingContext, lifetime: Lifetime, backing: Backing, *, shared: bool
+) -> web.Application:
+    """Build the clients' application; the admin API is served there too if the port is shared."""
     cors = Cors(context)
     router = Router(context, cors)
 
@@ -167,9 +178,10 @@ def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) 
         client_max_size=context.config.body_limit_bytes,
         middlewares=[log_requests, lifetime.middleware()],
     )
-    app.add_routes(_own_pages(context, lifetime, clients=True))
-    if admin is not None:
-        app.add_routes(admin.routes())
+    hidden = not context.config.metrics_on_clients_port
+    app.add_routes(_own_pages(lifetime, unknown if hidden else backing.metrics))
+    if shared:
+        app.add_routes(backing.admin_routes())
     else:
         app.add_routes([web.route("*", "/llumnix{rest:(?s:(/.*)?)}", unknown)])
     app.add_routes([web.route("*", "/{rest:(?s:.*)}", router.serve)])
@@ -177,36 +189,20 @@ def build_app(context: ServingContext, lifetime: Lifetime, admin: Admin | None) 
     return app
 
 
-def build_admin_app(context: ServingContext, lifetime: Lifetime, admin: Admin) -> web.Application:
+def build_admin_app(lifetime: Lifetime, backing: Backing) -> web.Application:
     """Build the application of the admin port."""
     app = web.Application(middlewares=[log_requests])
-    app.add_routes([*admin.routes(), *_own_pages(context, lifetime, clients=False)])
+    app.add_routes([*backing.admin_routes(), *_own_pages(lifetime, backing.metrics)])
     app.add_routes([web.route("*", "/{rest:(?s:.*)}", unknown)])
     return app
 
 
-def metrics_page(context: ServingContext) -> Iterator[str]:
-    """Bring the gauges up to date, and write the metrics page, in pieces."""
-    queue = context.queue
-    lengths = queue.lengths(len(context.classes.names))
-    for _ in fleet_view.setting_gauges(context.fleet, lengths, queue.limit):
-        yield ""
-    yield from page(context.tally.metrics.registry)
-
-
-def _own_pages(context: ServingContext, lifetime: Lifetime, *, clients: bool) -> list[web.RouteDef]:
+def _own_pages(
+    lifetime: Lifetime, metrics: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> list[web.RouteDef]:
     """List what both ports serve to anyone: the probes, and the metrics."""
-
-    writing = asyncio.Lock()  # two at once would set and drop rows under each other's hands
-
-    async def metrics(_http: web.Request) -> web.Response:
-        async with writing:
-            text = "".join(await in_slices(metrics_page(context)))
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    hidden = clients and not context.config.metrics_on_clients_port
     return [
         web.get("/health", lifetime.health),
         web.get("/ready", lifetime.ready),
-        web.get("/metrics", unknown if hidden else metrics),
+        web.get("/metrics", metrics),
     ]

@@ -6,19 +6,23 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llumnix.fleet.requests import NOBODY, ActiveRequest
-from llumnix.frontend import answer as answers
 from llumnix.frontend.access.door import own_visit
 from llumnix.frontend.context import ServingContext
+from llumnix.frontend.delivered import DeliveredStream
+from llumnix.frontend.http.client import AiohttpStream, ClientStream
+from llumnix.frontend.http.outcome import UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
 from llumnix.frontend.moves.claim import Claims
 from llumnix.frontend.moves.route import Route
+from llumnix.frontend.relay import answer as answers
+from llumnix.frontend.relay.stream import StreamRelay
 from llumnix.frontend.request.headers import REQUEST_ID, to_instance
 from llumnix.frontend.request.refusal import Refusal, no_such_model
 from llumnix.frontend.request.request import ClientRequest, is_id, request_id
 from llumnix.frontend.request_log import own_account
-from llumnix.frontend.stream import StreamRelay
 from policies.types import RequestId
 
 
@@ -40,17 +44,41 @@ class Facts:
     immovable: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a completion: the headers, where a stream goes, and when it arrived (wall).
+
+    Headers are asked for only where they are sent on from here. `record` is what the client of a
+    stream has received before, if it comes back for the rest.
+    """
+
+    headers: Callable[[], CIMultiDictProxy[str]]
+    stream: ClientStream
+    arrived_at: float
+    record: DeliveredStream | None = None
+
+
+Opening = Callable[[Route], Awaitable[Leg | UpstreamAnswer | Refusal]]
+
+
+async def first_leg(route: Route) -> Leg | UpstreamAnswer | Refusal:
+    """Find an instance for a request that has been on none."""
+    return await route.open(None)
+
+
 async def serve(context: ServingContext, http: web.Request, path: str) -> web.StreamResponse:
     """Serve a completion or chat completion, streamed or not; `path` is what instances call it."""
     arrived_at = time.monotonic()
     arrived(context, http)
-    request = await _read(context, http, path)
+    request = await read(context, http, path)
     if isinstance(request, Refusal):
         turned_away(context, request)
         return request.response()
 
+    caller = Caller(lambda: http.headers, AiohttpStream(http), arrived_at)
+
     async def relay(active: ActiveRequest) -> tuple[web.StreamResponse, str]:
-        return await _relay(context, http, request, active, arrived_at)
+        return await relayed(context, caller, request, active)
 
     immovable = "" if request.resumable else "its output cannot be joined from two instances"
     facts = Facts(request.class_name, request.model, request.prompt_tokens, immovable)
@@ -77,6 +105,8 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
     account = own_account()
     # Once more: another request may have taken the id while this one's body was on its way.
     account.request_id = request_id(account.request_id, context.fleet.requests.active)
+    if account.client_id:
+        account.request_id = await context.fleet.unique_id(account.request_id)
     account.class_name, account.model = facts.class_name, facts.model or ""
     account.prompt_tokens = facts.prompt_tokens
     active = ActiveRequest(
@@ -97,14 +127,19 @@ async def tracked(context: ServingContext, facts: Facts, work: Work) -> web.Stre
         outcome = "failed" if account.cut or account.outcome == "failed" else "cancelled"
         raise
     finally:
-        context.fleet.requests.close(active.request_id)
-        context.fleet.forget(active.request_id)
-        context.fleet.health.suspects.forget(active.request_id)
-        context.patience.settled(active.request_id)
-        context.tally.request_ended(facts.class_name, outcome)
-        account.outcome = outcome
-        context.queue.retry()
+        settle(context, active, outcome)
     return response
+
+
+def settle(context: ServingContext, active: ActiveRequest, outcome: str) -> None:
+    """Note that a request that was in the fleet's table has ended."""
+    context.fleet.requests.close(active.request_id)
+    context.fleet.forget(active.request_id)
+    context.fleet.health.suspects.forget(active.request_id)
+    context.patience.settled(active.request_id)
+    context.tally.request_ended(active.class_name, outcome)
+    active.account.outcome = outcome
+    context.queue.retry()
 
 
 async def unknown_model(context: ServingContext, model: str | None) -> Refusal | None:
@@ -124,13 +159,14 @@ async def inadmissible(
     unknown = await unknown_model(context, model)
     if unknown is not None:
         return unknown
-    too_many = own_visit().reserve(prompt_tokens, output_limit_tokens)
+    too_many = await own_visit().reserve(prompt_tokens, output_limit_tokens)
     if too_many is not None:
         context.tally.access_refused(too_many.code or "")
     return too_many
 
 
-async def _read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+async def read(context: ServingContext, http: web.Request, path: str) -> ClientRequest | Refusal:
+    """Read and parse a completion request; a Refusal if it is not to be served."""
     raw = await context.intake.read(http)
     if isinstance(raw, Refusal):
         return raw
@@ -147,19 +183,23 @@ async def _read(context: ServingContext, http: web.Request, path: str) -> Client
     return refusal or request
 
 
-async def _relay(
+async def relayed(
     context: ServingContext,
-    http: web.Request,
+    caller: Caller,
     request: ClientRequest,
     active: ActiveRequest,
-    arrived_at: float,
+    first: Opening = first_leg,
 ) -> tuple[web.StreamResponse, str]:
-    headers = to_instance(http.headers, active.request_id, request.class_name)
+    """Serve a request that is in the fleet's table; `first` opens its first leg."""
+
+    def headers() -> CIMultiDict[str]:
+        return to_instance(caller.headers(), active.request_id, request.class_name)
+
     route = Route(context, request, headers, active)
     claims = Claims(context.config, route, active)
     active.follower = claims
     try:
-        return await _answer(context, http, request, route, active, claims, arrived_at)
+        return await _answer(context, caller, request, route, active, claims, first)
     finally:
         active.follower = NOBODY
         claims.close()
@@ -167,20 +207,31 @@ async def _relay(
 
 async def _answer(
     context: ServingContext,
-    http: web.Request,
+    caller: Caller,
     request: ClientRequest,
     route: Route,
     active: ActiveRequest,
     claims: Claims,
-    arrived_at: float,
+    first: Opening,
 ) -> tuple[web.StreamResponse, str]:
-    opened = await route.open(None)
+    opened = await first(route)
     if isinstance(opened, Leg):
         context.tally.stream_opened()
+        relay = StreamRelay(
+            context,
+            caller.stream,
+            caller.headers,
+            request,
+            route,
+            active,
+            claims,
+            caller.arrived_at,
+            caller.record,
+        )
         try:
-            relay = StreamRelay(context, http, request, route, active, claims, arrived_at)
             return await relay.run(opened)
         finally:
+            relay.close()
             opened.close()
             context.tally.stream_closed()
     if not isinstance(opened, Refusal):
@@ -191,7 +242,7 @@ async def _answer(
         return opened.response(), "rejected" if opened.status == 503 else "failed"
     outcome = answers.outcome(opened)
     if outcome == "finished":
-        spent_s = context.fleet_seconds(time.monotonic() - arrived_at)
+        spent_s = context.fleet_seconds(time.monotonic() - caller.arrived_at)
         active.account.output_tokens = answers.output_tokens(opened)
         context.tally.answered(request.class_name, spent_s, active.account.output_tokens)
     else:

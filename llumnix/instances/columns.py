@@ -14,9 +14,9 @@ from policies.types import (
     IntColumn,
 )
 
-_TERMINATING, _GROUP = 6, 7
-_FIXED = 8
-"""The columns of a load that are one number each, in the order of `_numbers`."""
+_TERMINATING = 6
+_FIXED = 7
+"""How many columns of a load are one number each."""
 _SELECTIONS = 8
 """For how many selections of rows the ids are kept; a fleet uses two or three."""
 
@@ -32,6 +32,8 @@ class LoadColumns:
         self._n_classes = n_classes
         self._block = np.zeros((_FIXED + 2 * n_classes, 0), dtype=np.int64)
         self._reported_at_s = np.zeros(0)
+        self._group = np.zeros(0, dtype=np.int64)
+        self._zeros = np.zeros(0, dtype=np.int64)
         self._ids: list[InstanceId] = []
         self._groups: tuple[Group, ...] = ()
         self._selections: dict[bytes | None, InstanceIds] = {}
@@ -41,6 +43,7 @@ class LoadColumns:
         """Have a row for each of these; what was in them is lost."""
         self._block = np.zeros((_FIXED + 2 * self._n_classes, len(ids)), dtype=np.int64)
         self._reported_at_s = np.zeros(len(ids))
+        self._group = np.zeros(len(ids), dtype=np.int64)
         self._ids = list(ids)
         self._forget()
 
@@ -53,14 +56,15 @@ class LoadColumns:
         """Set the group of each row."""
         numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
         self._groups = tuple(numbers) or (ANY,)
-        self._block[_GROUP] = [numbers[group] for group in groups]
+        self._group = np.array([numbers[group] for group in groups], dtype=np.int64)
+        self._group.flags.writeable = False
         self._taken = None
 
     def put(self, row: int, load: InstanceLoad) -> None:
         """Take over a report. Every request in it must have a class (`InstanceLoad.classed`)."""
         assert not load.unclassed_running + load.unclassed_waiting, load
         classes = self._n_classes
-        self._block[:_GROUP, row] = (
+        self._block[:, row] = (
             load.capacity_tokens,
             load.physical_tokens,
             load.head_demand_tokens,
@@ -68,8 +72,6 @@ class LoadColumns:
             load.reserved_tokens,
             load.prefill_backlog_tokens,
             load.terminating,
-        )
-        self._block[_FIXED:, row] = (
             *_fitted(load.running, classes),
             *_fitted(load.waiting, classes),
         )
@@ -83,7 +85,8 @@ class LoadColumns:
         age_s = now_s - reported_at_s
         if self._taken is None or self._taken[0] != key:
             block = self._block.copy() if rows is None else self._block[:, rows]
-            self._taken = key, self._written(self._ids_of(rows, key), block, age_s)
+            group = self._group if rows is None else self._group[rows]
+            self._taken = key, self._written(self._ids_of(rows, key), block, group, age_s)
             return self._taken[1]
         last = self._taken[1]
         return FleetSnapshot(
@@ -108,14 +111,17 @@ class LoadColumns:
         """Return one row at this moment."""
         ids = InstanceIds(self._ids[row : row + 1])
         age_s = now_s - self._reported_at_s[row : row + 1]
-        return self._written(ids, self._block[:, row : row + 1].copy(), age_s)
+        block, group = self._block[:, row : row + 1].copy(), self._group[row : row + 1]
+        return self._written(ids, block, group, age_s)
 
     def _written(
-        self, ids: tuple[InstanceId, ...], block: IntColumn, age_s: FloatColumn
+        self, ids: tuple[InstanceId, ...], block: IntColumn, group: IntColumn, age_s: FloatColumn
     ) -> FleetSnapshot:
         block.flags.writeable = False
-        zeros = np.zeros(block.shape[1], dtype=np.int64)
-        zeros.flags.writeable = False
+        zeros = self._zeros
+        if len(zeros) != len(ids):
+            zeros = self._zeros = np.zeros(len(ids), dtype=np.int64)
+            zeros.flags.writeable = False
         waiting = _FIXED + self._n_classes
         return FleetSnapshot(
             ids,
@@ -131,7 +137,7 @@ class LoadColumns:
             age_s,
             zeros,
             zeros,
-            block[_GROUP],
+            group,
             self._groups,
         )
 

@@ -10,7 +10,7 @@ from llumnix.instances.condition.standstill import Motion
 from llumnix.instances.condition.trouble import Trouble
 from llumnix.instances.endpoints.endpoint import Endpoint
 from llumnix.instances.watched import Watched
-from migration.llumlet.fleet_messages import MigrationEvent
+from migration.llumlet.fleet_messages import MigrationEvent, Recalled
 from policies.groups import ANY, Group
 from policies.types import InstanceId, InstanceLoad, MigrationId, RequestId
 
@@ -87,6 +87,9 @@ class InstanceLink(Protocol):
 
     async def drain(self, on: bool) -> None:
         """Order the instance to refuse new requests and send queued ones back."""
+
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> Recalled | None:
+        """Return what the engine remembers of a request; None if it cannot tell."""
 
     async def close(self) -> None:
         """Close the connection; closing it twice is harmless."""
@@ -211,7 +214,7 @@ class Instance(Watched):
     def take_load(self, load: InstanceLoad, now_s: float) -> None:
         """Store a report, stamped with its local arrival time: clocks differ between machines."""
         terminating = load.terminating or self.draining
-        self.load = replace(load, instance_id=self.id, reported_at_s=now_s, terminating=terminating)
+        self.load = load.received(self.id, now_s, terminating=terminating)
         self.trouble = None
 
     def set_draining(self, on: bool) -> None:

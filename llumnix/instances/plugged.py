@@ -12,7 +12,7 @@ from llumnix.instances.instance import Identity, Instance, InstanceListener, Mig
 from migration.config import MigrationConfig
 from migration.errors import MigrationError
 from migration.llumlet.control import ControlClient
-from migration.llumlet.fleet_messages import PROTOCOL, Report, StepReport
+from migration.llumlet.fleet_messages import COUNTS_STEPS, RECALLS, Recalled, Report, StepReport
 from migration.protocol.peer import Peer
 from policies.types import InstanceLoad, RequestId
 
@@ -40,7 +40,8 @@ class PluggedLink:
         self._default_class = default_class
         self._flowed_at_s = flowed_at_s
         self._local_count = local_count
-        self._with_steps = identity.protocol >= PROTOCOL
+        self._with_steps = identity.protocol >= COUNTS_STEPS
+        self._recalls = identity.protocol >= RECALLS
         self._silence = Silence(config.report_timeout_s, time.monotonic())
         self._standstill = Standstill(config.step_timeout_s / min(1.0, config.speed))
         self._instance = instance
@@ -91,6 +92,15 @@ class PluggedLink:
         """Declare the instance gone: the connection closed, or something else found out."""
         self._reason = self._reason or reason
         self._gone.set()
+
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> Recalled | None:
+        """Return what the engine remembers of a request; None if it cannot tell."""
+        if not self._recalls:
+            return None
+        try:
+            return await self._control.recall(request_id, owner, timeout_s)
+        except MigrationError:
+            return None
 
     async def migrate_out(self, move: MigrationOrder) -> None:
         """Order the llumlet to migrate a request. Raises OSError if the order cannot be sent."""

@@ -32,7 +32,8 @@ class _Row:
 class InstanceTable:
     """The instances by id, in the order in which they were added. `now_s` is the fleet's clock.
 
-    `breaker` says when an instance that keeps failing is left alone.
+    `breaker` says when an instance that keeps failing is left alone. `revision` grows with every
+    change but reports that follow another.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class InstanceTable:
         now_s: Callable[[], float],
         breaker: BreakerLimits | None = None,
     ) -> None:
+        self.revision = 0
         self._instances: list[Instance] = []
         self._breaker = breaker or BreakerLimits()
         self._now_s = now_s
@@ -48,6 +50,7 @@ class InstanceTable:
         self._rows: dict[Instance, _Row] = {}
         self._by_id: dict[str, Instance] = {}
         self._changed: set[Instance] = set()
+        self._reported: set[Instance] = set()
         self._odd: set[Instance] = set()
         self._alive: list[Instance] | None = None
         self._up: list[Instance] | None = None
@@ -63,9 +66,8 @@ class InstanceTable:
     def add(self, instance: Instance) -> None:
         """Add an instance."""
         instance.fitness.breaker.limits = self._breaker
-        noted = partial(self._changed.add, instance)
-        instance.watch(noted)
-        instance.fitness.watch(noted)
+        instance.watch(partial(self._noted, instance))
+        instance.fitness.watch(lambda _: self._unlike(instance))
         self._instances.append(instance)
         self._renumber()
 
@@ -150,6 +152,7 @@ class InstanceTable:
         return self._columns.snapshot(rows, self._now_s())
 
     def _renumber(self) -> None:
+        self.revision += 1
         self._rows = {each: _Row(row, each) for row, each in enumerate(self._instances)}
         self._columns.resize([each.id for each in self._instances])
         self._columns.regroup([each.group for each in self._instances])
@@ -157,6 +160,7 @@ class InstanceTable:
         self._alive = self._up = self._groups = None
         self._odd.clear()
         self._without_plugin.clear()
+        self._reported.clear()
         self._changed.clear()
         self._changed.update(self._instances)
 
@@ -164,8 +168,28 @@ class InstanceTable:
         # Of two with one name, which there may be for a moment, the first counts.
         self._by_id = {each.id: each for each in reversed(self._instances)}
 
+    def _noted(self, instance: Instance, what: str) -> None:
+        if what != "load":
+            self._unlike(instance)
+            return
+        self._reported.add(instance)
+        if instance.load is None or self._rows[instance].load is None:
+            self.revision += 1
+
+    def _unlike(self, instance: Instance) -> None:
+        self._changed.add(instance)
+        self.revision += 1
+
     def _settle(self) -> None:
         """Bring up to date what is known of the instances that have changed."""
+        while self._reported:
+            each = self._reported.pop()
+            row, load = self._rows[each], each.load
+            if load is None or row.load is None:
+                self._changed.add(each)
+            else:  # a report like any other: nothing else has changed
+                row.load = load
+                self._columns.put(row.number, load)
         while self._changed:
             each = self._changed.pop()
             self._refresh(each, self._rows[each])
@@ -213,5 +237,5 @@ def _ascending(rows: IntColumn) -> bool:
     return bool((rows == np.arange(len(rows))).all())
 
 
-def _nothing() -> None:
+def _nothing(_: str) -> None:
     """Do nothing: nobody watches an instance that has left."""

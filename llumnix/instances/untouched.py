@@ -18,7 +18,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.discovery import fetch_metrics
 from llumnix.instances.exposition import LLUMLET, PREFIXES, believable, info, samples
 from llumnix.instances.instance import Identity, Instance, InstanceListener, MigrationOrder
-from policies.types import InstanceId, InstanceLoad
+from policies.types import InstanceId, InstanceLoad, RequestId
 
 _TYPICAL_CONTEXT_TOKENS = 512
 _STARTED = "process_start_time_seconds"
@@ -128,6 +128,9 @@ class UntouchedLink:
 
     async def drain(self, on: bool) -> None:
         """Do nothing: the fleet stops sending requests, and those on the server will end."""
+
+    async def recall(self, _request_id: RequestId, _owner: str, _timeout_s: float) -> None:
+        """Return None: a server without the plugin remembers nothing."""
 
     async def close(self) -> None:
         """Do nothing: there is no connection to close."""

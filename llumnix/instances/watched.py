@@ -11,11 +11,11 @@ class Watched:
     """Calls its watcher, if it has one, after one of the attributes in `WATCHED` was set."""
 
     __slots__ = ("_watcher",)
-    _watcher: Callable[[], None]
+    _watcher: Callable[[str], object]
     WATCHED: ClassVar[frozenset[str]] = frozenset()
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call this from now on, in place of the watcher there was."""
+    def watch(self, watcher: Callable[[str], object]) -> None:
+        """Call this from now on, in place of the watcher there was, with the attribute's name."""
         object.__setattr__(self, "_watcher", watcher)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -23,4 +23,4 @@ class Watched:
         if name in self.WATCHED:
             watcher = getattr(self, "_watcher", None)
             if watcher is not None:
-                watcher()
+                watcher(name)

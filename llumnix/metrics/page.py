@@ -6,8 +6,8 @@ It is byte for byte what prometheus-client's `generate_latest` writes.
 import copy
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from llumnix.metrics.gauge_table import TableMetric, family, header
@@ -18,7 +18,7 @@ _AT_THE_END = ("_created", "_gcount", "_gsum")
 """What prometheus-client writes below all other rows of a metric, each under a heading."""
 
 
-def page(registry: CollectorRegistry) -> Iterator[str]:
+def page(registry: Collector) -> Iterator[str]:
     """Write the metrics of a registry in pieces that take a millisecond or so each."""
     for metric in registry.collect():
         if isinstance(metric, TableMetric):

@@ -16,7 +16,7 @@ from migration.errors import AuthError
 MAGIC = b"LLX1"
 NONCE_BYTES = 32
 PROOF_BYTES = 32
-ROLES = ("control", "peer", "bulk")
+ROLES = ("control", "peer", "bulk", "frontend")
 HELLO_BYTES = len(MAGIC) + 1 + NONCE_BYTES
 CHALLENGE_BYTES = NONCE_BYTES + PROOF_BYTES
 

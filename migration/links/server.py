@@ -80,6 +80,8 @@ class Listener:
             async with asyncio.timeout(self._config.connect_timeout_s):
                 wire = await self._wire(accepted)
                 role = await frames.admit(wire, self._secret, self._config.connect_timeout_s)
+            if role not in self._roles:
+                raise ProtocolError("wrong_role", role)
             await self._roles[role](wire)
         except ProtocolError as error:
             self.refused[error.code] += 1

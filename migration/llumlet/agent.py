@@ -28,6 +28,7 @@ from migration.llumlet.effects import (
 )
 from migration.llumlet.fleet_port import FleetPort
 from migration.llumlet.llumlet import Llumlet
+from migration.llumlet.memory import Ended
 from migration.protocol.landing import Landing
 from migration.protocol.messages import Blocks, Message
 from migration.protocol.peer import Peer, Sender
@@ -116,6 +117,10 @@ class LlumletAgent:
         """See EngineListener."""
         self.llumlet.gone(request_id, why)
         self._pump()
+
+    def remember(self, request_id: RequestId, ended: Ended) -> None:
+        """Remember the output of a request that has ended here, for a client that reconnects."""
+        self.llumlet.memory.note(request_id, ended)
 
     def request_arrived(self, request_id: RequestId) -> None:
         """Note a newly arrived request, for the next report to the fleet."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 
 from migration.config import MigrationConfig
 from migration.errors import LinkError, ProtocolError
@@ -14,6 +15,8 @@ from migration.llumlet.fleet_messages import (
     MigrateOut,
     MigrationEvent,
     Order,
+    Recall,
+    Recalled,
     Report,
     Subscribe,
     SubscribeSteps,
@@ -49,6 +52,8 @@ class ControlClient:
         self._wire: Wire | None = None
         self._outbox: frames.Outbox | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._calls = count()
+        self._recalls: dict[int, asyncio.Future[Recalled]] = {}
 
     async def connect(self, timeout_s: float = 5.0) -> None:
         """Connect and prove the secret. Raises LinkError, or AuthError when it is not shared."""
@@ -103,6 +108,23 @@ class ControlClient:
         """Make the instance refuse new requests, or serve again."""
         self._order(Drain(on))
 
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> Recalled:
+        """Ask what is remembered of a request; only of llumlets that announce protocol 3.
+
+        Raises LinkError, also if there is no answer in time.
+        """
+        call = next(self._calls)
+        answer: asyncio.Future[Recalled] = asyncio.get_running_loop().create_future()
+        self._recalls[call] = answer
+        try:
+            self._order(Recall(call, request_id, owner))
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise LinkError("no answer in time") from None
+        finally:
+            del self._recalls[call]
+
     async def close(self) -> None:
         """Close the connection; `on_closed` is not called."""
         self._on_closed = None
@@ -136,6 +158,10 @@ class ControlClient:
                 self._on_report(news)
             case MigrationEvent():
                 self._on_event(news)
+            case Recalled():
+                waiting = self._recalls.get(news.call)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(news)
             case _:
                 raise ProtocolError("wrong_role", type(news).__name__)
 

@@ -48,6 +48,36 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Fleet: say what you remember of a request; `call` is repeated in the answer.
+
+    Only for llumlets that announce `RECALLS`.
+    """
+
+    call: Annotated[int, wire.Whole(1 << 62)]
+    request_id: Request
+    owner: Annotated[str, wire.Text(64)]
+
+
+class Recollection(enum.StrEnum):
+    """What a llumlet knows of a request: `complete` and `cut` come with its output."""
+
+    UNKNOWN = "unknown"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    CUT = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Llumlet: what it remembers of a request, in answer to `Recall`."""
+
+    call: Annotated[int, wire.Whole(1 << 62)]
+    state: Recollection
+    output_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Llumlet: the instance's load now, and the requests that arrived since the last report."""
 
@@ -108,17 +138,24 @@ class MigrationEvent:
         return self.kind is EventKind.COMMITTED or self.unresolved
 
 
-PROTOCOL = 2
-"""What a llumlet announces beside its port. 1, or nothing: it knows no `SubscribeSteps`."""
+COUNTS_STEPS = 2
+RECALLS = 3
+PROTOCOL = 3
+"""What a llumlet announces beside its port, and since when it knows which order.
 
-Order = Subscribe | SubscribeSteps | MigrateOut | Drain
-News = Report | MigrationEvent
+1, or nothing: it knows neither `SubscribeSteps` nor `Recall`.
+"""
+
+Order = Subscribe | SubscribeSteps | MigrateOut | Drain | Recall
+News = Report | MigrationEvent | Recalled
 
 TYPES: dict[str, type[Order | News]] = {
     "subscribe": Subscribe,
     "subscribe_steps": SubscribeSteps,
     "migrate_out": MigrateOut,
     "drain": Drain,
+    "recall": Recall,
+    "recalled": Recalled,
     "report": Report,
     "step_report": StepReport,
     "event": MigrationEvent,

@@ -12,6 +12,8 @@ from migration.llumlet.fleet_messages import (
     Drain,
     MigrateOut,
     MigrationEvent,
+    Recall,
+    Recalled,
     Report,
     StepReport,
     Subscribe,
@@ -35,7 +37,7 @@ class Session:
         self.with_steps = False
         self.reporting: asyncio.Task[None] | None = None
 
-    def post(self, news: Report | MigrationEvent) -> None:
+    def post(self, news: orders.News) -> None:
         """Send a message to the fleet."""
         self.outbox.post(frames.frame_head(orders.encode(news)))
 
@@ -93,6 +95,9 @@ class FleetPort:
             case Drain(on):
                 self._llumlet.drain(on)
                 self._pump()
+            case Recall(call, request_id, owner):
+                state, ids = self._llumlet.recall(request_id, owner)
+                session.post(Recalled(call, state, ids))
             case _:
                 raise ProtocolError("wrong_role", type(order).__name__)
 

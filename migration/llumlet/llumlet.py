@@ -13,8 +13,14 @@ from migration.engine import EngineHooks, Gone, RequestState
 from migration.llumlet.arrivals import Arrivals
 from migration.llumlet.departures import Departures
 from migration.llumlet.effects import Announce, Effect, Ship, TimerKey
-from migration.llumlet.fleet_messages import EventKind, MigrateOut, MigrationEvent
+from migration.llumlet.fleet_messages import (
+    EventKind,
+    MigrateOut,
+    MigrationEvent,
+    Recollection,
+)
 from migration.llumlet.host import Host
+from migration.llumlet.memory import Memory
 from migration.protocol import events as ev
 from migration.protocol.landing import Landing
 from migration.protocol.messages import (
@@ -71,6 +77,7 @@ class Llumlet:
         self.host = Host(instance_id, hooks, config, clock)
         self.departures = Departures(self.host)
         self.arrivals = Arrivals(self.host)
+        self.memory = Memory(clock)
         self._speed = speed
         self._next_epoch = first_epoch
         self._moved_at_s: OrderedDict[RequestId, float] = OrderedDict()
@@ -100,6 +107,12 @@ class Llumlet:
             for view in self.host.hooks.requests():
                 if view.phase is RequestPhase.QUEUED:
                     self.host.hooks.requeue(view.request_id)
+
+    def recall(self, request_id: RequestId, owner: str) -> tuple[Recollection, tuple[int, ...]]:
+        """Return what is known of a request that a client asks for again, and its output."""
+        if any(view.request_id == request_id for view in self.host.hooks.requests()):
+            return Recollection.RUNNING, ()
+        return self.memory.recall(request_id, owner)
 
     def load(self) -> InstanceLoad:
         """Report the instance's load now."""

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 MAX_TEXT = 4096
 MAX_ITEMS = 1 << 20
+_LEAST, _MOST = -(1 << 62), 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,10 @@ def _whole(raw: object, least: int, most: int) -> int:
     return raw
 
 
+def _any(raw: object) -> int:
+    return _whole(raw, _LEAST, _MOST)
+
+
 def _real(raw: object) -> float:
     if not isinstance(raw, int | float) or isinstance(raw, bool):
         raise ProtocolError("wrong_type", f"expected a number, not {_shown(raw)}")
@@ -186,7 +191,7 @@ def _flag(raw: object) -> bool:
 
 
 def _mapping(raw: object) -> dict[str, object]:
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+    if not isinstance(raw, dict) or not _STRINGS.issuperset(map(type, raw)):
         raise ProtocolError("wrong_type", f"expected a map with string keys, not {_shown(raw)}")
     return raw
 
@@ -234,10 +239,11 @@ def _shown(raw: object) -> str:
     return type(raw).__name__
 
 
+_STRINGS = frozenset({str})
 _KNOWN: dict[type[object], dict[str, Kind]] = {}
 _PLAIN: dict[Any, Kind] = {
     str: Kind(str, lambda raw: _text(raw, Text(MAX_TEXT))),
-    int: Kind(int, lambda raw: _whole(raw, -(1 << 62), 1 << 62)),
+    int: Kind(int, lambda raw: raw if type(raw) is int and _LEAST <= raw <= _MOST else _any(raw)),
     float: Kind(float, _real),
     bool: Kind(bool, _flag),
 }

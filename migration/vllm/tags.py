@@ -13,14 +13,20 @@ REQUEUE = "migrate:requeue"
 STEP_MARK = "llumnix_step"
 """Marks a replayed output that the API server must not merge with the next (`collector.py`)."""
 MAX_CLASSES = 64
+MAX_OWNER = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """Names a request whose stream runs through a frontend: only such requests can be moved."""
+    """Names a request whose stream runs through a frontend: only such requests can be moved.
+
+    `owner` says whose it is and what it asks, if its output is to be remembered for a client that
+    reconnects.
+    """
 
     request_id: RequestId
     class_index: int
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,10 @@ def read_tag(params: object) -> Tag | None:
         return None
     if type(class_index) is not int or not 0 <= class_index < MAX_CLASSES:
         return None
-    return Tag(RequestId(request_id), class_index)
+    owner = tag.get("owner", "")
+    if not isinstance(owner, str) or len(owner) > MAX_OWNER:
+        owner = ""
+    return Tag(RequestId(request_id), class_index, owner)
 
 
 def read_resume(

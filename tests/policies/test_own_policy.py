@@ -60,7 +60,7 @@ def test_rows_say_what_the_columns_say(loads: list[InstanceLoad], tokens: int) -
         return Proposal(scores)
 
     brain = scheduler("load-aware")
-    brain._policy, brain._small_policy = by_rows, None
+    brain._chooser.policy, brain._chooser.small_policy = by_rows, None
     for number in range(3):
         brain.dispatch(request(f"r{number}", tokens), fleet(*loads), 0.0)
 
@@ -70,11 +70,11 @@ def test_rows_say_what_the_columns_say(loads: list[InstanceLoad], tokens: int) -
 
 def test_a_policy_that_answers_nonsense_is_an_error_not_a_guess() -> None:
     brain = scheduler("load-aware")
-    brain._small_policy = None
+    brain._chooser.small_policy = None
     snapshot = fleet(load("a"), load("b"))
     for nonsense in ([1.0], [1.0, float("nan")], [1.0, 2.0, 3.0]):
-        brain._policy = lambda view, scores=nonsense: Proposal(scores)  # type: ignore[misc]
+        brain._chooser.policy = lambda view, scores=nonsense: Proposal(scores)  # type: ignore[misc]
         with pytest.raises(ValueError, match="must give one number per instance"):
             brain.dispatch(request(), snapshot, 0.0)
-    brain._policy = lambda view: Proposal([0.0, 1.0])
+    brain._chooser.policy = lambda view: Proposal([0.0, 1.0])
     assert chosen(brain.dispatch(request(), snapshot, 0.0)) == "b"

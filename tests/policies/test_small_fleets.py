@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,22 @@ def fleets(draw: st.DrawFn) -> FleetSnapshot:
         for each in draw(load_lists(min_size=0))
     ]
     kinds = [draw(groups()) for _ in rows] if draw(st.booleans()) else None
-    return FleetSnapshot.of(rows, 10.0, 2, kinds)
+    snapshot = FleetSnapshot.of(rows, 10.0, 2, kinds)
+    return for_good(snapshot) if draw(st.booleans()) else snapshot
+
+
+def for_good(snapshot: FleetSnapshot) -> FleetSnapshot:
+    """Make the columns such as cannot change, as those of a live fleet."""
+    for name in FleetSnapshot.__slots__:
+        column = getattr(snapshot, name)
+        if isinstance(column, np.ndarray):
+            column.flags.writeable = False
+    return snapshot
+
+
+def later(snapshot: FleetSnapshot, passed_s: float) -> FleetSnapshot:
+    """Give the same reports some time later."""
+    return replace(snapshot, age_s=snapshot.age_s + passed_s)
 
 
 @st.composite
@@ -80,9 +96,9 @@ def test_rows_decide_what_columns_decide(
     )
     by_rows = scheduler(policy, params, classes=classes, seed=3)
     by_columns = scheduler(policy, params, classes=classes, seed=3)
-    by_columns._small_policy = None
+    by_columns._chooser.small_policy = None
     for number in range(data.draw(st.integers(1, 8))):
-        snapshot = data.draw(st.sampled_from(snapshots))
+        snapshot = later(data.draw(st.sampled_from(snapshots)), data.draw(st.integers(0, 2)))
         request = data.draw(requests(number))
         if number and data.draw(st.booleans()):
             for each in (by_rows, by_columns):
@@ -102,7 +118,7 @@ def test_nothing_changes_where_columns_take_over(data: st.DataObject, more: int)
     ]
     snapshot = FleetSnapshot.of(rows, 0.0, 2)
     usual, by_columns = scheduler(), scheduler()
-    by_columns._small_policy = None
+    by_columns._chooser.small_policy = None
     for number in range(3):
         request = DispatchRequest(RequestId(f"r{number}"), 1, 100, 0.0)
 

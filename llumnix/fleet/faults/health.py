@@ -123,6 +123,9 @@ class FleetHealth:
             return True
         return motion.moved and self._moves(instance)
 
+    async def judged(self, request_id: RequestId) -> None:
+        """Wait until all that was noted of a request is judged: here it is at once."""
+
     def flows(self, request_id: RequestId) -> None:
         """Note that a request produces something on its instance: others need not stay off it."""
         if self.suspects.blamed(request_id, self.now_s()):

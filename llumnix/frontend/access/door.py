@@ -54,7 +54,7 @@ class Door:
     async def _pass(self, http: web.Request, handler: Handler) -> web.StreamResponse:
         if is_open(http.method, http.path, http.headers):
             return await handler(http)
-        visit = self._gate.enter(http.headers)
+        visit = await self._gate.enter(http.headers)
         if isinstance(visit, Refusal):
             return self._refuse(visit)
         account = self._account()

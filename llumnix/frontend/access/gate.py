@@ -1,14 +1,16 @@
 """The gate: which caller a request comes from, and whether that caller may send it now."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from llumnix.frontend.access.caller import Caller
+from llumnix.frontend.access.caller import ANYONE, Caller
 from llumnix.frontend.access.keys import hash_of, read_keys
-from llumnix.frontend.access.limits import Allowance, Dimension, Exceeded
+from llumnix.frontend.access.limits import Allowance, Dimension, Exceeded, Left, Limits
 from llumnix.frontend.request.headers import KEY_HEADERS
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import Classes
 
+_NONE = Limits()
 _WORDS = {
     Dimension.REQUESTS: "requests per minute",
     Dimension.TOKENS: "tokens per minute",
@@ -16,12 +18,38 @@ _WORDS = {
 }
 
 
+class Toll(Protocol):
+    """One visit that is counted elsewhere, where other frontends count theirs."""
+
+    left: dict[Dimension, Left]
+
+    async def reserve(self, prompt_tokens: int, output_tokens: int) -> Exceeded | None:
+        """Set tokens aside for the request, unless there are too few."""
+
+    def end(self, tokens: int) -> None:
+        """Count the request out, with the tokens that it has used in all."""
+
+
+class Tolls(Protocol):
+    """Counts visits for several frontends together."""
+
+    async def enter(self, key_hash: str, limits: Limits) -> Toll | Exceeded | None:
+        """Count a request in, or say what stands against it; None if nobody counts now."""
+
+
 class Visit:
-    """One request of a caller, from the door to its end."""
+    """One request of a caller, from the door to its end; `toll` is set if it is counted there."""
 
     def __init__(
-        self, caller: Caller, allowance: Allowance, now: Callable[[], float], *, keyed: bool = True
+        self,
+        caller: Caller,
+        allowance: Allowance,
+        now: Callable[[], float],
+        toll: Toll | None = None,
+        *,
+        keyed: bool = True,
     ) -> None:
+        self._toll = toll
         self.caller = caller
         self._allowance = allowance
         self._now = now
@@ -32,8 +60,11 @@ class Visit:
         """Return the fleet's classes as this caller may use them."""
         return self.caller.classes(fleet) if self._keyed else fleet
 
-    def reserve(self, prompt_tokens: int, output_tokens: int) -> Refusal | None:
+    async def reserve(self, prompt_tokens: int, output_tokens: int) -> Refusal | None:
         """Set tokens aside for the request; a Refusal says that there are too few."""
+        if self._toll is not None:
+            exceeded = await self._toll.reserve(prompt_tokens, output_tokens)
+            return None if exceeded is None else refused(exceeded)
         reserved = self._allowance.reserve(prompt_tokens, output_tokens, self._now())
         if isinstance(reserved, Exceeded):
             return refused(reserved)
@@ -42,14 +73,18 @@ class Visit:
 
     def end(self, tokens: int) -> None:
         """Count the request out, with the tokens that it has used in all."""
+        if self._toll is not None:
+            self._toll.end(tokens)
+            return
         self._allowance.settle(self._reserved, tokens, self._now())
         self._reserved = 0
         self._allowance.leave()
 
     def headers(self) -> dict[str, str]:
         """Return what the client is told of its limits, in OpenAI's headers."""
-        told = {}
-        for dimension, left in self._allowance.left(self._now()).items():
+        told, toll = {}, self._toll
+        known = self._allowance.left(self._now()) if toll is None else toll.left
+        for dimension, left in known.items():
             told[f"x-ratelimit-limit-{dimension}"] = str(left.limit)
             told[f"x-ratelimit-remaining-{dimension}"] = str(left.remaining)
             told[f"x-ratelimit-reset-{dimension}"] = _duration(left.reset_s)
@@ -59,10 +94,18 @@ class Visit:
 class Gate:
     """Knows the keys; without a keys file nobody has to ask it.
 
-    `now` is a monotonic clock in seconds. Raises ConfigError for an unusable file.
+    `now` is a monotonic clock in seconds; `tolls` counts for all frontends where there are others.
+    Raises ConfigError for an unusable file.
     """
 
-    def __init__(self, keys_file: str, class_names: Sequence[str], now: Callable[[], float]):
+    def __init__(
+        self,
+        keys_file: str,
+        class_names: Sequence[str],
+        now: Callable[[], float],
+        tolls: Tolls | None = None,
+    ) -> None:
+        self._tolls = tolls
         self.keyed = bool(keys_file)
         self._keys_file = keys_file
         self._class_names = tuple(class_names)
@@ -94,7 +137,15 @@ class Gate:
         """Return the tenants, in the order of the file."""
         return list(dict.fromkeys(caller.tenant for caller in self._callers.values()))
 
-    def enter(self, headers: Mapping[str, str]) -> Visit | Refusal:
+    def unlimited(self, headers: Mapping[str, str]) -> Caller | None:
+        """Return who asks, if nothing need be counted for that; None: `enter` knows what to do."""
+        if not self.keyed:
+            return ANYONE
+        key = _key_of(headers)
+        caller = None if key is None else self._callers.get(hash_of(key))
+        return caller if caller is not None and caller.limits == _NONE else None
+
+    async def enter(self, headers: Mapping[str, str]) -> Visit | Refusal:
         """Let a request in, or say why not; end the visit when the request is over."""
         key = _key_of(headers)
         if key is None:
@@ -107,7 +158,13 @@ class Gate:
         caller = self._callers.get(key_hash)
         if caller is None:
             return Refusal(401, "the API key is not valid", "invalid_api_key")
-        allowance = self._allowances[key_hash]
+        allowance, toll = self._allowances[key_hash], None
+        if self._tolls is not None and caller.limits != _NONE:
+            toll = await self._tolls.enter(key_hash, caller.limits)
+            if isinstance(toll, Exceeded):
+                return refused(toll)
+            if toll is not None:
+                return Visit(caller, allowance, self._now, toll)
         exceeded = allowance.enter(self._now())
         return refused(exceeded) if exceeded is not None else Visit(caller, allowance, self._now)
 

@@ -104,10 +104,10 @@ class Intake:
         if isinstance(parsed, Refusal):
             return parsed
         body = raw if changed is None else changed
-        asks = body
+        asks = b""
         if parsed.hides_ids:
             asks = await asyncio.to_thread(with_member, body, "return_token_ids", value=True)
-        return replace(parsed, body=body, body_ids=asks)
+        return replace(parsed, body=body, made_body_ids=asks)
 
     async def close(self) -> None:
         """Stop the helpers."""
@@ -167,4 +167,4 @@ def parse_apart(
     if isinstance(parsed, Refusal):
         return parsed, None
     changed = None if parsed.body == raw else parsed.body
-    return replace(parsed, body=b"", body_ids=b""), changed
+    return replace(parsed, body=b""), changed

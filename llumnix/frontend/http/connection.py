@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.idle_since = 0.0
         self.closed = False
+        self.let_go: Callable[[], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = ResponseReader()
         self._body: list[bytes] = []
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._broken: OSError | None = None
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
         self._idle = True
 
     def ask(self, *parts: bytes) -> None:
@@ -60,12 +62,7 @@ class Connection(asyncio.Protocol):
             if self._reader.done:
                 return b""
             await self._news()
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        if self._body_bytes > _PAUSE_BYTES and self._transport is not None:
-            self._transport.resume_reading()
-        self._body_bytes = 0
-        return data
+        return self.take()
 
     async def pour(self, sink: Sink) -> None:
         """Pass body bytes to `sink` as they arrive, until it returns False or the response is over.
@@ -84,7 +81,7 @@ class Connection(asyncio.Protocol):
         """Lend the socket to another reader, with what was read of the next chunk, if possible.
 
         It is possible between the chunks of a response without TLS. Until `take_back` nothing is
-        read here.
+        read here; set `let_go` to what makes the other reader leave the socket before it is closed.
         """
         transport, raw = self._transport, self._reader.between_chunks()
         if self._body or self.closed or raw is None or transport is None:
@@ -107,6 +104,7 @@ class Connection(asyncio.Protocol):
 
     def take_back(self, raw: bytes) -> None:
         """Read on here; `raw` is what was read and not used."""
+        self.let_go = None
         if self.closed or self._transport is None:
             return
         if raw:
@@ -130,6 +128,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; a pending read raises an error."""
+        if self.let_go is not None:
+            self.let_go()
         self._break(BadResponse("closed by us"))
         if self._transport is not None:
             self._transport.abort()
@@ -178,7 +178,36 @@ class Connection(asyncio.Protocol):
         self._broken = self._broken or error
         self._wake()
 
+    def tell(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener` whenever something has come, in place of waiting for it."""
+        self._listener = listener
+
+    def now(self) -> tuple[Head | None, OSError | None]:
+        """Return the response's head, if it is there, and what broke the connection, if it is."""
+        return self._reader.head, self._broken
+
+    @property
+    def over(self) -> bool:
+        """Whether the whole response is there."""
+        return self._reader.done
+
+    @property
+    def has_body(self) -> bool:
+        """Whether body bytes are there to be taken."""
+        return bool(self._body)
+
+    def take(self) -> bytes:
+        """Take the body bytes that are there."""
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._body_bytes > _PAUSE_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._body_bytes = 0
+        return data
+
     def _wake(self) -> None:
+        if self._listener is not None:
+            self._listener()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -209,7 +238,7 @@ class ConnectionPool:
     ) -> Connection:
         """Post to a server. Raises InstanceUnreachable if no connection can be opened in time."""
         address = endpoint.address
-        connection = self._take(endpoint) or await self._connect(endpoint)
+        connection = self.take(endpoint) or await self._connect(endpoint)
         lines = [f"POST {address.path}{path} HTTP/1.1", f"Host: {address.netloc}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}", "", ""]
@@ -241,7 +270,8 @@ class ConnectionPool:
                 connection.close()
         self._idle.clear()
 
-    def _take(self, endpoint: Endpoint) -> Connection | None:
+    def take(self, endpoint: Endpoint) -> Connection | None:
+        """Take an idle connection to a server, if there is one."""
         idle = self._idle.get(endpoint)
         fresh_since = time.monotonic() - IDLE_S
         while idle:

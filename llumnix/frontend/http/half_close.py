@@ -11,7 +11,7 @@ import asyncio
 import socket
 from typing import Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion11, web
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FIRST_PROBE_S: Final = 0.3
@@ -53,6 +53,11 @@ class HalfClosable(web.RequestHandler):
             return bool(self._messages) or (bool(self._request_count) and not waits)
         return request.content.is_eof() and not _begun(request)
 
+    def _unanswered(self) -> HttpVersion | None:
+        """Return the version of a request whose response has not begun, if there is one."""
+        request = self._current_request
+        return request.version if request is not None and not _begun(request) else None
+
     def _look(self, transport: asyncio.Transport, probe_at: float) -> None:
         """See whether the client is still there, and go on looking if it is."""
         if transport.is_closing():
@@ -62,8 +67,9 @@ class HalfClosable(web.RequestHandler):
         if not whole or _is_closed(transport):
             transport.abort()
             return
-        if request is not None and not _begun(request) and loop.time() >= probe_at:
-            if request.version >= HttpVersion11:
+        version = self._unanswered()
+        if version is not None and loop.time() >= probe_at:
+            if version >= HttpVersion11:
                 transport.write(_CONTINUE)
                 probe_at = loop.time() + _PROBE_EVERY_S
             elif loop.time() >= self._ended_at + _OLD_PATIENCE_S:

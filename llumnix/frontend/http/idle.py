@@ -38,6 +38,9 @@ class IdleWatch:
     ) -> None:
         if self._handle is not None:
             self._handle.cancel()
+        # Whoever watches is watched for: without this only the collector would part the two.
+        self._handle = self.refresh = None
+        self._on_idle = _nobody
 
     def silent_s(self) -> float:
         """Return for how long nothing has come."""
@@ -57,3 +60,7 @@ class IdleWatch:
             self._on_idle(silent_s)
         else:
             self._wait(left_s)
+
+
+def _nobody(_silent_s: float) -> None:
+    """Do nothing: nobody watches any more."""

@@ -10,6 +10,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 HEAD_LIMIT_BYTES = 64 * 1024
 _LINE_LIMIT_BYTES = 4096
+_SIZE_DIGITS = 8
+_DIGITS = b"0123456789abcdefABCDEF"
 
 
 class BadResponse(OSError):  # noqa: N818 - what the peer did, not a programming error
@@ -86,6 +88,14 @@ class ResponseReader:
         parts: list[bytes] = []
         at, size = 0, len(data)
         while at < size and not self.done:
+            if not (self._left or self._after_chunk or self._trailers):
+                # Nearly always a whole chunk is there, or several.
+                start = data.find(b"\r\n", at) + 2
+                end = start + _plain_size(data[at : start - 2]) if start > 1 else size
+                if start < end < size - 1 and data[end : end + 2] == b"\r\n":
+                    parts.append(data[start:end])
+                    at = end + 2
+                    continue
             if self._left:
                 part = data[at : at + self._left]
                 parts.append(part)
@@ -158,6 +168,12 @@ class ResponseReader:
             self.done = self._left == 0
         else:
             raise BadResponse(f"not a content length: {length[:40]!r}")
+
+
+def _plain_size(line: bytes) -> int:
+    """Return the size that a chunk's line tells, 0 if it tells more or is wrong."""
+    plain = 0 < len(line) <= _SIZE_DIGITS and not line.translate(None, _DIGITS)
+    return int(line, 16) if plain else 0
 
 
 def _status_line(line: bytes) -> tuple[bytes, int]:

@@ -75,6 +75,15 @@ class Leg:
         """Pass everything that arrives to `sink`, until it returns False or the stream is over."""
         await self._connection.pour(sink)
 
+    @classmethod
+    def begun(cls, instance: Instance, pool: ConnectionPool, connection: Connection) -> "Leg":
+        """Return a stream whose head and first bytes are there, asked for by somebody else."""
+        head, _ = connection.now()
+        assert head is not None, "it has begun"
+        leg = cls(instance, pool, connection, head)
+        leg.first = connection.take()
+        return leg
+
     @property
     def connection(self) -> Connection:
         """The connection that it comes over."""
@@ -88,12 +97,12 @@ class Leg:
 
 
 class Upstream:
-    """The client side of all instances, for completions; `session` is for everything else."""
+    """The client side of all instances: `pool` for completions, `session` for everything else."""
 
     def __init__(self, config: FrontendConfig) -> None:
         self._first_byte_timeout_s = config.first_byte_timeout_s
         self._answer_timeout_s = config.answer_timeout_s
-        self._pool = ConnectionPool(config.connect_timeout_s)
+        self.pool = ConnectionPool(config.connect_timeout_s)
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, limit_per_host=0, ttl_dns_cache=60, keepalive_timeout=IDLE_S
@@ -109,7 +118,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        self.pool.close()
         await self.probe.close()
         await self.session.close()
 
@@ -145,8 +154,8 @@ class Upstream:
             async with asyncio.timeout(deadline_s) as deadline:
                 waiting.cut_by(partial(cut, deadline))
                 endpoint = instance.endpoint
-                connection = await self._pool.ask(endpoint, path, endpoint.headers(headers), body)
-                leg = Leg(instance, self._pool, connection, _NO_HEAD)
+                connection = await self.pool.ask(endpoint, path, endpoint.headers(headers), body)
+                leg = Leg(instance, self.pool, connection, _NO_HEAD)
                 leg.asked_at = asked_at
                 with IdleWatch(limit_s, late):
                     leg.head = await connection.head()
@@ -217,13 +226,18 @@ async def _receive(leg: Leg) -> Leg | UpstreamAnswer | Failure:
     parts: list[bytes] = []
     while part := await leg.read():
         parts.append(part)
-    answer = UpstreamAnswer(status, leg.head.headers, b"".join(parts), instance)
-    busy = refused_for_now(status, leg.head.content_type)
+    return judged(UpstreamAnswer(status, leg.head.headers, b"".join(parts), instance), leg.head)
+
+
+def judged(answer: UpstreamAnswer, head: Head) -> UpstreamAnswer | Failure:
+    """Return a whole answer, or the failure that it tells of: another instance may do better."""
+    status, instance = answer.status, answer.instance
+    busy = refused_for_now(status, head.content_type)
     if status < 500 and not busy:
         return answer
     text = answer.body.decode(errors="replace")[:_DETAIL_CHARACTERS]
     detail = f"{instance.id} answered {status}: {text}"
     if not busy:
         return Failure(FailureKind.ANSWERED, detail, status)
-    wait_s = retry_after_s(leg.head.headers.get("Retry-After"))
+    wait_s = retry_after_s(head.headers.get("Retry-After"))
     return Failure(FailureKind.BUSY, detail, status, wait_s, answer)

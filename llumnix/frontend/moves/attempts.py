@@ -22,8 +22,9 @@ class Attempts:
     """
 
     def __init__(self, limit: int) -> None:
-        self.avoided: set[InstanceId] = set()
-        self.barred: set[InstanceId] = set()
+        # Frozen: an empty one takes no memory, and hardly a request ever needs more.
+        self.avoided: frozenset[InstanceId] = frozenset()
+        self.barred: frozenset[InstanceId] = frozenset()
         self._limit = limit
         self._failures = 0
         self._stalls = 0
@@ -34,13 +35,13 @@ class Attempts:
         """Note new output: earlier failures no longer count."""
         if self._failures:
             self._failures = self._stalls = 0
-            self.avoided.clear()
+            self.avoided = frozenset()
             self._busy.clear()
 
     def sent_back(self, instance_id: InstanceId | None) -> Refusal | None:
         """Note that an instance sent the request back; a Refusal if that happened too often."""
         if instance_id is not None:
-            self.avoided.add(instance_id)
+            self.avoided |= {instance_id}
         self._bounces += 1
         if self._bounces <= _BOUNCES:
             return None
@@ -61,9 +62,9 @@ class Attempts:
         """
         ours = failure.kind is FailureKind.STARVED
         if instance_id is not None and not ours:
-            self.avoided.add(instance_id)
+            self.avoided |= {instance_id}
         if instance_id is not None and failure.kind is FailureKind.ANSWERED:
-            self.barred.add(instance_id)
+            self.barred |= {instance_id}
             if all(each in self.barred for each in others):
                 message = f"every instance failed: {failure.detail}"
                 return Refusal(502, message, "upstream_error")

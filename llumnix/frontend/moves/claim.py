@@ -92,7 +92,7 @@ class Claims:
         self._hand_over: RecomputeMove | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._patient_until = 0.0
-        self._over: set[str] = set()
+        self._over: frozenset[str] = frozenset()
 
     @property
     def unproven(self) -> bool:
@@ -191,7 +191,7 @@ class Claims:
     def _take(self, migration_id: str | None) -> EarlyClaim | None:
         if migration_id is None:
             return None
-        self._over.add(migration_id)
+        self._over |= {migration_id}
         claim = self._waiting
         if claim is None or claim.migration_id != migration_id:
             return None
@@ -200,7 +200,7 @@ class Claims:
 
     def _drop_waiting(self) -> None:
         if self._waiting is not None:
-            self._over.add(self._waiting.migration_id)
+            self._over |= {self._waiting.migration_id}
             self._waiting.close()
             self._waiting = None
         if self._preparing is not None:

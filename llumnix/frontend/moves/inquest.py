@@ -29,8 +29,8 @@ class Inquest:
         self._context = context
         self._request_id = request_id
         self._open: dict[str, tuple[Instance, float]] = {}
-        self._asked: set[str] = set()
-        self._failed_on: set[str] = set()
+        self._asked: frozenset[str] = frozenset()
+        self._failed_on: frozenset[str] = frozenset()
 
     def note(self, instance: Instance, failure: Failure) -> None:
         """Note a failure; only those after the request was sent can mean that it did harm."""
@@ -38,8 +38,8 @@ class Inquest:
         if (failure.was_there or failure.kind is FailureKind.CUT) and not hangs:
             self._context.fleet.health.left(instance, self._request_id)
             self._open[instance.url] = instance, time.monotonic()
-            self._asked.discard(instance.url)
-            self._failed_on.add(instance.url)
+            self._asked -= {instance.url}
+            self._failed_on |= {instance.url}
 
     async def verdict(self, body: bytes) -> Refusal | None:
         """Return why the request may go to no other instance; None if it may."""
@@ -51,6 +51,7 @@ class Inquest:
             return _refusal("an equal request has taken down several instances")
         for url in [url for url in self._open if url not in self._asked]:
             await self._look(url)
+        await health.judged(self._request_id)
         while self._open and len(self._failed_on) >= health.suspects.limit:
             await asyncio.sleep(_BETWEEN_PROBES_S)
             for url in list(self._open):
@@ -58,6 +59,7 @@ class Inquest:
                 since_s = self._open[url][1] if url in self._open else 0.0
                 if time.monotonic() - since_s >= _CERTAIN_S:
                     self._open.pop(url, None)
+            await health.judged(self._request_id)
         instances = health.suspects.convicted(self._request_id)
         if not instances:
             return None
@@ -67,7 +69,7 @@ class Inquest:
 
     async def _look(self, url: str) -> None:
         instance, _ = self._open[url]
-        self._asked.add(url)
+        self._asked |= {url}
         life = await self._context.upstream.probe.ask(instance)
         fleet = self._context.fleet
         if life in (Life.DEAD, Life.SICK):

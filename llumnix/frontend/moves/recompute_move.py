@@ -65,9 +65,17 @@ class RecomputeMove:
         target, self._target = self._target, None
         return target
 
+    def close(self) -> None:
+        """Let go of the stream, which has ended."""
+        self._so_far, self._able = Transcript, _never
+
     def goes_on(self, leg: Leg | None) -> None:
         """Note which leg the stream continues with; None if it has ended."""
         self.leg = leg
         outcome, going_to = self._outcome, self._going_to
         if outcome is not None and not outcome.done():
             outcome.set_result(leg is not None and leg.instance is going_to)
+
+
+def _never(_target: Instance, _had: Transcript) -> bool:
+    return False

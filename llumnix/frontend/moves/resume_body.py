@@ -26,7 +26,9 @@ def replay_body(
     """
     if not target.plugged or not request.resumable:
         return request.original(target)
-    tag = {"request_id": request_id, "class_index": request.class_index}
+    tag: dict[str, object] = {"request_id": request_id, "class_index": request.class_index}
+    if request.owner:
+        tag["owner"] = request.owner
     fields: dict[str, object] = {TAG_FIELD: tag}
     if migration_id is not None or token_ids:
         resume = {

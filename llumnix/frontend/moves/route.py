@@ -7,7 +7,7 @@ instance can resume it from the token ids that the client's stream has so far.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from multidict import CIMultiDict
 
@@ -27,13 +27,16 @@ from policies.types import DispatchRequest, MigrationId
 
 
 class Route:
-    """Opens one leg after another. Failures since the last `progressed` are bounded."""
+    """Opens one leg after another. Failures since the last `progressed` are bounded.
+
+    `headers` gives those that instances are sent: a new copy for each.
+    """
 
     def __init__(
         self,
         context: ServingContext,
         request: ClientRequest,
-        headers: CIMultiDict[str],
+        headers: Callable[[], CIMultiDict[str]],
         active: ActiveRequest,
     ) -> None:
         self._context = context
@@ -82,17 +85,31 @@ class Route:
             if begun:
                 result = _only_stream(target, result)
             if not isinstance(result, Failure):
-                self._context.fleet.health.served(target)
                 if claim and claim[0] is not None:
-                    self._context.fleet.mover.book.claimed(self._active.request_id, claim[0])
-                self._active.state = ActiveState.RUNNING
-                self._streamed = self._streamed or isinstance(result, Leg)
-                self._served_model = min(target.group.models, default=None)
-                return self._opened(result)
+                    self._context.fleet.claimed(self._active.request_id, claim[0])
+                return self.adopt(target, result)
             end = self._failed(target, result, begun=begun)
             if end is not None:
                 return self._opened(end)
             await asyncio.sleep(self._attempts.back_off_s())
+
+    def adopt(
+        self, target: Instance, result: Leg | UpstreamAnswer
+    ) -> Leg | UpstreamAnswer | Refusal:
+        """Note that an instance serves the request, whoever sent it there."""
+        self._context.fleet.health.served(target)
+        self._active.state = ActiveState.RUNNING
+        self._streamed = self._streamed or isinstance(result, Leg)
+        self._served_model = min(target.group.models, default=None)
+        return self._opened(result)
+
+    async def go_on(self, target: Instance, failure: Failure) -> Leg | UpstreamAnswer | Refusal:
+        """Find another instance for a new request that an instance failed, whoever sent it."""
+        end = self._failed(target, failure, begun=False)
+        if end is not None:
+            return self._opened(end)
+        await asyncio.sleep(self._attempts.back_off_s())
+        return await self.open(None)
 
     def starts_at(self, instance: Instance) -> None:
         """Choose where the request is tried first: the instance holds what it refers to."""
@@ -130,7 +147,7 @@ class Route:
 
     def arrived(self, migration_id: MigrationId) -> None:
         """Note that the request produces output where it was claimed early."""
-        self._context.fleet.mover.book.claimed(self._active.request_id, migration_id)
+        self._context.fleet.claimed(self._active.request_id, migration_id)
         self._claim = None
         self._active.state = ActiveState.RUNNING
         self._carried_on(ok=True)
@@ -148,7 +165,7 @@ class Route:
         self._leave("migrated")
         self._claim = None
         if failure.kind is FailureKind.ANSWERED:
-            self._attempts.barred.add(instance.id)
+            self._attempts.barred |= {instance.id}
         elif failure.kind is not FailureKind.REFUSED:
             self._claim = self._context.fleet.claim_at(migration_id)
 
@@ -238,8 +255,8 @@ class Route:
                 self._arrived_at_s,
                 model=model or self._context.fleet.only_model(),
             ),
-            frozenset(self._attempts.avoided),
-            frozenset(self._attempts.barred),
+            self._attempts.avoided,
+            self._attempts.barred,
             plugged_only=begun,
             or_vllm=grafts,
         )
@@ -260,7 +277,7 @@ class Route:
             target,
             self._request.path,
             body,
-            self._headers,
+            self._headers(),
             streams=self._request.streams,
             waiting=waiting,
             patience=late,

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -16,14 +16,20 @@ _KIND = {"Content-Type": "application/json"}
 
 
 class ServerCalls:
-    """Makes these calls on behalf of one request. Deadlines are wall seconds."""
+    """Makes these calls on behalf of one request, with its client's key.
+
+    Deadlines are wall seconds.
+    """
 
     def __init__(
-        self, session: aiohttp.ClientSession, model: str | None, headers: Mapping[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        model: str | None,
+        headers: Callable[[], Mapping[str, str]],
     ) -> None:
         self._session = session
         self._model = model
-        self._headers = {**_KIND, **identity(headers)}
+        self._headers = headers
 
     async def warm(self, target: Instance, token_ids: Sequence[int], timeout_s: float) -> bool:
         """Make a server compute these tokens, so that its prefix cache holds them."""
@@ -69,7 +75,7 @@ class ServerCalls:
                 self._session.post(
                     target.url + path,
                     data=body,
-                    **target.endpoint.reach(self._headers),
+                    **target.endpoint.reach({**_KIND, **identity(self._headers())}),
                     allow_redirects=False,  # prompts and keys go to members only
                 ) as told,
             ):

@@ -24,11 +24,11 @@ from llumnix.frontend.request.headers import CLASS, REQUEST_ID
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import class_of
 from llumnix.frontend.request_log import own_account
+from llumnix.frontend.resuming import serve_resumable
 from llumnix.frontend.serving import (
     Facts,
     arrived,
     inadmissible,
-    serve,
     tracked,
     turned_away,
     unknown_model,
@@ -90,7 +90,7 @@ class Router:
         if destination.kind is PathKind.OWN:
             return own_answer(self._context, destination.path)
         if destination.kind is PathKind.COMPLETION:
-            return await serve(self._context, http, target)
+            return await serve_resumable(self._context, http, target)
         if wants_websocket(http):
             return await self._converse(http, target)
         limit = self._context.config.body_limit_bytes

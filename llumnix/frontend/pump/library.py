@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
     "pump_free": (None, _PUMP),
     "pump_fd": (_INT, _PUMP),
     "pump_add": (_INT, _PUMP, _INT, _INT, _INT, _INT),
+    "pump_leave": (None, _PUMP, _INT),
     "pump_remove": (None, _PUMP, _INT),
     "pump_turn": (_INT, _PUMP),
     "pump_n_stopped": (_INT, _PUMP),
@@ -45,6 +46,10 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
 
 class NotBuilt(Exception):  # noqa: N818 - a reason, told to whoever wanted it
     """The compiled pump cannot be had here; the message says why."""
+
+
+class NoCompiler(NotBuilt):
+    """This machine has no C compiler."""
 
 
 @cache
@@ -91,5 +96,5 @@ def _compiler() -> list[str]:
         return named
     found = next((each for each in map(shutil.which, _COMPILERS) if each), None)
     if found is None:
-        raise NotBuilt("there is no C compiler (cc, gcc or clang)")
+        raise NoCompiler("there is no C compiler (cc, gcc or clang)")
     return [found]

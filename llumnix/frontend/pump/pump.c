@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ typedef struct {
 
 typedef struct stream {
     int upstream, client, plugged, stopped;
+    ino_t client_inode;
     enum hide hide;
     buffer input;  /* bytes as they were read, from the start of a chunk */
     buffer body;   /* events not passed on yet, as the instance sent them */
@@ -46,6 +48,14 @@ typedef struct {
     int32_t stopped[EVENTS_PER_TURN], full[EVENTS_PER_TURN];
     int32_t n_stopped, n_full;
 } pump;
+
+/* Read no more of a stream. */
+void pump_leave(pump *p, int number) {
+    stream *s = p->streams[number];
+    if (s->upstream >= 0) epoll_ctl(p->epoll, EPOLL_CTL_DEL, s->upstream, NULL);
+    s->upstream = -1;
+    s->stopped = 1;
+}
 
 static int reserve(buffer *b, size_t more) {
     if (b->room - b->size >= more) return 1;
@@ -166,6 +176,13 @@ static int unframe(stream *s) {
     return plain && s->input.size <= INPUT_LIMIT_BYTES;
 }
 
+/* Whether the client's descriptor is still its socket: whoever closes it may have told nobody yet,
+ * and the number may be another client's by now. */
+static int is_open(const stream *s) {
+    struct stat now;
+    return !fstat(s->client, &now) && now.st_ino == s->client_inode;
+}
+
 /* Pass whole events on. False: they are not plain, or the client did not take all. */
 static int pass_on(pump *p, stream *s) {
     const char *data = s->body.at;
@@ -189,7 +206,7 @@ static int pass_on(pump *p, stream *s) {
     memcpy(out, head, (size_t)head_size);
     length += (size_t)head_size + 2;
     s->last_at = now();
-    ssize_t sent = send(s->client, out, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = is_open(s) ? send(s->client, out, length, MSG_DONTWAIT | MSG_NOSIGNAL) : -1;
     if (sent == (ssize_t)length) return 1;
     if (sent < 0) sent = 0; /* an error is found by whoever writes the rest */
     return add(&s->unsent, out + sent, length - (size_t)sent) && 0;
@@ -197,8 +214,7 @@ static int pass_on(pump *p, stream *s) {
 
 static void stop(pump *p, stream *s) {
     if (s->stopped) return;
-    s->stopped = 1;
-    epoll_ctl(p->epoll, EPOLL_CTL_DEL, s->upstream, NULL);
+    pump_leave(p, s->number);
     p->stopped[p->n_stopped++] = s->number;
 }
 
@@ -219,8 +235,6 @@ pump *pump_new(void) {
 void pump_free(pump *p) {
     for (int i = 0; i < p->count; i++) {
         stream *s = p->streams[i];
-        if (s->upstream >= 0) close(s->upstream);
-        if (s->client >= 0) close(s->client);
         empty(&s->input);
         empty(&s->body);
         empty(&s->kept);
@@ -252,40 +266,38 @@ static stream *place(pump *p) {
     s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->number = p->count;
-    s->upstream = s->client = -1;
+    s->upstream = -1;
     p->streams[p->count++] = s;
     return s;
 }
 
-/* Pass on what comes at one socket to the other; both are duplicated. -1: no memory or files. */
+/* Pass on what comes at one socket to the other. -1: it cannot be done. The upstream socket may be
+ * closed only after `pump_leave`. */
 int pump_add(pump *p, int upstream, int client, int hide, int plugged) {
     stream *s = place(p);
     if (!s) return -1;
-    s->upstream = dup(upstream);
-    s->client = dup(client);
+    struct stat seen;
+    s->upstream = upstream;
+    s->client = client;
     s->hide = (enum hide)hide;
     s->plugged = plugged;
     s->stopped = 0;
     s->last_at = now();
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = s};
-    if (s->upstream < 0 || s->client < 0 || epoll_ctl(p->epoll, EPOLL_CTL_ADD, s->upstream, &e)) {
-        if (s->upstream >= 0) close(s->upstream);
-        if (s->client >= 0) close(s->client);
-        s->upstream = s->client = -1;
+    if (fstat(client, &seen) || epoll_ctl(p->epoll, EPOLL_CTL_ADD, upstream, &e)) {
+        s->upstream = -1;
         s->next_free = p->free;
         p->free = s;
         return -1;
     }
+    s->client_inode = seen.st_ino;
     return s->number;
 }
 
 /* End a stream; what it held must have been taken. */
 void pump_remove(pump *p, int number) {
     stream *s = p->streams[number];
-    if (!s->stopped) epoll_ctl(p->epoll, EPOLL_CTL_DEL, s->upstream, NULL);
-    close(s->upstream);
-    close(s->client);
-    s->upstream = s->client = -1;
+    pump_leave(p, number);
     empty(&s->input);
     empty(&s->body);
     empty(&s->kept);
@@ -301,6 +313,7 @@ int pump_turn(pump *p) {
     int ready = epoll_wait(p->epoll, events, EVENTS_PER_TURN, 0);
     for (int i = 0; i < ready; i++) {
         stream *s = events[i].data.ptr;
+        if (s->stopped) continue;
         ssize_t got = recv(s->upstream, p->read, READ_BYTES, MSG_DONTWAIT);
         if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
         if (got <= 0) { /* the end, or an error: whoever reads next finds it again */

@@ -76,6 +76,10 @@ class Flow:
         """Note that the pump has stopped the stream."""
         self._on_stop()
 
+    def leave(self) -> None:
+        """Touch the instance's socket no more: it is about to be closed."""
+        self._pump.leave(self._number)
+
     def end(self) -> Rest:
         """Take the stream back; the sockets are no longer touched."""
         self.settle()
@@ -118,7 +122,8 @@ class Pump:
     ) -> Flow | None:
         """Pass on what comes at an instance's socket to a client's; None if it cannot be done.
 
-        Nobody else may read the one or write to the other until the flow's `end`. `body` and `raw`
+        Nobody else may read the one or write to the other until the flow's `end`, or close the
+        instance's before its `leave`. `body` and `raw`
         are what was read already of an event, and of a chunk.
         """
         number = self._library.pump_add(self._pump, *sockets, hide, plugged)
@@ -150,6 +155,10 @@ class Pump:
         data = ctypes.string_at(self._library.pump_data(self._pump, number, part), size)
         self._library.pump_clear(self._pump, number, part)
         return data
+
+    def leave(self, number: int) -> None:
+        """Read no more of a stream."""
+        self._library.pump_leave(self._pump, number)
 
     def forget(self, number: int) -> None:
         """End a stream."""

@@ -56,6 +56,7 @@ def carried(pump: Pump, leg: Leg, client: ClientStream, strand: LegFilter) -> It
         yield stint
         return
     stint.flow = flow
+    connection.let_go = flow.leave
     strand.ledger.behind = flow.settle
     try:
         yield stint

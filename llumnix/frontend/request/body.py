@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+_UNCOMMON = (b"{", b" ", b"\n", b"\r", b"\t", b"\v", b"\f")
 RESUME_FIELD = "llumnix"
 TAG_FIELD = "llumnix_request"
 TRANSFER_PARAMS = "kv_transfer_params"
@@ -48,6 +49,14 @@ def with_members(raw: bytes, members: Mapping[str, object]) -> bytes:
     added = json.dumps(members, separators=(",", ":")).encode()
     # One copy, and of a large body without the interpreter's lock.
     return b"".join((memoryview(raw)[: end + 1], comma, memoryview(added)[1:]))
+
+
+def asking_ids(raw: bytes) -> bytes:
+    """Ask for token ids; see `with_members`, which this is for the commonest of members."""
+    brace = raw.rstrip()[:-1].rstrip() if raw[-1:] != b"}" else raw[:-1]
+    if brace[-1:] in _UNCOMMON:
+        return with_member(raw, "return_token_ids", value=True)
+    return brace + b',"return_token_ids":true}'
 
 
 def _last_of(raw: bytes, end: int) -> int:

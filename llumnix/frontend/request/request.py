@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llumnix.frontend.request.body import in_utf8, transfer_params, with_member, without_forged
+from llumnix.frontend.request.body import (
+    asking_ids,
+    in_utf8,
+    transfer_params,
+    with_member,
+    without_forged,
+)
 from llumnix.frontend.request.recompute import Recipe, recipe
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.instances.instance import Instance
@@ -17,6 +23,9 @@ _CHARACTERS_PER_TOKEN = 4
 _CHAT_TOKENS_PER_MESSAGE = 4
 _ID = re.compile(r"[\x21-\x7e]{1,256}")
 _LONGEST_ID = 256
+_ID_DIGITS = 24
+_IDS_AT_A_TIME = 64
+_RANDOM: list[str] = []
 _LONGEST_SHOWN = 40
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 
@@ -41,18 +50,18 @@ class Classes:
 class ClientRequest:
     """A completion or chat completion to be served.
 
-    `body` is the client's, byte for byte, except for reserved fields (`forged` if it had any);
-    `body_ids` is the same but asks for token ids, which the client did not ask for if `hides_ids`.
+    `body` is the client's, byte for byte, except for reserved fields (`forged` if it had any).
+    `body_ids` asks for token ids besides, which the client did not ask for if `hides_ids`.
     Only a `resumable` request (see `_movable`) can be resumed by another instance. `prompt_tokens`
     is exact for token ids, else an estimate. `own_params` are the transfer parameters that the
     client gives. `tenant` is the caller's, empty without API keys; `output_limit_tokens` is what
-    the client set, 0 if nothing. `recipe` says how a server without the plugin can resume it; None
-    if it cannot.
+    the client set, 0 if nothing. `owner` is set if the client may come back for the rest of its
+    answer: a digest of who it is and what it asks. `recipe` says how a server
+    without the plugin can resume it; None if it cannot.
     """
 
     path: str
     body: bytes
-    body_ids: bytes
     forged: bool
     model: str | None
     streams: bool
@@ -66,6 +75,15 @@ class ClientRequest:
     recipe: Recipe | None
     tenant: str = ""
     output_limit_tokens: int = 0
+    made_body_ids: bytes = b""
+    owner: str = ""
+
+    @property
+    def body_ids(self) -> bytes:
+        """Return the body, asking for token ids if it does not: made before if it is large."""
+        if not self.hides_ids:
+            return self.body
+        return self.made_body_ids or asking_ids(self.body)
 
     def asks_ids(self, instance: Instance) -> bool:
         """Return whether to ask an instance for token ids that the client did not ask for.
@@ -109,7 +127,6 @@ def parse(
     return ClientRequest(
         path=path,
         body=body,
-        body_ids=with_member(body, "return_token_ids", value=True) if hides_ids else body,
         forged=forged,
         model=parsed.get("model") or None,
         streams=streams,
@@ -133,11 +150,20 @@ def request_id(wanted: str | None, in_use: Mapping[Any, object]) -> str:
     not visible ASCII, or longer than the control protocol allows, is no id.
     """
     if wanted is None or not is_id(wanted):
-        return secrets.token_hex(12)
+        return _new_id()
     if wanted not in in_use:
         return wanted
     suffix = f"~{secrets.token_hex(6)}"
     return wanted[: _LONGEST_ID - len(suffix)] + suffix
+
+
+def _new_id() -> str:
+    """Return 24 random hexadecimal digits; the system is asked for many of them at a time."""
+    if not _RANDOM:
+        digits = secrets.token_hex(_ID_DIGITS // 2 * _IDS_AT_A_TIME)
+        starts = range(0, len(digits), _ID_DIGITS)
+        _RANDOM.extend(digits[start : start + _ID_DIGITS] for start in starts)
+    return _RANDOM.pop()
 
 
 def is_id(text: str) -> bool:

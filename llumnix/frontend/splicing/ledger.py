@@ -65,6 +65,10 @@ class Ledger:
         """Return the output token ids in these events."""
         return sse.token_ids(self.raw())
 
+    def held_bytes(self) -> int:
+        """Return how many bytes it holds in memory, about."""
+        return self._loose_bytes + sum(len(block) for _, block in self._packed)
+
     def tokens(self) -> int:
         """Count the output tokens in these events, by their ids."""
         self._catch_up()

@@ -5,6 +5,7 @@ Text is kept by *channel*: the text of a completion, each string of a chat delta
 chunks depends on timing and merging; the text of a channel does not.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from llumnix.frontend.splicing import sse
 
 Channel = str
 _NOT_TEXT = ("role",)
+_TEXT = re.compile(rb'"(?:text|content)":"[^"]')
 _SILENT_MEMBERS = frozenset({"id", "object", "created", "model", "system_fingerprint"})
 _SILENT_OF_A_CHOICE = frozenset({"index", "delta", "prompt_token_ids", "stop_reason"})
 
@@ -143,7 +145,8 @@ def says_something(data: bytes) -> bool:
     Any member that is not known to be silent, and holds something, speaks: text and reasoning, tool
     calls, a refusal, audio, token ids, log-probabilities, a finish reason, usage.
     """
-    return any(_speaks(event) for event in sse.events(data))
+    # Text is what nearly all say, and needs no parser: in a JSON string quotes are escaped.
+    return _TEXT.search(data) is not None or any(_speaks(event) for event in sse.events(data))
 
 
 def _speaks(event: bytes) -> bool:

@@ -37,7 +37,7 @@ class Fitness(Watched):
     moved_at_s: float = 0.0
     dead: bool = False
 
-    def watch(self, watcher: Callable[[], None]) -> None:
+    def watch(self, watcher: Callable[[str], object]) -> None:
         """Call this whenever something may have come to speak against the instance, or ceased."""
         Watched.watch(self, watcher)
         self.breaker.watch(watcher)

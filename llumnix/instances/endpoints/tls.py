@@ -40,12 +40,14 @@ class ClientContext(ssl.SSLContext):
     connections costs us and the server. It resumes only with the server that issued it.
     """
 
+    settings: TlsSettings
     _sessions: dict[str | None, ssl.SSLSession]
 
     @classmethod
     def make(cls, settings: TlsSettings) -> Self:
         """Make a context. Raises OSError for a file that cannot be read or is not PEM."""
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context.settings = settings
         context._sessions = {}
         if not settings.verify:
             context.check_hostname = False

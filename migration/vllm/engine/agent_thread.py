@@ -54,7 +54,7 @@ def listen(engine: EngineSide, bridge: Bridge, hooks: VllmHooks, agent: LlumletA
 
     listener = engine.listener
     listener.stepped, listener.detached, listener.gone = agent.stepped, detached, gone
-    listener.arrived = agent.request_arrived
+    listener.arrived, listener.ended = agent.request_arrived, agent.remember
     engine.shelf.freed = lambda: bridge.to_agent(hooks.slots_freed)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from vllm.v1.request import Request, RequestStatus
 
 from migration.engine import Gone, RequestState
+from migration.llumlet.memory import Ended
 from migration.vllm import tags
 from migration.vllm.arena import Slots
 from migration.vllm.engine.bridge import Bridge
@@ -34,6 +35,7 @@ class AgentCallbacks:
         self.detached: Callable[[RequestState, dict[int, int]], None] = lambda _state, _slots: None
         self.gone: Callable[[RequestId, Gone], None] = lambda _id, _why: None
         self.arrived: Callable[[RequestId], None] = lambda _id: None
+        self.ended: Callable[[RequestId, Ended], None] = lambda _id, _ended: None
 
 
 class EngineSide:
@@ -152,6 +154,10 @@ class EngineSide:
             aborted = request.status is RequestStatus.FINISHED_ABORTED
             why = Gone.CANCELLED if aborted else Gone.FINISHED
             self._bridge.to_agent(self.listener.gone, tracked.request_id, why)
+            if tracked.owner:
+                ids = tuple(request.output_token_ids)
+                ended = Ended(tracked.owner, ids, complete=not aborted)
+                self._bridge.to_agent(self.listener.ended, tracked.request_id, ended)
 
     @property
     def must_step(self) -> bool:

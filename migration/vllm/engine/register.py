@@ -26,6 +26,7 @@ class Tracked:
     class_index: int
     order: int
     movable: bool
+    owner: str = ""
     arriving: bool = False
 
     @property
@@ -65,7 +66,12 @@ class Register:
     def add(self, request: Request, tag: Tag) -> Tracked:
         """Enter a request."""
         tracked = Tracked(
-            request, tag.request_id, tag.class_index, next(self._numbers), is_movable(request)
+            request,
+            tag.request_id,
+            tag.class_index,
+            next(self._numbers),
+            is_movable(request),
+            tag.owner,
         )
         self._by_request[request.request_id] = tracked
         self._by_id[tag.request_id] = tracked

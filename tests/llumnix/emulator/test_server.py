@@ -221,7 +221,7 @@ async def test_pages_tell_what_the_instance_is() -> None:
             "control_port": server.running.control_port,
             "speed": 1000.0,
             "emulated": True,
-            "protocol": 2,
+            "protocol": 3,
             "layout": EmulatorHooks(server.running.instance).layout().digest(),
         }
         assert server.running.control_port > 0

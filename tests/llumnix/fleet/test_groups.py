@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from llumnix.fleet.fleet import PlacementRequest
-from llumnix.fleet.mover import Impossible
+from llumnix.fleet.migrations.mover import Impossible
 from llumnix.instances.instance import Instance
 from policies.registry import PolicySpec
 from policies.scheduler import SchedulerConfig

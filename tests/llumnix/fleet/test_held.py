@@ -92,7 +92,7 @@ class Doors(RuleBasedStateMachine):
         self.doors: list[Door] = []
         self.tickets: list[list[Ticket[PlacementRequest]]] = []
         self.arrived = 0
-        params: dict[str, object] = {"growth_steps": 16.0}
+        params: dict[str, object] = {"growth_steps": 160.0}
         self.doors = [Door(4, params), AskedAlways(4, params)]
 
     @rule(
@@ -111,7 +111,7 @@ class Doors(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, 3),
-        used=st.sampled_from([0, 2_000, 6_000, 9_000, 9_990]),
+        used=st.sampled_from([5_000, 9_000, 9_000, 9_990]),
         running=st.integers(0, 6),
         queued=st.sampled_from([0, 0, 500]),
         capacity=st.sampled_from([CAPACITY, CAPACITY, 9_999, 12_000]),
@@ -199,3 +199,72 @@ def test_room_that_is_not_enough_for_anyone_who_waits_is_none() -> None:
     assert door.offers == 0
     door.report(0, physical_tokens=9_100, running=(0, 3))
     assert [name for name, _ in door.placed] == ["r"]
+
+
+FULL: dict[str, Any] = {"physical_tokens": 9_000, "running": (0, 5)}
+OTHERS: dict[str, Any] = {"physical_tokens": 9_999, "running": (0, 9)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(FULL, {**FULL, "physical_tokens": 8_000}, id="memory was freed"),
+        pytest.param(
+            {**FULL, "waiting": (0, 1), "queued_demand_tokens": 600, "physical_tokens": 8_500},
+            {**FULL, "waiting": (0, 1), "queued_demand_tokens": 10, "physical_tokens": 8_500},
+            id="the queue asks for less",
+        ),
+        pytest.param(
+            {**FULL, "reserved_tokens": 500, "physical_tokens": 8_500},
+            {**FULL, "reserved_tokens": 0, "physical_tokens": 8_500},
+            id="what was reserved is free",
+        ),
+        pytest.param(FULL, {**FULL, "capacity_tokens": 12_000}, id="there is more memory"),
+        pytest.param(
+            {**FULL, "running": (0, 9)}, {**FULL, "running": (0, 2)}, id="fewer requests grow"
+        ),
+        pytest.param(
+            {**OTHERS, "running": (0, 1)}, {**OTHERS, "running": (0, 0)}, id="nothing runs"
+        ),
+        pytest.param(
+            {**OTHERS, "running": (0, 0), "waiting": (0, 1)},
+            {**OTHERS, "running": (0, 0)},
+            id="nothing waits",
+        ),
+        pytest.param(
+            {**FULL, "physical_tokens": 2_000, "terminating": True},
+            {**FULL, "physical_tokens": 2_000},
+            id="it takes requests again",
+        ),
+        pytest.param(
+            FULL, {**FULL, "capacity_tokens": 400}, id="the request has become too large for all"
+        ),
+    ],
+)
+def test_a_report_that_makes_room_is_enough(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Whatever it is that makes it, a single report places the request that waits."""
+    door = Door(2, {"growth_steps": 100.0})
+    too_small = "capacity_tokens" in after and after["capacity_tokens"] < CAPACITY
+    door.report(1, **OTHERS, capacity_tokens=400 if too_small else CAPACITY)
+    door.report(0, **before)
+    request = DispatchRequest(RequestId("r"), 1, 600, 0.0, "m")
+    door.arrive(PlacementRequest(request), 0)
+    assert door.placed == []
+    door.report(0, **before)
+    assert door.placed == []
+    door.report(0, **after)
+
+    assert [name for name, _ in door.placed] == ["r"]
+
+
+def test_a_report_that_confirms_what_was_on_its_way_may_make_room() -> None:
+    """What was sent took less than was expected: its prompt was cached."""
+    door = Door(1, {"growth_steps": 0.0})
+    door.report(0, physical_tokens=5_000, running=(0, 1))
+    for number in range(2):
+        request = DispatchRequest(RequestId(f"r{number}"), 1, 3_000, float(number), "m")
+        door.arrive(PlacementRequest(request), number)
+    assert [name for name, _ in door.placed] == ["r0"]
+    door.report(0, ("r0",), physical_tokens=5_000, running=(0, 1))
+
+    assert [name for name, _ in door.placed] == ["r0", "r1"]

@@ -16,7 +16,7 @@ from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Identity, Instance, InstanceLink, MigrationOrder
 from llumnix.metrics.catalogue import FleetMetrics
 from llumnix.metrics.tally import Tally
-from migration.llumlet.fleet_messages import EventKind, MigrationEvent
+from migration.llumlet.fleet_messages import EventKind, MigrationEvent, Recalled
 from policies.registry import PolicySpec
 from policies.scheduler import GlobalScheduler, SchedulerConfig
 from policies.types import (
@@ -61,6 +61,9 @@ class StubLink:
     async def drain(self, on: bool) -> None:
         self.stub.drained.append(on)
 
+    async def recall(self, request_id: RequestId, owner: str, timeout_s: float) -> Recalled | None:
+        return self.stub.remembers.get((request_id, owner)) if timeout_s else None
+
     async def close(self) -> None:
         self.gone.set()
 
@@ -92,6 +95,7 @@ class Stage:
         link: bool = True,
         engine: type[StubInstance] = StubInstance,
         models: Mapping[str, str] | None = None,
+        express: bool = True,
         **config: Any,
     ) -> None:
         self.stubs = [engine("abcdefgh"[i], plugged=plugged) for i in range(instances)]
@@ -106,6 +110,7 @@ class Stage:
         )
         self.metrics = FleetMetrics(CollectorRegistry())
         self._secret = secret
+        self._express = express
         # Untouched instances are linked up with for real: there is nothing to script.
         self._linker = self._link if plugged and link else None
         self.url = ""
@@ -124,7 +129,7 @@ class Stage:
             linker=self._linker,
         )
         await self.fleet.start(tuple(stub.url for stub in self.stubs))
-        self.server = FrontendServer(self.frontend_config, self.fleet)
+        self.server = FrontendServer(self.frontend_config, self.fleet, express=self._express)
         self.url = await self.server.start()
         assert await self.fleet.wait_up(len(self.stubs), 10.0)
         self.session = aiohttp.ClientSession(base_url=self.url)

@@ -12,6 +12,7 @@ from multidict import CIMultiDictProxy
 
 from llumnix.instances.instance import MigrationOrder
 from migration.links.auth import verify_resume
+from migration.llumlet.fleet_messages import Recalled
 from tests.llumnix.frontend.splicing.chunks import DONE, Writer, full_text, token
 
 SECRET = b"a secret for tests"
@@ -58,6 +59,7 @@ class StubInstance:
 
     def __init__(self, name: str, *, plugged: bool = True) -> None:
         self.name = name
+        self.remembers: dict[tuple[str, str], Recalled] = {}
         self.plugged = plugged
         self.model = "m"
         self.layout = ""

@@ -32,7 +32,7 @@ async def said(
     try:
         caplog.clear()
         with caplog.at_level(logging.WARNING, "llumnix.frontend.server"):
-            FrontendServer(config, fleet, "token")._warn_of_open_doors(shared=False)
+            FrontendServer(config, fleet, "token")._warn_of_open_doors()
     finally:
         await fleet.close()
     return [record.getMessage().partition(" ")[0] for record in caplog.records]

@@ -1,6 +1,7 @@
 """The frontend's queue: by class, then arrival; bounded; nobody overtakes."""
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -283,3 +284,30 @@ async def test_whoever_leaves_the_head_of_a_line_lets_the_next_be_asked() -> Non
     large.cancel()
 
     assert await small is SOMEWHERE
+
+
+async def test_those_that_a_round_places_do_not_wait_for_its_end() -> None:
+    """While there is room and clients come, a round may go on and on."""
+    fleet, more = Fleet(), 50
+    line = queue(fleet)
+    held = await enter(line, ask("first"))
+    place = fleet.place
+    coming: list[asyncio.Task[Instance | Refusal]] = []
+
+    def place_and_bring_another(each: PlacementRequest) -> Instance | Hold | Reject:
+        time.sleep(0.001)
+        if len(coming) < more and fleet.room:
+            coming.append(asyncio.create_task(line.place(ask(f"next{len(coming)}"))))
+        return place(each)
+
+    line._place = place_and_bring_another
+    fleet.room = more + 1
+    line.retry()
+    await asyncio.gather(*held)
+    assert await coming[0] is SOMEWHERE
+    assert len(fleet.placed) < more
+    while len(coming) < more:
+        await coming[-1]
+    await asyncio.gather(*coming)
+
+    assert fleet.placed == ["first", *(f"next{number}" for number in range(more))]

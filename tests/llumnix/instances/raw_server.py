@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+_TURNS = 5
 MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]})
 
 
@@ -71,9 +72,11 @@ class RawServer:
         """Stop listening and cut all connections."""
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
-        await asyncio.sleep(0)
+        # One that was accepted in this moment is known a few turns later.
+        for _ in range(_TURNS):
+            for writer in list(self._writers):
+                writer.transport.abort()
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

@@ -105,7 +105,7 @@ def test_a_proof_opens_one_side_of_one_role_of_one_connection() -> None:
         for order in (nonces, nonces[::-1])
     }
 
-    assert len(proofs) == 2 * 2 * 3 * 2
+    assert len(proofs) == 2 * 2 * len(auth.ROLES) * 2
 
 
 def test_a_hello_is_read_back_or_refused() -> None:

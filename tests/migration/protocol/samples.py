@@ -9,6 +9,9 @@ from migration.llumlet.fleet_messages import (
     MigrationEvent,
     News,
     Order,
+    Recall,
+    Recalled,
+    Recollection,
     Report,
     StepReport,
     Subscribe,
@@ -57,6 +60,8 @@ ORDERS: tuple[Order | News, ...] = (
     SubscribeSteps(0.1),
     MigrateOut(M, Peer(B, "127.0.0.1", 9), None, 1 << 40, MigrateReason.REBALANCE),
     Drain(True),
+    Recall(1, R, "an owner"),
+    Recalled(1, Recollection.CUT, (4, 4_000_000_000)),
     Report(LOAD, (R,)),
     StepReport(LOAD, (R,), 7),
     MigrationEvent(

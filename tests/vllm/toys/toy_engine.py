@@ -175,13 +175,14 @@ class ToyEngine:
         max_tokens: int,
         *,
         request_id: str | None = None,
+        owner: str = "",
         resume: dict[str, Any] | None = None,
         **extra: Any,
     ) -> Stream:
         """Send a request as the frontend would; `resume`: its field, signed here if not yet."""
         params: dict[str, Any] = {}
         if request_id is not None:
-            params[TAG] = {"request_id": request_id, "class_index": 0}
+            params[TAG] = {"request_id": request_id, "class_index": 0, "owner": owner}
         if resume is not None:
             whole = {"request_id": request_id, "issued_at": time.time(), "early": False, **resume}
             params[RESUME] = sign_resume(SECRET, whole) if "signature" not in resume else resume

@@ -101,7 +101,6 @@ class Immovable:
         request = ClientRequest(
             path=target,
             body=raw,
-            body_ids=raw,
             forged=False,
             model=members.model,
             streams=is_true(given.get("stream")),

@@ -9,13 +9,14 @@ own format.
 import asyncio
 import re
 import time
+from functools import partial
 from typing import Literal
 
 from aiohttp import web
 
 from llumnix.fleet.requests import ActiveRequest
 from llumnix.frontend.context import ServingContext
-from llumnix.frontend.http.client import ClientStream
+from llumnix.frontend.http.client import AiohttpStream
 from llumnix.frontend.http.idle import IdleWatch
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
@@ -25,11 +26,11 @@ from llumnix.frontend.paths.dialect import error_event, error_response
 from llumnix.frontend.paths.immovable.preface import Preface
 from llumnix.frontend.paths.immovable.stored import StoredResponses
 from llumnix.frontend.paths.table import Dialect
+from llumnix.frontend.relay.timing import Timing
 from llumnix.frontend.request.headers import to_client, to_instance
 from llumnix.frontend.request.location import as_clients_see
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
-from llumnix.frontend.timing import Timing
 
 _HOLD_S = 15.0
 """How long the beginning of a stream that says nothing is held back, at most."""
@@ -62,9 +63,9 @@ class GenerationRelay:
         self._dialect = dialect
         self._stored = stored
         self._arrived_at = arrived_at
-        headers = to_instance(http.headers, active.request_id, request.class_name)
-        self.route = Route(context, request, headers, active)
-        self._client = ClientStream(http)
+        onward = partial(to_instance, http.headers, active.request_id, request.class_name)
+        self.route = Route(context, request, onward, active)
+        self._client = AiohttpStream(http)
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._usual_s = context.patience.first_byte_s(
             request.class_index, request.prompt_tokens, context.config.patience_s

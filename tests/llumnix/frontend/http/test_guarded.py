@@ -14,6 +14,7 @@ from tests.llumnix.frontend.stub import Script
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"model": "m", "prompt": "hi"}).encode()
+STREAMED = json.dumps({"model": "m", "prompt": "hi", "stream": True}).encode()
 HASTY: dict[str, Any] = {
     "header_timeout_s": 0.3,
     "body_timeout_s": 0.3,
@@ -169,7 +170,7 @@ async def test_when_all_connections_are_busy_a_newcomer_is_told_to_come_again() 
         stage.stubs[0].scripts.extend([Script(pause=pause), Script(pause=pause)])
         busy = [await connect(stage) for _ in range(2)]
         for _, writer in busy:
-            writer.write(whole())
+            writer.write(whole(STREAMED))
         await until(lambda: len(stage.stubs[0].heard) == 2)
         answer = await said(stage, whole())
         assert answer.startswith(b"HTTP/1.1 503")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from llumnix.frontend import leg_watch
+from llumnix.frontend.relay import leg_watch
 from llumnix.instances.instance import InstanceState
 from tests.llumnix.frontend.splicing.chunks import full_text, text_of
 from tests.llumnix.frontend.stage import Stage, until

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llumnix.frontend.http.response import ResponseReader
-from llumnix.frontend.pump.library import NotBuilt, load_library
+from llumnix.frontend.pump.library import NoCompiler, load_library
 from llumnix.frontend.pump.pump import Flow, Hide, Pump
 from llumnix.frontend.splicing.leg_filter import LegFilter, as_it_is
 from llumnix.frontend.splicing.sse import with_token_ids_nulled, without_token_ids
@@ -28,7 +28,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def library() -> None:
     try:
         load_library()
-    except NotBuilt as error:
+    except NoCompiler as error:
         pytest.skip(f"NOT TESTED: the compiled pump cannot be built here: {error}")
 
 
@@ -90,7 +90,8 @@ def stand() -> Iterator[Stand]:
 
     pump = loop.run_until_complete(made())
     try:
-        yield Stand(pump, *pairs)
+        instance, upstream, downstream, client = pairs
+        yield Stand(pump, instance, upstream, downstream, client)
     finally:
         pump.close()
         for each in pairs:
@@ -274,4 +275,32 @@ def test_a_keeper_is_told_now_and_then_and_when_asked() -> None:
         assert it.ledger.parts, "8 KiB have gone by"
         flow.settle()
         assert b"".join(it.ledger.parts) == event * 10
+        flow.end()
+
+
+def test_a_descriptor_that_is_another_clients_by_now_is_not_written_to() -> None:
+    with stand() as it:
+        flow = it.begin(Hide.NOTHING, plugged=False)
+        number = it.downstream.fileno()
+        it.downstream.close()  # as an event loop may do before anybody is told
+        other, theirs = socket.socketpair()
+        with other, theirs:
+            assert number in (other.fileno(), theirs.fileno())
+            it.turn(framed(b"data: 1\n\n"))
+            rest = flow.end()
+            for each in (other, theirs):
+                each.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    each.recv(100)
+        assert it.stops
+        assert rest.unsent == framed(b"data: 1\n\n")
+
+
+def test_a_flow_that_has_left_reads_nothing() -> None:
+    with stand() as it:
+        flow = it.begin(Hide.NOTHING, plugged=False)
+        flow.leave()
+        it.turn(framed(b"data: 1\n\n"))
+        assert it.received() == b""
+        assert it.upstream.recv(100) == framed(b"data: 1\n\n")
         flow.end()

@@ -1,16 +1,13 @@
 """Migrations in progress, and where finished ones went: how frontends follow a stream."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from llumnix.admin.schema import MigrationStatus
+from llumnix.fleet.migrations.destinations import Destinations
 from llumnix.instances.instance import MigrationOrder
 from migration.llumlet.fleet_messages import MigrationEvent
 from policies.types import Explanation, InstanceId, MigrationId, RequestId
-
-_REMEMBERED = 4096
 
 
 @dataclass(slots=True)
@@ -45,8 +42,7 @@ class MigrationBook:
 
     def __init__(self) -> None:
         self._under_way: dict[MigrationId, Migration] = {}
-        self._destinations: OrderedDict[MigrationId, InstanceId] = OrderedDict()
-        self._of_request: OrderedDict[RequestId, MigrationId] = OrderedDict()
+        self.destinations = Destinations()
 
     def __iter__(self) -> Iterator[Migration]:
         return iter(list(self._under_way.values()))
@@ -63,7 +59,7 @@ class MigrationBook:
             explanation,
         )
         self._under_way[migration.migration_id] = migration
-        self._remember_destination(migration.migration_id, migration.destination)
+        self.destinations.ordered(migration.migration_id, migration.destination)
         return migration
 
     def started(self, event: MigrationEvent, now_s: float) -> Migration:
@@ -78,9 +74,9 @@ class MigrationBook:
                 event.reason,
                 now_s,
             )
-            self._remember_destination(migration_id, migration.destination)
+            self.destinations.ordered(migration_id, migration.destination)
         migration.request_id = RequestId(event.request_id)
-        _put(self._of_request, migration.request_id, migration_id)
+        self.destinations.started(migration.request_id, migration_id)
         return migration
 
     def ended(self, migration_id: MigrationId, *, moved: bool) -> Migration | None:
@@ -96,16 +92,15 @@ class MigrationBook:
 
     def destination_of(self, migration_id: MigrationId) -> InstanceId | None:
         """Return the destination of a migration; None if it is not known (any more)."""
-        return self._destinations.get(migration_id)
+        return self.destinations.destination_of(migration_id)
 
     def of_request(self, request_id: RequestId) -> MigrationId | None:
         """Return the migration that is moving, or has just moved, this request."""
-        return self._of_request.get(request_id)
+        return self.destinations.of_request(request_id)
 
     def claimed(self, request_id: RequestId, migration_id: MigrationId) -> None:
         """Note that the request has been claimed: this migration no longer locates it."""
-        if self._of_request.get(request_id) == migration_id:
-            del self._of_request[request_id]
+        self.destinations.over(request_id, migration_id)
 
     def overdue(self, before_s: float) -> list[Migration]:
         """Return migrations that began before this time and have not ended."""
@@ -118,14 +113,3 @@ class MigrationBook:
             for each in self._under_way.values()
             if instance_id in (each.source, each.destination)
         ]
-
-    def _remember_destination(self, migration_id: MigrationId, instance_id: InstanceId) -> None:
-        _put(self._destinations, migration_id, instance_id)
-
-
-def _put(memory: OrderedDict[Any, Any], key: object, value: object) -> None:
-    """Insert an entry, keeping only the newest."""
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > _REMEMBERED:
-        memory.popitem(last=False)

@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llumnix.fleet.book import Migration, MigrationBook
 from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.decisions.decision import Decision, DecisionKind
 from llumnix.fleet.events import EventRing
-from llumnix.fleet.recompute_moves import RecomputeMoves
+from llumnix.fleet.migrations.book import Migration, MigrationBook
+from llumnix.fleet.migrations.recompute_moves import RecomputeMoves
 from llumnix.fleet.requests import RequestTable
 from llumnix.fleet.scheduler import FleetScheduler
 from llumnix.instances.instance import Instance, InstanceState, MigrationOrder

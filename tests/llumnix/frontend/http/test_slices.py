@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llumnix.fleet import view
 from llumnix.fleet.requests import ActiveRequest
-from llumnix.frontend.slices import in_slices, json_list, json_object, send_in_slices
+from llumnix.frontend.http.slices import in_slices, json_list, json_object, send_in_slices
 from policies.types import RequestId
 from tests.llumnix.frontend.stage import Stage
 

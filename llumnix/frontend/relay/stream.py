@@ -5,17 +5,17 @@ begins, moves or ends.
 """
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from aiohttp import web
 
-from llumnix.fleet.requests import ActiveRequest
+from llumnix.fleet.requests import ActiveRequest, nothing
 from llumnix.frontend.context import ServingContext
 from llumnix.frontend.delivered import DeliveredStream
 from llumnix.frontend.http.client import ClientStream
 from llumnix.frontend.http.outcome import Failure, FailureKind, UpstreamAnswer
 from llumnix.frontend.http.upstream import Leg
-from llumnix.frontend.leg_watch import LegWatch
 from llumnix.frontend.moves.claim import Claims, Impatient
 from llumnix.frontend.moves.continuation import Continuation
 from llumnix.frontend.moves.recompute_move import RecomputeMove
@@ -23,6 +23,8 @@ from llumnix.frontend.moves.route import Route
 from llumnix.frontend.moves.server_calls import ServerCalls
 from llumnix.frontend.pump.pump import Flow
 from llumnix.frontend.pump.stint import carried
+from llumnix.frontend.relay.leg_watch import LegWatch
+from llumnix.frontend.relay.timing import Timing
 from llumnix.frontend.request.headers import to_client
 from llumnix.frontend.request.refusal import Refusal
 from llumnix.frontend.request.request import ClientRequest
@@ -31,7 +33,6 @@ from llumnix.frontend.splicing.leg_filter import LegFilter, Overlong
 from llumnix.frontend.splicing.splice import Diverged
 from llumnix.frontend.splicing.sse import ClaimRefused, Redirect
 from llumnix.frontend.splicing.transcript import Transcript, says_something
-from llumnix.frontend.timing import Timing
 from llumnix.instances.instance import Instance
 
 Outcome = Literal["finished", "failed", "rejected"]
@@ -44,23 +45,25 @@ class StreamRelay:
     def __init__(
         self,
         context: ServingContext,
-        http: web.Request,
+        client: ClientStream,
+        headers: Callable[[], Mapping[str, str]],
         request: ClientRequest,
         route: Route,
         active: ActiveRequest,
         claims: Claims,
         arrived_at: float,
+        record: DeliveredStream | None = None,
     ) -> None:
         self._context = context
-        self._client = ClientStream(http)
+        self._client = client
         self._request = request
         self._route = route
         self._active = active
         self._claims = claims
         self._timing = Timing(context, request.class_name, arrived_at, active.account)
         self._pace = self._timing.pace
-        self._record = DeliveredStream()
-        server_calls = ServerCalls(context.upstream.session, request.model, http.headers)
+        self._record = DeliveredStream() if record is None else record
+        server_calls = ServerCalls(context.upstream.session, request.model, headers)
         self._continuation = Continuation(context.config, request, server_calls)
         self._recompute_move = RecomputeMove(
             context.config, server_calls, self._record.so_far, self._able
@@ -80,6 +83,17 @@ class StreamRelay:
         self._idle.refresh = self._heard_at
         claims.token_ids, claims.prepare = self._record.token_ids, self._record.read_ahead
         claims.hand_over_by(self._recompute_move)
+
+    def close(self) -> None:
+        """Let go of all that refers back here, once the stream is over.
+
+        Streams last long enough for their objects to count as old: in a circle, they would stay
+        until the collector looks at everything there is, which it is kept from doing often.
+        """
+        active = self._active
+        active.tokens, active.heard_at_s, active.cut = int, float, nothing
+        self._watch.close()
+        self._recompute_move.close()
 
     async def run(self, leg: Leg) -> tuple[web.StreamResponse, Outcome]:
         """Relay from the first leg to the end of the stream."""

@@ -69,6 +69,10 @@ class LegWatch:
         """Note that the leg is over."""
         self._leg = None
 
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._resumable = self._grafts = _never
+
     def can_go_on(self) -> bool:
         """Return whether another instance could go on from what has been sent so far."""
         had = self._record.so_far()
@@ -124,3 +128,7 @@ class LegWatch:
     def _close(self, leg: Leg, kind: FailureKind) -> None:
         self.closed_as = kind
         leg.close()
+
+
+def _never(_had: Transcript) -> bool:
+    return False

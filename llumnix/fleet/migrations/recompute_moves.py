@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 
-from llumnix.fleet.book import Migration, MigrationBook
+from llumnix.fleet.migrations.book import Migration, MigrationBook
 from llumnix.fleet.requests import ActiveRequest, RequestTable
 from llumnix.instances.instance import Instance, MigrationOrder
 from llumnix.instances.table import InstanceTable

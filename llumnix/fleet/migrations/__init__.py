@@ -1,0 +1,1 @@
+"""Migrations as the fleet carries them out: ordered, followed, and recorded."""

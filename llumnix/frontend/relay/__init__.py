@@ -1,0 +1,1 @@
+"""Carrying a stream, or a whole answer, over as many instances as it takes."""

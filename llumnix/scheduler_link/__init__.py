@@ -1,0 +1,1 @@
+"""The link between a frontend and the process that schedules for it: messages, and both ends."""

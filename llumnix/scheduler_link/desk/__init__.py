@@ -1,0 +1,1 @@
+"""The scheduler's end of the link: the frontends that it schedules for."""

@@ -1,0 +1,1 @@
+"""Serving with several processes: a supervisor, the scheduler's process, and frontend workers."""

@@ -1,0 +1,1 @@
+"""Tests of llumnix/scheduler_link."""
