@@ -113,7 +113,7 @@ async def test_an_instance_that_was_lost_for_a_moment_is_known_to_be_back(tmp_pa
         there, here = fleet.instances.at(0), link.fleet.instances.at(0)
         kept = there.link, there.load
         assert kept[0] is not None
-        kept[0].give_up = lambda _: None  # type: ignore[method-assign]
+        kept[0].give_up = lambda reason: None  # type: ignore[method-assign]
         link.fleet.suspect(here, "it refused a connection")
         assert not here.alive
         async with asyncio.timeout(SOON_S):
