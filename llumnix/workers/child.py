@@ -15,10 +15,15 @@ _RELOAD_TIMEOUT_S: Final = 30.0
 
 
 class Child:
-    """One process; `start` starts it, and it exits if we do."""
+    """One process; `start` starts it, and it exits if we do.
+
+    After `stand_by` another process has loaded the program and waits to be told what it is: it
+    follows on one that has died a second or two sooner.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self._spare: asyncio.subprocess.Process | None = None
         self.cut = 0
         self.told: dict[str, Any] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -27,14 +32,9 @@ class Child:
 
     async def start(self, timeout_s: float) -> None:
         """Start it and wait until it is ready. Raises LaunchError."""
-        process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # A terminal's Ctrl-C is for the supervisor, which tells its children in order.
-            start_new_session=True,
-            env={**os.environ, "LLUMNIX_SECRET": "", "LLUMNIX_ADMIN_TOKEN": ""},
-        )
+        process, self._spare = self._spare, None
+        if process is None or process.returncode is not None:
+            process = await _launch()
         self._process = process
         self._replies = asyncio.Queue(maxsize=100)
         assert process.stdin is not None, "it is a pipe"
@@ -51,6 +51,12 @@ class Child:
         if "ready" not in self.told:
             await self.stop(0.0)
             raise LaunchError(f"{self.setup.name} did not start: {self.told.get('error')}")
+
+    async def stand_by(self) -> None:
+        """Have another process at hand for the next `start`; do without if it cannot be started."""
+        if self._spare is None:
+            with suppress(OSError):
+                self._spare = await _launch()
 
     async def wait(self) -> int:
         """Wait until it has ended; return its status."""
@@ -84,18 +90,16 @@ class Child:
 
     async def stop(self, grace_s: float) -> None:
         """End it, by force after the grace period."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await _end(spare)
         process = self._process
         if process is not None:
             self.ask_to_stop()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await process.wait()
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            await _end(process)
         if self._reading is not None:
             await self._reading
             self._reading = None
@@ -111,3 +115,24 @@ class Child:
                     self._replies.put_nowait(told)
         if not self._replies.full():
             self._replies.put_nowait({"error": "it exited; see its log lines above"})
+
+
+async def _launch() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *_COMMAND,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        # A terminal's Ctrl-C is for the supervisor, which tells its children in order.
+        start_new_session=True,
+        env={**os.environ, "LLUMNIX_SECRET": "", "LLUMNIX_ADMIN_TOKEN": ""},
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a process by force, if it has not ended."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S: Final = 60.0
 _RESTART_MIN_S: Final = 0.05
 _RESTART_MAX_S: Final = 5.0
-_LIVED_S: Final = 10.0
+_LIVED_S: Final = 3.0
 _STOP_GRACE_S: Final = 10.0
 _LONGEST_FOLDER: Final = 80
 
@@ -171,6 +171,7 @@ class Supervisor:
         scheduler, *workers = self._children
         await scheduler.start(timeout_s)
         await asyncio.gather(*(each.start(timeout_s) for each in workers))
+        await scheduler.stand_by()
         scheme = "https" if frontend.tls_cert_file else "http"
         self.url = f"{scheme}://{reachable(frontend.host)}:{clients.port}"
         self.admin_url = scheduler.told["admin_url"] or self.url
@@ -200,6 +201,8 @@ class Supervisor:
                 log.error("process_not_restarted process=%s reason=%s", name, error)
             else:
                 log.warning("process_restarted process=%s pid=%d", name, child.told["ready"])
+                if child is self._children[0]:
+                    await child.stand_by()
 
 
 async def _ended(children: Sequence[Child]) -> None:

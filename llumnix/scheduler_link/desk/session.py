@@ -39,6 +39,7 @@ class Session:
         self._fleet = desk.fleet
         self._mine: dict[RequestId, FarFollower] = {}
         self._reserved: set[str] = set()
+        self._twice: set[str] = set()
         self._visits = Visits()
         self._waits: dict[int, asyncio.Task[None]] = {}
 
@@ -98,6 +99,7 @@ class Session:
             told, follower, lambda: self.post([Kind.CUT, request_id])
         )
         if active is None:
+            self._twice.add(request_id)
             log.warning("request_id_twice request_id=%s frontend=%s", request_id, self.name)
             return
         self._mine[own] = follower
@@ -105,6 +107,7 @@ class Session:
     def _closed(self, request_id: str, *, retry: bool = True) -> None:
         self._desk.reserved.discard(request_id)
         self._reserved.discard(request_id)
+        self._twice.discard(request_id)
         own = RequestId(request_id)
         if self._mine.pop(own, None) is None:
             return
@@ -133,7 +136,7 @@ class Session:
 
     def _place(self, number: int, *told: Any) -> None:
         ask = messages.ask_of(told)
-        if ask.request.request_id not in self._mine:
+        if ask.request.request_id in self._twice:
             refusal = Refusal(409, "another request has this id", "duplicate_request_id")
             self._answer(number, ask.request.request_id, refusal)
             return
@@ -158,6 +161,8 @@ class Session:
         active = self._desk.requests.active.get(request_id)
         if active is not None:  # it counts there at once, as where the frontend is at hand
             active.goes_to(placed.id)
+        else:  # it only asked where there is a server: nothing goes there that reports would show
+            self._fleet.forget(request_id)
         self.post([Kind.PLACED, number, placed.id, None])
 
     def _leave(self, number: int) -> None:
@@ -173,6 +178,8 @@ class Session:
         instance = self._fleet.instances.get(instance_id)
         if instance is not None:
             self._fleet.suspect(instance, reason)
+            # Before it may be up again: whoever told us takes it for lost until told otherwise.
+            self._desk.tell_changes()
 
     def _health(self, what: str, instance_id: str, *arguments: Any) -> None:
         if what == "convict":

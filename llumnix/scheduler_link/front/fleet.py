@@ -12,6 +12,7 @@ from llumnix.fleet.clock import FleetClock
 from llumnix.fleet.migrations.destinations import Destinations
 from llumnix.fleet.placement import PlacementRequest
 from llumnix.fleet.recall import NOTHING, Remembered, of_plain
+from llumnix.frontend.request.request import request_id
 from llumnix.instances.config import FleetConfig
 from llumnix.instances.instance import Instance
 from llumnix.instances.table import InstanceTable
@@ -67,14 +68,14 @@ class FarFleet:
     async def unique_id(self, wanted: str) -> str:
         """Return the id that a request gets whose client wants this one: other frontends have ids.
 
-        Without a scheduler to ask, it is the one that is wanted.
+        Without a scheduler to ask, it is one that no other frontend can come upon.
         """
         try:
             given = await self._ask(Asked.UNIQUE_ID, [wanted])
         except BaseException:
             self._post([Kind.CLOSED, wanted])
             raise
-        return wanted if given is None else str(given)
+        return request_id(wanted, {wanted: None}) if given is None else str(given)
 
     def forget(self, request_id: RequestId) -> None:
         """Note that a request will be dispatched again; that it is over, the table says."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -35,7 +36,7 @@ def make_fleet(tally: Tally, table: RequestTable) -> tuple[Fleet, HoldQueue]:
     for number in range(4):
         instance = Instance.at(f"http://127.0.0.1:{number + 1}")
         fleet.instances.add(instance)
-        link: Any = object()
+        link: Any = SimpleNamespace()
         name = InstanceId(f"instance-{number}")
         instance.become(Identity(name, InstanceKind.PLUGGED, ({"id": "m"},)), link)
         report(fleet, name, 0, ())

@@ -80,6 +80,50 @@ async def test_ids_are_told_apart_over_all_frontends(tmp_path: Path) -> None:
         assert await two.fleet.unique_id("x") == "x"
 
 
+async def lost(link: FrontLink) -> None:
+    """Wait until a frontend knows that its scheduler is gone."""
+    async with asyncio.timeout(SOON_S):
+        while link.served.is_set():  # noqa: ASYNC110 - it is only ever set
+            await asyncio.sleep(0.01)
+
+
+async def test_without_a_scheduler_frontends_never_choose_the_same_id(tmp_path: Path) -> None:
+    desk, _, _ = make_desk()
+    async with linked(desk, tmp_path, 2) as links:
+        await desk.close()
+        for link in links:
+            await lost(link)
+        ids = {await link.fleet.unique_id("x") for link in links}
+        assert len(ids) == 2
+        assert all(each.startswith("x~") for each in ids)
+
+
+async def test_who_only_asks_for_a_server_needs_no_place_in_the_table(tmp_path: Path) -> None:
+    desk, fleet, _ = make_desk()
+    async with linked(desk, tmp_path, 1) as (link,):
+        placed = await link.queue.place(ask("passed-on"))
+        assert isinstance(placed, Instance)
+        assert not fleet.requests.active
+        assert len(fleet.scheduler.ledger) == 0  # type: ignore[attr-defined]
+
+
+async def test_an_instance_that_was_lost_for_a_moment_is_known_to_be_back(tmp_path: Path) -> None:
+    desk, fleet, _ = make_desk()
+    async with linked(desk, tmp_path, 1) as (link,):
+        there, here = fleet.instances.at(0), link.fleet.instances.at(0)
+        kept = there.link, there.load
+        assert kept[0] is not None
+        kept[0].give_up = lambda reason: None  # type: ignore[method-assign]
+        link.fleet.suspect(here, "it refused a connection")
+        assert not here.alive
+        async with asyncio.timeout(SOON_S):
+            while there.alive:  # noqa: ASYNC110 - nothing signals it
+                await asyncio.sleep(0)
+            there.link, there.load = kept
+            while not here.alive:  # noqa: ASYNC110 - nothing signals it
+                await asyncio.sleep(0.01)
+
+
 async def test_requests_go_on_while_there_is_no_scheduler(tmp_path: Path) -> None:
     desk, fleet, _ = make_desk()
     async with linked(desk, tmp_path, 1) as (link,):
@@ -94,9 +138,7 @@ async def test_requests_go_on_while_there_is_no_scheduler(tmp_path: Path) -> Non
         assert len(desk.queue) == 1
 
         await desk.close()
-        async with asyncio.timeout(SOON_S):
-            while link.served.is_set():  # noqa: ASYNC110 - it is only ever set
-                await asyncio.sleep(0.01)
+        await lost(link)
         opened(link, "new")
         chosen = link.queue.place_now(ask("new"))
         assert chosen is not None

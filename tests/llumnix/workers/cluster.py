@@ -34,6 +34,13 @@ class Cluster:
         found = await asyncio.to_thread(_children, self.process.pid)
         return sorted(found)
 
+    async def children_when(self, count: int) -> list[int]:
+        """Return them as soon as there are so many, the one that stands by included."""
+        async with asyncio.timeout(SOON_S):
+            while len(found := await self.children()) < count:
+                await asyncio.sleep(0.05)
+        return found
+
     async def logged(self, text: str, times: int = 1) -> None:
         """Wait until the log says this so often."""
         async with asyncio.timeout(SOON_S):

@@ -38,8 +38,11 @@ async def test_the_scheduler_is_killed_again_and_again_under_load(tmp_path: Path
         load = asyncio.create_task(_load(running, until))
         ended = 0.0
         for times in range(1, 4):
+            stands_by = (await running.children_when(4))[-1]
             kill((await running.children())[0] if times == 1 else _newest(running))
             await running.logged("event=scheduler_back", 2 * times)
+            await running.logged("event=process_restarted process=scheduler", times)
+            assert _newest(running) == stands_by
             shown = await running.ended()
             assert shown >= ended
             ended = shown
