@@ -37,7 +37,7 @@ class Cluster:
     async def children_when(self, count: int) -> list[int]:
         """Return them as soon as there are so many, the one that stands by included."""
         async with asyncio.timeout(SOON_S):
-            while len(found := await self.children()) < count:
+            while len(found := await self.children()) < count:  # noqa: ASYNC110 - as below
                 await asyncio.sleep(0.05)
         return found
 
