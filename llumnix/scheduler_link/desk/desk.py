@@ -139,7 +139,10 @@ class Desk:
                 session.figures = told
                 self.counted.told(session.name, told)
             if tokens:
-                self.requests.tokens.update(await channel.ask(Asked.TOKENS, [], _ANSWER_TIMEOUT_S))
+                counts = await channel.ask(Asked.TOKENS, [], _ANSWER_TIMEOUT_S)
+                # Some may have ended since: what is noted of them would be kept for ever.
+                open_now = self.requests.active.keys() & counts.keys()
+                self.requests.tokens.update({each: counts[each] for each in open_now})
         except OSError:
             log.info("frontend_silent name=%s", session.name)
 
